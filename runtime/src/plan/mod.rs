@@ -1,0 +1,242 @@
+//! The plan: everything a training run executes, with every byte placed.
+//!
+//! A plan holds programs (lists of kernel launches) over one table of weights, one set of sparse state and one arena. It knows
+//! files and offsets, but not how a program came to be.
+
+use sara_kernels::{DType, Kernel, Scalar};
+use std::path::PathBuf;
+
+/// Index of a [`Buffer`] in [`Plan::buffers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufferId(pub u32);
+
+/// A compiled model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Name of the graph it was compiled from.
+    pub name: String,
+    /// The ONNX file it was compiled from.
+    pub model: ModelFile,
+    /// How the trained entries were chosen.
+    pub selection: Selection,
+    /// Bytes of the arena that all programs share: the largest [`Program::arena_bytes`].
+    pub arena_bytes: u64,
+    /// Every buffer that a launch may name.
+    pub buffers: Vec<Buffer>,
+    /// Initialisers that stay as they lie in the model's files.
+    pub weights: Vec<Weight>,
+    /// Weights of which some entries train.
+    pub sparse: Vec<Sparse>,
+    /// Data of [`Place::Constant`] buffers, each aligned to [`ALIGN`] bytes.
+    pub constants: Vec<u8>,
+    /// The programs, by name unique.
+    pub programs: Vec<Program>,
+}
+
+/// Alignment of buffers in the arena and of constants in bytes.
+pub const ALIGN: u64 = 64;
+
+/// Identity of a model file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelFile {
+    /// Absolute path of the `.onnx` file when the plan was made.
+    pub path: PathBuf,
+    /// Bytes of that file.
+    pub bytes: u64,
+    /// SHA-256 of that file (external data not included), in hexadecimal.
+    pub sha256: String,
+}
+
+/// How the trained entries were chosen, for reports and the learning-rate rule.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Selection {
+    /// Entries with `|w|` below this train. For a density per layer: the largest threshold of any layer.
+    pub threshold: f64,
+    /// Entries that train.
+    pub trainable: u64,
+    /// Entries of all eligible weights.
+    pub eligible: u64,
+    /// Parameters of the model: elements of all floating-point weights.
+    pub total: u64,
+}
+
+/// Memory that launches read and write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// Name of the value it holds, without `%`.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Elements.
+    pub len: u64,
+    /// Where it lies.
+    pub place: Place,
+}
+
+/// Where a buffer lies. Indices of weights and sparse weights point into the plan's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// In the arena, at this byte offset.
+    Arena(u64),
+    /// A weight.
+    Weight(u32),
+    /// In [`Plan::constants`], at this byte offset.
+    Constant(u64),
+    /// Positions of a sparse weight's trained entries: ascending flat indices, `u32`.
+    Index(u32),
+    /// Values of a sparse weight's trained entries, `f32`.
+    Param(u32),
+    /// Accumulated gradient of a sparse weight's trained entries, `f32`.
+    Gradient(u32),
+    /// First Adam moment of a sparse weight's trained entries, `f32`.
+    Moment1(u32),
+    /// Second Adam moment of a sparse weight's trained entries, `f32`.
+    Moment2(u32),
+    /// The step's hyper-parameters, `f32`, laid out as [`sara_kernels::hyper`] says.
+    Hyper,
+}
+
+/// Element type of an initialiser in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stored {
+    /// As the buffer that holds it.
+    Plain(DType),
+    /// IEEE half precision, widened to `f32` when loaded.
+    F16,
+    /// bfloat16, widened to `f32` when loaded.
+    Bf16,
+}
+
+impl Stored {
+    /// Bytes of one stored element.
+    pub const fn size(self) -> usize {
+        match self {
+            Stored::Plain(d) => d.size(),
+            Stored::F16 | Stored::Bf16 => 2,
+        }
+    }
+
+    /// Type of the buffer that holds it.
+    pub const fn loaded(self) -> DType {
+        match self {
+            Stored::Plain(d) => d,
+            Stored::F16 | Stored::Bf16 => DType::F32,
+        }
+    }
+}
+
+/// An initialiser of the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weight {
+    /// ONNX name (of the initialiser, or of the output of its Constant node).
+    pub name: String,
+    /// Name of the first node that uses it: stable across exports, unlike `name`.
+    pub path: String,
+    /// Shape.
+    pub shape: Vec<u64>,
+    /// Element type in the file.
+    pub stored: Stored,
+    /// File that holds the bytes: empty for the `.onnx` file itself, else the external file relative to its folder.
+    pub file: String,
+    /// Offset of the first byte in that file.
+    pub offset: u64,
+}
+
+impl Weight {
+    /// Elements.
+    pub fn len(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes in the file.
+    pub fn stored_bytes(&self) -> u64 {
+        self.len() * self.stored.size() as u64
+    }
+}
+
+/// A weight of which some entries train.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sparse {
+    /// Index into [`Plan::weights`].
+    pub weight: u32,
+    /// Flat positions of the trained entries, strictly ascending.
+    pub index: Vec<u32>,
+    /// Program that adds the low-rank subgradient of this weight to its gradient, if it is eligible.
+    pub low_rank: Option<String>,
+}
+
+/// A tensor that enters or leaves a program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// ONNX name, or `target`, `loss`.
+    pub name: String,
+    /// The buffer.
+    pub buffer: BufferId,
+    /// Bound shape.
+    pub shape: Vec<u64>,
+}
+
+/// A list of launches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// `train`, `forward`, `update`, `gradients`, or `lowrank:NAME`.
+    pub name: String,
+    /// What must be set before it runs.
+    pub inputs: Vec<Port>,
+    /// What can be read after it ran.
+    pub outputs: Vec<Port>,
+    /// The launches, in order.
+    pub steps: Vec<Step>,
+    /// Bytes of the arena that this program uses.
+    pub arena_bytes: u64,
+    /// Step at which the most bytes are live, and those bytes: the lower bound of any placement.
+    pub peak: Peak,
+}
+
+/// The moment at which a program needs most memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Peak {
+    /// Index into [`Program::steps`].
+    pub step: u32,
+    /// Bytes live in the arena during that step.
+    pub live_bytes: u64,
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// One buffer for each declared argument; absent where optional.
+    pub args: Vec<Option<BufferId>>,
+    /// One value for each declared scalar.
+    pub scalars: Vec<Scalar>,
+    /// ONNX node it computes, for errors and profiles; empty if there is none.
+    pub origin: String,
+}
+
+impl PartialEq for Step {
+    fn eq(&self, other: &Step) -> bool {
+        self.kernel.name == other.kernel.name
+            && self.args == other.args
+            && self.scalars == other.scalars
+            && self.origin == other.origin
+    }
+}
+
+impl Plan {
+    /// The buffer `id`.
+    pub fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.buffers[id.0 as usize]
+    }
+
+    /// The program called `name`.
+    pub fn program(&self, name: &str) -> Option<&Program> {
+        self.programs.iter().find(|p| p.name == name)
+    }
+}
