@@ -309,7 +309,7 @@ impl<'a> Launch<'a> {
     }
 
     /// The argument `name`, to be written. Ask for each argument once in a launch.
-    #[expect(unsafe_code, clippy::mut_from_ref, reason = "turns verified plan memory into slices")]
+    #[expect(unsafe_code, reason = "turns verified plan memory into slices")]
     pub fn write<T: Element>(&self, name: &str) -> &'a mut [T] {
         debug_assert!(self.kernel.args[self.kernel.arg(name)].mode != Mode::Read, "`{name}` is only read");
         let b = self.view::<T>(name);

@@ -134,7 +134,7 @@ impl<'a, T> Shared<'a, T> {
     ///
     /// # Safety
     /// No other task may access any of these elements while the slice is alive.
-    #[expect(unsafe_code, clippy::mut_from_ref, reason = "tasks write disjoint ranges")]
+    #[expect(unsafe_code, reason = "tasks write disjoint ranges")]
     pub unsafe fn range(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start + len <= self.len, "range {start}+{len} exceeds {}", self.len);
         // SAFETY: in bounds by the assertion, unique by the caller's promise.
