@@ -2,4 +2,5 @@
 //!
 //! The runtime does not know how a plan came to be.
 
+pub mod interpret;
 pub mod plan;

@@ -1,0 +1,191 @@
+//! From a model to a plan: import, passes, lowering, placement.
+
+use crate::error::{Error, Result};
+use crate::import::{Binding, Model, import};
+use crate::ir::verify::{LOSS, verify};
+use crate::ir::{Block, Def, Graph, Payload, Stage, State, Type, ValueId};
+use crate::lower::{Buffers, lower};
+use crate::ops::{Accumulate, LowRank};
+use crate::passes::{Context, PIPELINE, apply, differentiate, update};
+use crate::place::place;
+use crate::select::{self, Amount, Chosen};
+use sara_kernels::{DType, hyper};
+use sara_runtime::plan::{Plan, Selection, Sparse};
+
+/// What to compile for training.
+#[derive(Clone, Debug)]
+pub struct TrainOptions {
+    /// Shapes.
+    pub binding: Binding,
+    /// Which weights may train.
+    pub select: select::Options,
+    /// How many of their entries train.
+    pub amount: Amount,
+}
+
+/// Called with the name of each pass and the graph after it.
+pub type Observer<'a> = &'a mut dyn FnMut(&str, &Graph) -> Result<()>;
+
+/// An observer that does nothing.
+pub fn unobserved() -> impl FnMut(&str, &Graph) -> Result<()> {
+    |_, _| Ok(())
+}
+
+/// The graph of a model after import and the passes before selection.
+pub fn canonical(model: &Model, binding: &Binding, observe: Observer<'_>) -> Result<Graph> {
+    let mut graph = import(model, binding)?;
+    verify(&graph, "import")?;
+    observe("import", &graph)?;
+    run_passes(&mut graph, &Chosen::default(), Stage::Imported..=Stage::Canonical, observe)?;
+    Ok(graph)
+}
+
+fn run_passes(
+    graph: &mut Graph,
+    chosen: &Chosen,
+    stages: std::ops::RangeInclusive<Stage>,
+    observe: Observer<'_>,
+) -> Result<()> {
+    let context = Context { selection: chosen };
+    for pass in PIPELINE.iter().filter(|p| stages.contains(&p.stage)) {
+        apply(pass, graph, &context)?;
+        observe(pass.name, graph)?;
+    }
+    Ok(())
+}
+
+/// Compiles a model for training: programs `train`, `forward`, `update`, and one for each matrix that takes part in the low-rank
+/// term.
+pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
+    let mut graph = canonical(model, &options.binding, observe)?;
+    let chosen = select::choose(model, &graph, &options.select, options.amount)?;
+    run_passes(&mut graph, &chosen, Stage::Sparse..=Stage::Fused, observe)?;
+    let mut buffers = Buffers { sparse: sparse_numbers(&graph), ..Buffers::default() };
+    let loss: Vec<_> = graph.returns.iter().filter(|r| r.0 == LOSS).cloned().collect();
+    let outputs: Vec<_> = graph.returns.iter().filter(|r| r.0 != LOSS).cloned().collect();
+    let mut programs = vec![
+        lower(&graph, "train", &[Block::Forward, Block::Backward], &loss, &mut buffers),
+        lower(&graph, "forward", &[Block::Forward], &outputs, &mut buffers),
+        lower(&graph, "update", &[Block::Update], &[], &mut buffers),
+    ];
+    let mut sparse = Vec::new();
+    let indices: Vec<(ValueId, ValueId, Vec<u32>)> = graph
+        .values()
+        .filter_map(|(id, v)| match &v.def {
+            Def::Index(weight, payload) => Some((id, *weight, payload.elements().unwrap_or_default())),
+            _ => None,
+        })
+        .collect();
+    for (_, value, index) in indices {
+        let Def::Weight(weight) = graph.value(value).def else { continue };
+        let low_rank = match select::low_rank(&graph, weight) {
+            None => None,
+            Some(shape) => {
+                let small = low_rank_graph(&graph, weight, shape, &index)?;
+                let name = format!("lowrank:{}", graph.weights[weight].name);
+                programs.push(lower(&small, &name, &[Block::Update], &[], &mut buffers));
+                Some(name)
+            }
+        };
+        sparse.push(Sparse { weight: weight as u32, index, low_rank });
+    }
+    finish(model, &graph, buffers, programs, sparse, chosen.summary)
+}
+
+/// Compiles a model for inference: the program `forward`.
+pub fn compile_forward(model: &Model, binding: &Binding, observe: Observer<'_>) -> Result<Plan> {
+    let graph = canonical(model, binding, observe)?;
+    let mut buffers = Buffers::default();
+    let returns = graph.returns.clone();
+    let programs = vec![lower(&graph, "forward", &[Block::Forward], &returns, &mut buffers)];
+    finish(model, &graph, buffers, programs, Vec::new(), Selection::default())
+}
+
+/// Compiles the dense gradient of `mean((first output - target)^2)` with respect to every eligible weight: the program `gradients`,
+/// whose outputs are the loss and the gradients under the weights' ONNX names.
+pub fn compile_gradients(
+    model: &Model,
+    binding: &Binding,
+    options: &select::Options,
+    observe: Observer<'_>,
+) -> Result<Plan> {
+    let mut graph = canonical(model, binding, observe)?;
+    let eligible = select::eligible(&graph, options);
+    let wanted: Vec<ValueId> = graph
+        .values()
+        .filter(|(_, v)| matches!(v.def, Def::Weight(w) if eligible.contains(&w)))
+        .map(|(id, _)| id)
+        .collect();
+    let loss = differentiate::add_loss(&mut graph)?;
+    let found = differentiate::gradients(&mut graph, loss, &wanted)?;
+    graph.returns = vec![(LOSS.to_owned(), loss)];
+    for (weight, gradient) in found {
+        let (Def::Weight(index), Some(gradient)) = (&graph.value(weight).def, gradient) else { continue };
+        let name = graph.weights[*index].name.clone();
+        graph.returns.push((name, gradient));
+    }
+    crate::passes::fold::share(&mut graph);
+    verify(&graph, "gradients")?;
+    observe("gradients", &graph)?;
+    let mut buffers = Buffers::default();
+    let returns = graph.returns.clone();
+    let programs = vec![lower(&graph, "gradients", &[Block::Forward, Block::Backward], &returns, &mut buffers)];
+    finish(model, &graph, buffers, programs, Vec::new(), Selection::default())
+}
+
+/// Sparse weights are numbered in the order of their indices in the graph.
+fn sparse_numbers(graph: &Graph) -> std::collections::HashMap<usize, u32> {
+    let weights = graph.values().filter_map(|(_, v)| match v.def {
+        Def::Index(weight, _) => match graph.value(weight).def {
+            Def::Weight(w) => Some(w),
+            _ => None,
+        },
+        _ => None,
+    });
+    weights.zip(0..).collect()
+}
+
+/// The graph that adds the low-rank subgradient of one weight to its gradient.
+fn low_rank_graph(graph: &Graph, weight: usize, (rows, cols): (usize, usize), index: &[u32]) -> Result<Graph> {
+    let mut small = Graph::new(&format!("lowrank {}", graph.weights[weight].name));
+    small.stage = Stage::Sparse;
+    small.weights = graph.weights.clone();
+    let w = small.add_value("w", Type::new(DType::F32, &[rows, cols]), Def::Weight(weight));
+    let shape = [index.len()];
+    let idx = small.add_value("w.idx", Type::new(DType::U32, &shape), Def::Index(w, Payload::of(index)));
+    let p = small.add_value("w.p", Type::new(DType::F32, &shape), Def::Param(idx));
+    let g = small.add_value("w.p.g", Type::new(DType::F32, &shape), Def::State(State::Gradient, p));
+    let hyper = update::hyper_value(&mut small);
+    let origin = "low-rank".into();
+    let d = small.emit(Block::Update, LowRank { rows, cols }.into(), &[Some(idx), Some(p)], "d", &origin)?[0];
+    let sum = Accumulate { scale: hyper::LAMBDA_RANK };
+    small.emit(Block::Update, sum.into(), &[Some(d), Some(hyper), Some(g)], "", &origin)?;
+    verify(&small, "low-rank")?;
+    Ok(small)
+}
+
+fn finish(
+    model: &Model,
+    graph: &Graph,
+    mut buffers: Buffers,
+    mut programs: Vec<sara_runtime::plan::Program>,
+    sparse: Vec<Sparse>,
+    selection: Selection,
+) -> Result<Plan> {
+    for program in &mut programs {
+        place(program, &mut buffers.list);
+    }
+    let plan = Plan {
+        name: graph.name.clone(),
+        model: model.identity()?,
+        selection,
+        arena_bytes: programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0),
+        buffers: buffers.list,
+        weights: graph.weights.clone(),
+        sparse,
+        constants: buffers.constants,
+        programs,
+    };
+    plan.verify().map_err(Error::from)?;
+    Ok(plan)
+}

@@ -1,0 +1,400 @@
+//! From an ONNX file to a graph: shapes are bound, shape arithmetic is computed on the way, weights stay in their files.
+
+mod map;
+mod model;
+mod node;
+pub mod proto;
+
+pub use model::{Location, Model, widen};
+pub use node::OnnxNode;
+
+use crate::error::{Error, Result};
+use crate::evaluate::evaluate;
+use crate::ir::{Block, Def, Graph, Payload, Type, ValueId};
+use crate::ops::{IMPORTS, Op};
+use proto::{NodeProto, TensorProto, ValueInfoProto, data_type};
+use sara_kernels::{DType, Element};
+use sara_runtime::plan::{Stored, Weight};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// What is bound at import.
+#[derive(Clone, Debug, Default)]
+pub struct Binding {
+    /// Sizes of named dimensions.
+    pub dims: BTreeMap<String, usize>,
+    /// Whole shapes of inputs, such as those of tensors at hand. They win over `dims`.
+    pub shapes: BTreeMap<String, Vec<usize>>,
+}
+
+/// Names of dimensions that are 1 unless they are bound.
+const BATCH_NAMES: &[&str] = &["batch", "batch_size", "B", "N"];
+
+/// Results larger than this many elements are not computed at import, unless they are no larger than their operands: a
+/// constant that is repeated costs less to repeat in each step than to keep.
+const FOLD_LIMIT: usize = 1 << 16;
+
+/// Vectors longer than this are not searched for equal elements.
+const UNIFORM_LIMIT: usize = 1 << 14;
+
+/// Builds the graph of a model. Its returns are the model's outputs.
+pub fn import(model: &Model, binding: &Binding) -> Result<Graph> {
+    let name = model.path.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned());
+    let mut importer = Importer {
+        model,
+        graph: Graph::new(&name),
+        opset: model.opset(),
+        env: HashMap::new(),
+        per_sample: HashSet::new(),
+        paths: weight_paths(model),
+        named_dims: binding.dims.clone(),
+    };
+    importer.run(binding)?;
+    Ok(importer.graph)
+}
+
+/// State of an import.
+pub(crate) struct Importer<'m> {
+    pub(crate) model: &'m Model,
+    pub(crate) graph: Graph,
+    pub(crate) opset: i64,
+    pub(crate) env: HashMap<String, ValueId>,
+    /// Values that the model takes for scalars and that carry one element for each sample.
+    pub(crate) per_sample: HashSet<ValueId>,
+    paths: HashMap<String, String>,
+    named_dims: BTreeMap<String, usize>,
+}
+
+impl Importer<'_> {
+    fn run(&mut self, binding: &Binding) -> Result<()> {
+        let model = self.model;
+        let proto = model.graph();
+        if !proto.sparse_initializer.is_empty() {
+            return Err(Error::file(&model.path, "holds sparse initialisers, which are not supported; export dense ones"));
+        }
+        let initialisers: HashSet<&str> = proto.initializer.iter().map(|t| t.name.as_str()).collect();
+        for tensor in &proto.initializer {
+            let value = self.tensor(&tensor.name, tensor)?;
+            self.env.insert(tensor.name.clone(), value);
+        }
+        let inputs: Vec<&ValueInfoProto> = proto.input.iter().filter(|i| !initialisers.contains(i.name.as_str())).collect();
+        self.bind_inputs(&inputs, binding)?;
+        let mut refused = Refused::default();
+        for node in &proto.node {
+            self.import_node(node, &mut refused)?;
+        }
+        refused.finish()?;
+        for output in &proto.output {
+            let value = self.env.get(&output.name).copied().ok_or_else(|| {
+                Error::file(&model.path, format!("output `{}` is produced by no node", output.name))
+            })?;
+            self.graph.returns.push((output.name.clone(), value));
+        }
+        if self.graph.returns.is_empty() {
+            return Err(Error::file(&model.path, "has no outputs"));
+        }
+        self.graph.remove_dead();
+        Ok(())
+    }
+
+    fn bind_inputs(&mut self, inputs: &[&ValueInfoProto], binding: &Binding) -> Result<()> {
+        let unknown: Vec<&str> = binding.shapes.keys().map(String::as_str).filter(|n| !inputs.iter().any(|i| i.name == *n)).collect();
+        if !unknown.is_empty() {
+            let known: Vec<&str> = inputs.iter().map(|i| i.name.as_str()).collect();
+            return Err(Error::Option(format!("the model has no input `{}`; its inputs are {}", unknown.join("`, `"), known.join(", "))));
+        }
+        // Whole shapes bind the named dimensions of all inputs.
+        for input in inputs {
+            if let Some(shape) = binding.shapes.get(&input.name) {
+                for (dim, size) in dims(input).iter().zip(shape) {
+                    if let Some(name) = dim.dim_param.as_ref().filter(|n| !n.is_empty()) {
+                        self.named_dims.insert(name.clone(), *size);
+                    }
+                }
+            }
+        }
+        let known: HashSet<&str> = inputs.iter().flat_map(|i| dims(i)).filter_map(|d| d.dim_param.as_deref()).collect();
+        if let Some(name) = binding.dims.keys().find(|n| !known.contains(n.as_str())) {
+            let mut names: Vec<&str> = known.into_iter().collect();
+            names.sort_unstable();
+            return Err(Error::Option(format!("the model has no dimension `{name}`; its dimensions are {}", names.join(", "))));
+        }
+        let mut open = Vec::new();
+        let mut bound = Vec::new();
+        for input in inputs {
+            bound.push(self.bind_shape(input, &mut open));
+        }
+        if !open.is_empty() {
+            open.sort();
+            open.dedup();
+            return Err(Error::Option(format!("these dimensions are open; bind each with --dim NAME=SIZE: {}", open.join(", "))));
+        }
+        let batch = bound.iter().find(|s| s.len() >= 2).map_or(1, |s| s[0]);
+        for (input, mut shape) in inputs.iter().zip(bound) {
+            let elem = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).map_or(0, |t| t.elem_type);
+            let dtype = dtype(elem).ok_or_else(|| {
+                Error::file(&self.model.path, format!("input `{}` has element type {elem}, which is not supported", input.name))
+            })?;
+            let single = shape.is_empty() || (shape == [1] && batch > 1 && fixed_or_alone(input));
+            let given = binding.shapes.get(&input.name);
+            let scalar = single && given.is_none_or(|g| *g == [batch]) && !(shape.is_empty() && given.is_some_and(Vec::is_empty));
+            let declared_scalar = shape.is_empty();
+            if scalar {
+                shape = vec![batch];
+            }
+            if let Some(given) = given.filter(|g| **g != shape) {
+                return Err(Error::Option(format!("input `{}` must have shape {shape:?}, not {given:?}", input.name)));
+            }
+            let value = self.graph.add_value(&input.name, Type { dtype, shape }, Def::Arg(input.name.clone()));
+            if scalar && declared_scalar {
+                self.per_sample.insert(value);
+            }
+            self.env.insert(input.name.clone(), value);
+        }
+        Ok(())
+    }
+
+    fn bind_shape(&self, input: &ValueInfoProto, open: &mut Vec<String>) -> Vec<usize> {
+        dims(input)
+            .iter()
+            .map(|dim| match (dim.dim_value, dim.dim_param.as_deref()) {
+                (Some(size), _) if size > 0 => size as usize,
+                (_, Some(name)) if !name.is_empty() => match self.named_dims.get(name) {
+                    Some(size) => *size,
+                    None if BATCH_NAMES.contains(&name) => 1,
+                    // A lone dimension of one input carries one element for each sample.
+                    None if dims(input).len() == 1 => 1,
+                    None => {
+                        open.push(name.to_owned());
+                        1
+                    }
+                },
+                _ => {
+                    open.push(format!("(unnamed, input `{}`)", input.name));
+                    1
+                }
+            })
+            .collect()
+    }
+
+    /// An initialiser or a tensor attribute: real numbers stay in the file, the rest becomes constants.
+    pub(crate) fn tensor(&mut self, name: &str, tensor: &TensorProto) -> Result<ValueId> {
+        let shape = self.model.shape(tensor)?;
+        let len: usize = shape.iter().product();
+        if node::is_float(tensor) && len >= 2
+            && let (Some(stored), Some(location)) = (Model::stored(tensor), self.model.locate(tensor)?)
+        {
+            let value = self.weight(name, &shape, stored, location);
+            if shape.len() == 1 && len <= UNIFORM_LIMIT {
+                self.note_uniform(value)?;
+            }
+            return Ok(value);
+        }
+        let (dtype, bytes) = self.model.elements(tensor)?;
+        Ok(self.graph.add_value(name, Type { dtype, shape }, Def::Const(Payload::Known(bytes.into()))))
+    }
+
+    /// Exporters write normalisations with scale 1 and bias 0 where the model has none; passes want to know.
+    fn note_uniform(&mut self, value: ValueId) -> Result<()> {
+        let Def::Weight(index) = self.graph.value(value).def else { return Ok(()) };
+        if let Some(elements) = self.known::<f32>(value)?
+            && let Some(first) = elements.first().filter(|v| **v == 0.0 || **v == 1.0)
+            && elements.iter().all(|v| v == first)
+        {
+            self.graph.uniform.insert(index, f64::from(*first));
+        }
+        Ok(())
+    }
+
+    fn weight(&mut self, name: &str, shape: &[usize], stored: Stored, location: Location) -> ValueId {
+        let index = self.graph.weights.len();
+        self.graph.weights.push(Weight {
+            name: name.to_owned(),
+            path: self.paths.get(name).cloned().unwrap_or_else(|| name.to_owned()),
+            shape: shape.iter().map(|d| *d as u64).collect(),
+            stored,
+            file: location.file,
+            offset: location.offset,
+        });
+        self.graph.add_value(name, Type::new(stored.loaded(), shape), Def::Weight(index))
+    }
+
+    /// Elements of a constant, or of a weight that stands where a constant is needed.
+    pub(crate) fn known<T: Element>(&self, value: ValueId) -> Result<Option<Vec<T>>> {
+        let v = self.graph.value(value);
+        let Def::Weight(index) = v.def else { return Ok(self.graph.constant(value)) };
+        if !T::views(v.ty.dtype) {
+            return Ok(None);
+        }
+        read_weight(self.model, &self.graph.weights[index]).map(|bytes| Some(bytemuck::pod_collect_to_vec(&bytes)))
+    }
+
+    pub(crate) fn emit(&mut self, op: Op, inputs: &[Option<ValueId>], name: &str, origin: &Arc<str>) -> Result<Vec<ValueId>> {
+        let constant = |v: &ValueId| matches!(self.graph.value(*v).def, Def::Const(Payload::Known(_)));
+        if !inputs.iter().flatten().all(constant) {
+            return self.graph.emit(Block::Forward, op, inputs, name, origin);
+        }
+        let from: usize = inputs.iter().flatten().map(|v| self.graph.ty(*v).len()).sum();
+        let (node, outputs) = self.graph.create(op, inputs, name, origin)?;
+        let to: usize = outputs.iter().map(|v| self.graph.ty(*v).len()).sum();
+        if to > FOLD_LIMIT.max(from) {
+            let mut order = self.graph.block(Block::Forward).to_vec();
+            order.push(node);
+            self.graph.set_block(Block::Forward, order);
+            return Ok(outputs);
+        }
+        let results = evaluate(&self.graph, node)?;
+        Ok(outputs
+            .iter()
+            .zip(results)
+            .map(|(v, bytes)| {
+                let ty = self.graph.ty(*v).clone();
+                self.graph.add_value(name, ty, Def::Const(Payload::Known(bytes.into())))
+            })
+            .collect())
+    }
+
+    fn import_node(&mut self, node: &NodeProto, refused: &mut Refused) -> Result<()> {
+        let default = node.domain.is_empty() || node.domain == "ai.onnx";
+        let found = IMPORTS.iter().find(|row| default && row.0 == node.op_type);
+        let label = if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
+        let Some((_, import)) = found else {
+            refused.operator(node, &label);
+            return Ok(());
+        };
+        if node.input.iter().any(|i| !i.is_empty() && refused.values.contains(i)) {
+            refused.values.extend(node.output.iter().cloned());
+            return Ok(());
+        }
+        if let Some(missing) = node.input.iter().find(|i| !i.is_empty() && !self.env.contains_key(*i)) {
+            return Err(Error::Node {
+                node: label,
+                operator: node.op_type.clone(),
+                reason: format!("reads `{missing}`, which nothing before it produces; the file is damaged or not sorted"),
+            });
+        }
+        let mut n = OnnxNode { importer: self, node, origin: label.as_str().into(), asked: HashSet::new() };
+        let results = match import(&mut n) {
+            Ok(results) => results,
+            Err(error @ (Error::Node { .. } | Error::Option(_))) => {
+                refused.reasons.push(error.to_string());
+                refused.values.extend(node.output.iter().cloned());
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(name) = n.unasked() {
+            let reason = n.fail(format!("attribute `{name}` is not supported")).to_string();
+            refused.reasons.push(reason);
+        }
+        for (name, value) in node.output.iter().zip(results).filter(|o| !o.0.is_empty()) {
+            self.env.insert(name.clone(), value);
+        }
+        if let Some(name) = node.output.iter().find(|o| !o.is_empty() && !self.env.contains_key(*o)) {
+            refused.reasons.push(format!("node `{label}` ({}): result `{name}` is not supported", node.op_type));
+            refused.values.extend(node.output.iter().cloned());
+        }
+        Ok(())
+    }
+}
+
+/// What stands in the way of an import, collected so that all of it can be said at once.
+#[derive(Default)]
+struct Refused {
+    operators: BTreeMap<String, Vec<String>>,
+    reasons: Vec<String>,
+    values: HashSet<String>,
+}
+
+impl Refused {
+    fn operator(&mut self, node: &NodeProto, label: &str) {
+        let domain = if node.domain.is_empty() { String::new() } else { format!("{}::", node.domain) };
+        self.operators.entry(format!("{domain}{}", node.op_type)).or_default().push(label.to_owned());
+        self.values.extend(node.output.iter().cloned());
+    }
+
+    fn finish(self) -> Result<()> {
+        let mut reasons: Vec<String> = self
+            .operators
+            .into_iter()
+            .map(|(operator, nodes)| {
+                let shown = nodes.iter().take(3).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+                let more = if nodes.len() > 3 { format!(" and {} more", nodes.len() - 3) } else { String::new() };
+                let advice = if operator.contains("::") {
+                    "; train the export before it is optimised, then run the optimiser on the result"
+                } else {
+                    ""
+                };
+                format!("operator {operator} is not supported: {shown}{more}{advice}")
+            })
+            .collect();
+        reasons.extend(self.reasons);
+        if reasons.is_empty() { Ok(()) } else { Err(Error::Unsupported { reasons }) }
+    }
+}
+
+fn dims(input: &ValueInfoProto) -> &[proto::DimensionProto] {
+    input
+        .r#type
+        .as_ref()
+        .and_then(|t| t.tensor_type.as_ref())
+        .and_then(|t| t.shape.as_ref())
+        .map_or(&[], |s| s.dim.as_slice())
+}
+
+/// Whether an input of one element was declared so, or by a dimension of its own that nobody bound.
+fn fixed_or_alone(input: &ValueInfoProto) -> bool {
+    dims(input).first().is_some_and(|d| d.dim_value == Some(1) || d.dim_param.is_some())
+}
+
+/// Element type in which values of an ONNX type are computed.
+pub fn dtype(number: i32) -> Option<DType> {
+    Some(match number {
+        data_type::FLOAT | data_type::FLOAT16 | data_type::BFLOAT16 => DType::F32,
+        data_type::DOUBLE => DType::F64,
+        data_type::INT64 | data_type::INT8 | data_type::INT16 | data_type::UINT16 | data_type::UINT64 => DType::I64,
+        data_type::INT32 => DType::I32,
+        data_type::UINT32 => DType::U32,
+        data_type::UINT8 => DType::U8,
+        data_type::BOOL => DType::Bool,
+        _ => return None,
+    })
+}
+
+/// All elements of a weight, in the type they are computed in.
+pub fn read_weight(model: &Model, weight: &Weight) -> Result<Vec<u8>> {
+    let location = Location { file: weight.file.clone(), offset: weight.offset };
+    Ok(widen(&model.bytes_at(&location, weight.stored_bytes() as usize)?, weight.stored))
+}
+
+/// Names of weights that outlive an export: the first node that computes with each, and the operand it is there.
+fn weight_paths(model: &Model) -> HashMap<String, String> {
+    const VIEWS: [&str; 5] = ["Identity", "Transpose", "Reshape", "Cast", "Constant"];
+    let graph = model.graph();
+    let mut source: HashMap<&str, &str> = graph.initializer.iter().map(|t| (t.name.as_str(), t.name.as_str())).collect();
+    let mut paths = HashMap::new();
+    let mut taken = HashSet::new();
+    for node in &graph.node {
+        let Some(output) = node.output.first() else { continue };
+        if node.op_type == "Constant" {
+            source.insert(output, output);
+        }
+        if VIEWS.contains(&node.op_type.as_str()) {
+            if let Some(origin) = node.input.first().and_then(|i| source.get(i.as_str()).copied()) {
+                source.insert(output, origin);
+            }
+            continue;
+        }
+        for (slot, input) in node.input.iter().enumerate() {
+            if let Some(origin) = source.get(input.as_str()).filter(|o| !paths.contains_key(**o)) {
+                let base = if node.name.is_empty() { output } else { &node.name };
+                let mut path = format!("{base}:{slot}");
+                while !taken.insert(path.clone()) {
+                    path.push('\'');
+                }
+                paths.insert((*origin).to_owned(), path);
+            }
+        }
+    }
+    paths
+}

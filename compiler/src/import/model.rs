@@ -1,0 +1,230 @@
+//! An ONNX model as it lies on disk: the decoded messages, and where each tensor's bytes are.
+
+use super::map::map;
+use super::proto::{GraphProto, ModelProto, TensorProto, data_type};
+use crate::error::{Error, Result};
+use bytes::Bytes;
+use prost::Message;
+use sara_kernels::DType;
+use sara_runtime::plan::{ModelFile, Stored};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Mutex;
+
+/// An open model.
+pub struct Model {
+    /// Path of the `.onnx` file.
+    pub path: PathBuf,
+    /// Its messages.
+    pub proto: ModelProto,
+    bytes: Bytes,
+    external: Mutex<HashMap<PathBuf, Bytes>>,
+}
+
+/// Where a tensor's bytes lie.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Location {
+    /// Empty for the `.onnx` file itself, else the external file relative to its folder.
+    pub file: String,
+    /// Offset of the first byte.
+    pub offset: u64,
+}
+
+impl Model {
+    /// Opens and decodes a model. Weights are not read.
+    pub fn open(path: &Path) -> Result<Model> {
+        let bytes = map(path)?;
+        let proto = ModelProto::decode(bytes.clone()).map_err(|e| {
+            Error::file(path, format!("is not an ONNX model or is truncated ({e}); export it again or fetch it anew"))
+        })?;
+        let graph = proto.graph.as_ref().filter(|g| !g.node.is_empty() && !proto.opset_import.is_empty());
+        if graph.is_none() {
+            return Err(Error::file(path, "is not an ONNX model: it holds no graph; give the path of an .onnx file"));
+        }
+        Ok(Model { path: path.to_owned(), proto, bytes, external: Mutex::default() })
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &GraphProto {
+        static EMPTY: std::sync::OnceLock<GraphProto> = std::sync::OnceLock::new();
+        self.proto.graph.as_ref().unwrap_or_else(|| EMPTY.get_or_init(GraphProto::default))
+    }
+
+    /// Version of the default operator set.
+    pub fn opset(&self) -> i64 {
+        let default = self.proto.opset_import.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx");
+        default.map_or(1, |o| o.version)
+    }
+
+    /// Identity of the `.onnx` file, for plans and adapters.
+    pub fn identity(&self) -> Result<ModelFile> {
+        let path = std::path::absolute(&self.path).map_err(|e| Error::io(&self.path, e))?;
+        let sha256 = Sha256::digest(&self.bytes).iter().map(|b| format!("{b:02x}")).collect();
+        Ok(ModelFile { path, bytes: self.bytes.len() as u64, sha256 })
+    }
+
+    /// Element type of a tensor in the file, if it is one we know.
+    pub fn stored(tensor: &TensorProto) -> Option<Stored> {
+        Some(match tensor.data_type {
+            data_type::FLOAT => Stored::Plain(DType::F32),
+            data_type::DOUBLE => Stored::Plain(DType::F64),
+            data_type::INT64 => Stored::Plain(DType::I64),
+            data_type::INT32 => Stored::Plain(DType::I32),
+            data_type::UINT32 => Stored::Plain(DType::U32),
+            data_type::UINT8 => Stored::Plain(DType::U8),
+            data_type::BOOL => Stored::Plain(DType::Bool),
+            data_type::FLOAT16 => Stored::F16,
+            data_type::BFLOAT16 => Stored::Bf16,
+            _ => return None,
+        })
+    }
+
+    /// Dimensions of a tensor.
+    pub fn shape(&self, tensor: &TensorProto) -> Result<Vec<usize>> {
+        let dims: Option<Vec<usize>> = tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect();
+        let dims = dims.filter(|d| d.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).is_some_and(|n| n < 1 << 40));
+        dims.ok_or_else(|| self.bad_tensor(tensor, format!("has the impossible shape {:?}", tensor.dims)))
+    }
+
+    /// Where the bytes of a tensor lie, if they lie anywhere as they are: data in typed varint fields does not.
+    pub fn locate(&self, tensor: &TensorProto) -> Result<Option<Location>> {
+        let stored = Self::stored(tensor).ok_or_else(|| {
+            self.bad_tensor(tensor, format!("has element type {}, which is not supported", tensor.data_type))
+        })?;
+        let wanted = self.shape(tensor)?.iter().product::<usize>() * stored.size();
+        if tensor.data_location == 1 {
+            return self.locate_external(tensor, wanted).map(Some);
+        }
+        let field = match tensor.data_type {
+            _ if !tensor.raw_data.is_empty() => &tensor.raw_data,
+            data_type::FLOAT => &tensor.float_data,
+            data_type::DOUBLE => &tensor.double_data,
+            _ => return Ok(None),
+        };
+        if field.len() != wanted {
+            return Err(self.bad_tensor(tensor, format!("needs {wanted} bytes and has {}", field.len())));
+        }
+        Ok(Some(Location { file: String::new(), offset: self.offset_of(field) }))
+    }
+
+    /// Offset in the `.onnx` file of bytes that were decoded from it.
+    fn offset_of(&self, field: &Bytes) -> u64 {
+        (field.as_ptr() as usize).saturating_sub(self.bytes.as_ptr() as usize) as u64
+    }
+
+    fn locate_external(&self, tensor: &TensorProto, wanted: usize) -> Result<Location> {
+        let get = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
+        let number = |key: &str| match get(key) {
+            None => Ok(None),
+            Some(text) => text
+                .parse::<u64>()
+                .map(Some)
+                .map_err(|_| self.bad_tensor(tensor, format!("has external data with {key} `{text}`, which is not a number"))),
+        };
+        let file = get("location").unwrap_or_default();
+        let safe = !file.is_empty() && Path::new(file).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+        if !safe {
+            return Err(self.bad_tensor(tensor, format!("names external data at `{file}`, which is outside the model's folder")));
+        }
+        let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(wanted as u64));
+        if length != wanted as u64 {
+            return Err(self.bad_tensor(tensor, format!("needs {wanted} bytes and its external data has {length}")));
+        }
+        let path = self.folder().join(file);
+        let there = std::fs::metadata(&path).map_err(|e| {
+            Error::file(&path, format!("holds the external data of tensor `{}` and cannot be read ({e}); put it beside {}", tensor.name, self.path.display()))
+        })?;
+        if offset.checked_add(length).is_none_or(|end| end > there.len()) {
+            let reason = format!(
+                "is too short: tensor `{}` needs bytes {offset}..{} and the file has {}; fetch it anew",
+                tensor.name, offset.saturating_add(length), there.len()
+            );
+            return Err(Error::file(&path, reason));
+        }
+        Ok(Location { file: file.to_owned(), offset })
+    }
+
+    /// Folder of the `.onnx` file.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// The bytes at a location.
+    pub fn bytes_at(&self, location: &Location, len: usize) -> Result<Bytes> {
+        let source = if location.file.is_empty() {
+            self.bytes.clone()
+        } else {
+            let path = self.folder().join(&location.file);
+            let mut maps = self.external.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            match maps.get(&path) {
+                Some(bytes) => bytes.clone(),
+                None => maps.entry(path.clone()).or_insert(map(&path)?).clone(),
+            }
+        };
+        let start = location.offset as usize;
+        match start.checked_add(len).filter(|end| *end <= source.len()) {
+            Some(end) => Ok(source.slice(start..end)),
+            None => Err(Error::file(self.folder().join(&location.file), format!("ends before byte {start}+{len}"))),
+        }
+    }
+
+    /// All elements of a tensor in little-endian bytes of the type they are computed in.
+    pub fn elements(&self, tensor: &TensorProto) -> Result<(DType, Vec<u8>)> {
+        let shape = self.shape(tensor)?;
+        let len: usize = shape.iter().product();
+        let Some(stored) = Self::stored(tensor) else { return self.narrow_integers(tensor, len) };
+        let dtype = stored.loaded();
+        if let Some(location) = self.locate(tensor)? {
+            return Ok((dtype, widen(&self.bytes_at(&location, len * stored.size())?, stored)));
+        }
+        let bytes: Vec<u8> = match tensor.data_type {
+            data_type::INT64 => bytemuck::cast_slice(&tensor.int64_data).to_vec(),
+            data_type::INT32 => bytemuck::cast_slice(&tensor.int32_data).to_vec(),
+            data_type::UINT32 => tensor.uint64_data.iter().flat_map(|v| (*v as u32).to_le_bytes()).collect(),
+            data_type::UINT8 | data_type::BOOL => tensor.int32_data.iter().map(|v| *v as u8).collect(),
+            data_type::FLOAT16 | data_type::BFLOAT16 => {
+                let halves: Vec<u8> = tensor.int32_data.iter().flat_map(|v| (*v as u16).to_le_bytes()).collect();
+                widen(&halves, stored)
+            }
+            _ => Vec::new(),
+        };
+        if bytes.len() != len * dtype.size() {
+            return Err(self.bad_tensor(tensor, format!("needs {len} elements and has {}", bytes.len() / dtype.size())));
+        }
+        Ok((dtype, bytes))
+    }
+
+    /// 8- and 16-bit and unsigned 64-bit integers are computed as `i64`.
+    fn narrow_integers(&self, tensor: &TensorProto, len: usize) -> Result<(DType, Vec<u8>)> {
+        let raw = &tensor.raw_data;
+        let typed = || tensor.int32_data.iter().map(|v| i64::from(*v)).collect::<Vec<i64>>();
+        let values: Vec<i64> = match tensor.data_type {
+            data_type::INT8 if !raw.is_empty() => raw.iter().map(|b| i64::from(*b as i8)).collect(),
+            data_type::INT16 if !raw.is_empty() => raw.chunks_exact(2).map(|b| i64::from(i16::from_le_bytes([b[0], b[1]]))).collect(),
+            data_type::UINT16 if !raw.is_empty() => raw.chunks_exact(2).map(|b| i64::from(u16::from_le_bytes([b[0], b[1]]))).collect(),
+            data_type::INT8 | data_type::INT16 | data_type::UINT16 => typed(),
+            data_type::UINT64 if !raw.is_empty() => bytemuck::pod_collect_to_vec::<u8, i64>(&raw[..raw.len() / 8 * 8]),
+            data_type::UINT64 => tensor.uint64_data.iter().map(|v| *v as i64).collect(),
+            other => return Err(self.bad_tensor(tensor, format!("has element type {other}, which is not supported"))),
+        };
+        if values.len() != len {
+            return Err(self.bad_tensor(tensor, format!("needs {len} elements and has {}", values.len())));
+        }
+        Ok((DType::I64, bytemuck::cast_slice(&values).to_vec()))
+    }
+
+    fn bad_tensor(&self, tensor: &TensorProto, reason: String) -> Error {
+        Error::file(&self.path, format!("tensor `{}` {reason}", tensor.name))
+    }
+}
+
+/// Stored elements in the type they are computed in.
+pub fn widen(bytes: &[u8], stored: Stored) -> Vec<u8> {
+    let pairs = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    match stored {
+        Stored::Plain(_) => bytes.to_vec(),
+        Stored::F16 => pairs.flat_map(|b| half::f16::from_bits(b).to_f32().to_le_bytes()).collect(),
+        Stored::Bf16 => pairs.flat_map(|b| half::bf16::from_bits(b).to_f32().to_le_bytes()).collect(),
+    }
+}

@@ -1,0 +1,260 @@
+//! From graph to plan: each operator appends the launches that compute it.
+
+use crate::ir::{Block, Def, Graph, NodeId, Payload, State, Type, ValueId, broadcast_strides, strides};
+use sara_kernels::{DType, Element, Scalar};
+use sara_runtime::plan::{ALIGN, Buffer, BufferId, Place, Port, Program, Step};
+use std::collections::{HashMap, HashSet};
+
+/// Place of buffers that lie in the arena but are not placed yet.
+pub const UNPLACED: u64 = u64::MAX;
+
+/// Buffers shared by all programs of a plan, and the constants they hold.
+#[derive(Default)]
+pub struct Buffers {
+    /// The buffers.
+    pub list: Vec<Buffer>,
+    /// Data of [`Place::Constant`] buffers.
+    pub constants: Vec<u8>,
+    /// Number in the plan of each sparse weight, by its index in [`Graph::weights`].
+    pub sparse: HashMap<usize, u32>,
+    fixed: HashMap<Place, BufferId>,
+    literals: HashMap<(DType, Vec<u8>), BufferId>,
+}
+
+impl Buffers {
+    fn add(&mut self, name: &str, dtype: DType, len: usize, place: Place) -> BufferId {
+        self.list.push(Buffer { name: name.to_owned(), dtype, len: len as u64, place });
+        BufferId(self.list.len() as u32 - 1)
+    }
+
+    fn fixed(&mut self, name: &str, ty: &Type, place: Place) -> BufferId {
+        if let Some(id) = self.fixed.get(&place) {
+            return *id;
+        }
+        let id = self.add(name, ty.dtype, ty.len(), place);
+        self.fixed.insert(place, id);
+        id
+    }
+
+    fn constant(&mut self, name: &str, dtype: DType, bytes: &[u8]) -> BufferId {
+        let key = (dtype, bytes.to_vec());
+        if let Some(id) = self.literals.get(&key) {
+            return *id;
+        }
+        let at = self.constants.len().next_multiple_of(ALIGN as usize);
+        self.constants.resize(at, 0);
+        self.constants.extend_from_slice(bytes);
+        let id = self.add(name, dtype, bytes.len() / dtype.size(), Place::Constant(at as u64));
+        self.literals.insert(key, id);
+        id
+    }
+}
+
+/// What an operator lowers itself with: the buffers of its operands and results, and a list of launches to append to.
+pub struct Lower<'a> {
+    graph: &'a Graph,
+    node: NodeId,
+    buffers: &'a mut Buffers,
+    bound: &'a mut HashMap<ValueId, BufferId>,
+    steps: &'a mut Vec<Step>,
+}
+
+impl Lower<'_> {
+    /// Buffer of operand `i`, which must be present.
+    pub fn input(&mut self, i: usize) -> BufferId {
+        match self.try_input(i) {
+            Some(buffer) => buffer,
+            None => unreachable!("operand {i} of `{}` is absent", self.graph.node(self.node).origin),
+        }
+    }
+
+    /// Buffer of operand `i`.
+    pub fn try_input(&mut self, i: usize) -> Option<BufferId> {
+        let value = self.graph.node(self.node).inputs.get(i).copied().flatten()?;
+        Some(self.bind(value))
+    }
+
+    /// Buffer of result `i`.
+    pub fn output(&mut self, i: usize) -> BufferId {
+        let value = self.graph.node(self.node).outputs[i];
+        self.bind(value)
+    }
+
+    /// Type of operand `i`, which must be present.
+    pub fn input_type(&self, i: usize) -> &Type {
+        match self.graph.node(self.node).inputs.get(i).copied().flatten() {
+            Some(value) => self.graph.ty(value),
+            None => unreachable!("operand {i} of `{}` is absent", self.graph.node(self.node).origin),
+        }
+    }
+
+    /// Type of result `i`.
+    pub fn output_type(&self, i: usize) -> &Type {
+        self.graph.ty(self.graph.node(self.node).outputs[i])
+    }
+
+    /// Makes result `output` the same memory as operand `input`: the node costs nothing.
+    pub fn alias(&mut self, output: usize, input: usize) {
+        let buffer = self.input(input);
+        let value = self.graph.node(self.node).outputs[output];
+        self.bound.insert(value, buffer);
+    }
+
+    /// Working memory for the launches of this node.
+    pub fn temp(&mut self, dtype: DType, len: usize) -> BufferId {
+        self.buffers.add("work", dtype, len, Place::Arena(UNPLACED))
+    }
+
+    /// A constant.
+    pub fn constant<T: Element>(&mut self, dtype: DType, values: &[T]) -> BufferId {
+        self.buffers.constant("c", dtype, bytemuck::cast_slice(values))
+    }
+
+    /// Appends a launch.
+    pub fn launch(&mut self, kernel: &str, args: &[Option<BufferId>], scalars: Vec<Scalar>) {
+        let Some(kernel) = sara_kernels::find(kernel) else { unreachable!("there is no kernel `{kernel}`") };
+        let origin = self.graph.node(self.node).origin.to_string();
+        self.steps.push(Step { kernel, args: args.to_vec(), scalars, origin });
+    }
+
+    /// Appends a launch of `copy`: `y[y_offset + i*y_strides] = x[x_offset + i*x_strides]` for all `i` in `shape`.
+    pub fn copy(
+        &mut self,
+        x: BufferId,
+        (x_offset, x_strides): (i64, &[i64]),
+        y: BufferId,
+        (y_offset, y_strides): (i64, &[i64]),
+        shape: &[usize],
+    ) {
+        let scalars = vec![
+            dims(shape),
+            Scalar::Int(x_offset),
+            Scalar::Ints(x_strides.to_vec()),
+            Scalar::Int(y_offset),
+            Scalar::Ints(y_strides.to_vec()),
+        ];
+        self.launch("copy", &[Some(x), Some(y)], scalars);
+    }
+
+    fn bind(&mut self, value: ValueId) -> BufferId {
+        bind(self.graph, value, self.buffers, self.bound)
+    }
+}
+
+/// Dimensions as a scalar list.
+pub fn dims(shape: &[usize]) -> Scalar {
+    Scalar::Ints(shape.iter().map(|d| *d as i64).collect())
+}
+
+/// An integer as a scalar.
+pub fn int(value: usize) -> Scalar {
+    Scalar::Int(value as i64)
+}
+
+/// The strides with which `from` is read as `to`, as a scalar list.
+pub fn reading(from: &[usize], to: &[usize]) -> Scalar {
+    Scalar::Ints(broadcast_strides(from, to))
+}
+
+/// Contiguous strides of a shape, as a scalar list.
+pub fn contiguous(shape: &[usize]) -> Scalar {
+    Scalar::Ints(strides(shape))
+}
+
+/// Index in [`Graph::weights`] of the weight that an index, param or state belongs to.
+fn weight_of(graph: &Graph, value: ValueId) -> usize {
+    match graph.value(value).def {
+        Def::Weight(weight) => weight,
+        Def::Index(of, _) | Def::Param(of) | Def::State(_, of) => weight_of(graph, of),
+        _ => unreachable!("`%{}` belongs to no weight", graph.value(value).name),
+    }
+}
+
+fn bind(graph: &Graph, value: ValueId, buffers: &mut Buffers, bound: &mut HashMap<ValueId, BufferId>) -> BufferId {
+    if let Some(buffer) = bound.get(&value) {
+        return *buffer;
+    }
+    let v = graph.value(value);
+    let sparse = |buffers: &Buffers| buffers.sparse[&weight_of(graph, value)];
+    let buffer = match &v.def {
+        Def::Weight(i) => buffers.fixed(&v.name, &v.ty, Place::Weight(*i as u32)),
+        Def::Const(Payload::Known(bytes)) => buffers.constant(&v.name, v.ty.dtype, bytes),
+        Def::Const(Payload::Opaque(_)) => unreachable!("`%{}` was parsed from a text without its data", v.name),
+        Def::Index(..) => buffers.fixed(&v.name, &v.ty, Place::Index(sparse(buffers))),
+        Def::Param(_) => buffers.fixed(&v.name, &v.ty, Place::Param(sparse(buffers))),
+        Def::State(state, _) => {
+            let sparse = sparse(buffers);
+            let place = match state {
+                State::Gradient => Place::Gradient(sparse),
+                State::Moment1 => Place::Moment1(sparse),
+                State::Moment2 => Place::Moment2(sparse),
+            };
+            buffers.fixed(&v.name, &v.ty, place)
+        }
+        Def::Hyper => buffers.fixed(&v.name, &v.ty, Place::Hyper),
+        Def::Arg(_) | Def::Node(..) => buffers.add(&v.name, v.ty.dtype, v.ty.len(), Place::Arena(UNPLACED)),
+    };
+    bound.insert(value, buffer);
+    buffer
+}
+
+/// Lowers blocks of `graph` to a program called `name` that gives back `returns`. Its arena buffers are not placed yet.
+pub fn lower(
+    graph: &Graph,
+    name: &str,
+    blocks: &[Block],
+    returns: &[(String, ValueId)],
+    buffers: &mut Buffers,
+) -> Program {
+    let mut bound = HashMap::new();
+    let mut steps = Vec::new();
+    let nodes = needed(graph, blocks, returns);
+    let used: HashSet<ValueId> = nodes
+        .iter()
+        .flat_map(|id| graph.node(*id).inputs.iter().flatten().copied())
+        .chain(returns.iter().map(|r| r.1))
+        .collect();
+    let port = |name: &str, value: ValueId, buffer: BufferId| Port {
+        name: name.to_owned(),
+        buffer,
+        shape: graph.ty(value).shape.iter().map(|d| *d as u64).collect(),
+    };
+    let mut inputs = Vec::new();
+    for (id, value) in graph.values().filter(|(id, _)| used.contains(id)) {
+        if let Def::Arg(name) = &value.def {
+            let buffer = bind(graph, id, buffers, &mut bound);
+            inputs.push(port(name, id, buffer));
+        }
+    }
+    for node in nodes {
+        let mut l = Lower { graph, node, buffers, bound: &mut bound, steps: &mut steps };
+        graph.node(node).op.lower(&mut l);
+    }
+    let outputs = returns.iter().map(|(name, v)| port(name, *v, bind(graph, *v, buffers, &mut bound))).collect();
+    Program { name: name.to_owned(), inputs, outputs, steps, arena_bytes: 0, peak: Default::default() }
+}
+
+/// The nodes of the blocks that the returns depend on, and those that act on state.
+fn needed(graph: &Graph, blocks: &[Block], returns: &[(String, ValueId)]) -> Vec<NodeId> {
+    let mut wanted: HashSet<ValueId> = returns.iter().map(|r| r.1).collect();
+    let mut nodes = Vec::new();
+    for id in blocks.iter().flat_map(|b| graph.block(*b)).rev() {
+        let node = graph.node(*id);
+        if node.outputs.is_empty() || node.outputs.iter().any(|o| wanted.contains(o)) {
+            wanted.extend(node.inputs.iter().flatten());
+            nodes.push(*id);
+        }
+    }
+    nodes.reverse();
+    nodes
+}
+
+/// Lowers one node on its own. Returns the launches and the buffers of the results.
+pub fn lower_node(graph: &Graph, node: NodeId, buffers: &mut Buffers) -> (Vec<Step>, Vec<BufferId>) {
+    let mut bound = HashMap::new();
+    let mut steps = Vec::new();
+    let mut l = Lower { graph, node, buffers, bound: &mut bound, steps: &mut steps };
+    graph.node(node).op.lower(&mut l);
+    let outputs = graph.node(node).outputs.iter().map(|v| bind(graph, *v, buffers, &mut bound)).collect();
+    (steps, outputs)
+}

@@ -1,0 +1,327 @@
+//! The operators: one file each, and the two tables that list them.
+
+use crate::autodiff::Grad;
+use crate::error::Result;
+use crate::import::OnnxNode;
+use crate::ir::{Attrs, Type, ValueId};
+use crate::lower::Lower;
+
+mod attention;
+pub mod binary;
+mod cast;
+mod concat;
+mod constant;
+mod conv;
+mod einsum;
+mod embed;
+mod expand;
+mod gather;
+mod group_norm;
+mod layer_norm;
+mod loss;
+mod masked;
+mod matmul;
+pub mod reduce;
+mod resample;
+mod reshape;
+mod rms_norm;
+mod select;
+mod slice;
+mod softmax;
+mod transpose;
+pub mod unary;
+mod update;
+
+/// What one operator is: its attributes, types, gradient, kernels and test cases.
+pub trait Operator: Clone + PartialEq + std::fmt::Debug + Sized {
+    /// Name in the text form.
+    const NAME: &'static str;
+
+    /// Reads the attributes from their text form.
+    fn parse(attrs: &Attrs) -> Result<Self, String>;
+
+    /// The attributes in their text form.
+    fn attrs(&self) -> Attrs;
+
+    /// Types of the results for operands of these types, or why they do not fit.
+    fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String>;
+
+    /// The gradient with respect to operand `wrt`, in the shape of the first result or of the operand; `None` if the operator
+    /// is not differentiable in it. It is asked for only where it is needed; broadcasting is undone by the caller.
+    fn grad(&self, g: &mut Grad<'_>, wrt: usize) -> Result<Option<ValueId>>;
+
+    /// Appends the launches that compute the results.
+    fn lower(&self, l: &mut Lower<'_>);
+
+    /// Applications on tiny shapes, which the shared checks run.
+    fn cases() -> Vec<Case>;
+}
+
+/// One application of an operator on tiny operands, for the shared checks.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The operator.
+    pub op: Op,
+    /// Types of the operands; `None` where an optional one is absent.
+    pub inputs: Vec<Option<Type>>,
+    /// What the operands hold.
+    pub data: Data,
+}
+
+/// Operands of a [`Case`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Data {
+    /// Floats in -1..1, away from 0; integers in 0..2.
+    Signed,
+    /// Floats in 0.5..1.5; integers in 1..3.
+    Positive,
+}
+
+impl Case {
+    /// A case on signed floats.
+    pub fn new(op: impl Into<Op>, inputs: &[&str]) -> Case {
+        let inputs = inputs
+            .iter()
+            .map(|text| match *text {
+                "_" => None,
+                text => crate::ir::parse_type(text).ok(),
+            })
+            .collect();
+        Case { op: op.into(), inputs, data: Data::Signed }
+    }
+
+    /// The same with positive operands.
+    pub fn positive(self) -> Case {
+        Case { data: Data::Positive, ..self }
+    }
+}
+
+/// Declares an operator's struct with its attributes, and how they are read and written.
+macro_rules! operator {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* } $($body:tt)*) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name {
+            $($(#[$fdoc])* pub $field: $ty,)*
+        }
+
+        impl $crate::ops::Operator for $name {
+            const NAME: &'static str = stringify!($name);
+
+            fn parse(attrs: &$crate::ir::Attrs) -> Result<Self, String> {
+                let known: &[&str] = &[$(stringify!($field)),*];
+                if let Some(name) = attrs.keys().find(|k| !known.contains(&k.as_str())) {
+                    return Err(format!("{} has no attribute `{name}`", stringify!($name)));
+                }
+                Ok($name {
+                    $($field: $crate::ops::attribute(attrs, stringify!($field))?,)*
+                })
+            }
+
+            fn attrs(&self) -> $crate::ir::Attrs {
+                #[allow(unused_mut, reason = "operators without attributes")]
+                let mut attrs = $crate::ir::Attrs::new();
+                $(attrs.insert(stringify!($field).to_owned(), $crate::ir::AttrValue::scalar(&self.$field));)*
+                attrs
+            }
+
+            $($body)*
+        }
+    };
+}
+pub(crate) use operator;
+
+fn attribute<T: crate::ir::AttrValue>(attrs: &Attrs, name: &str) -> Result<T, String> {
+    let value = attrs.get(name).ok_or_else(|| format!("attribute `{name}` is missing"))?;
+    T::from_scalar(value).ok_or_else(|| format!("attribute `{name}` cannot be {value}"))
+}
+
+macro_rules! operators {
+    ($($module:ident::$name:ident),* $(,)?) => {
+        $(pub use $module::$name;)*
+
+        /// An operator with its attributes.
+        #[derive(Clone, Debug, PartialEq)]
+        #[allow(missing_docs, reason = "each payload documents itself")]
+        pub enum Op { $($name($name),)* }
+
+        $(impl From<$name> for Op {
+            fn from(op: $name) -> Op {
+                Op::$name(op)
+            }
+        })*
+
+        impl Op {
+            /// Names of all operators.
+            pub const NAMES: &[&str] = &[$(<$name as Operator>::NAME),*];
+
+            /// Name in the text form.
+            pub fn name(&self) -> &'static str {
+                match self { $(Op::$name(_) => <$name as Operator>::NAME,)* }
+            }
+
+            /// The operator called `name` with these attributes.
+            pub fn parse(name: &str, attrs: &Attrs) -> Result<Op, String> {
+                match name {
+                    $(<$name as Operator>::NAME => <$name as Operator>::parse(attrs).map(Op::$name),)*
+                    _ => Err(format!("there is no operator `{name}`")),
+                }
+            }
+
+            /// See [`Operator::attrs`].
+            pub fn attrs(&self) -> Attrs {
+                match self { $(Op::$name(op) => op.attrs(),)* }
+            }
+
+            /// See [`Operator::infer`].
+            pub fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
+                match self { $(Op::$name(op) => op.infer(inputs),)* }
+            }
+
+            /// See [`Operator::grad`].
+            pub fn grad(&self, g: &mut Grad<'_>, wrt: usize) -> Result<Option<ValueId>> {
+                match self { $(Op::$name(op) => op.grad(g, wrt),)* }
+            }
+
+            /// See [`Operator::lower`].
+            pub fn lower(&self, l: &mut Lower<'_>) {
+                match self { $(Op::$name(op) => op.lower(l),)* }
+            }
+
+            /// Cases of all operators.
+            pub fn cases() -> Vec<Case> {
+                let mut cases = Vec::new();
+                $(cases.extend(<$name as Operator>::cases());)*
+                cases
+            }
+        }
+    };
+}
+
+operators! {
+    attention::Attention, attention::AttentionGrad,
+    binary::Binary,
+    cast::Cast,
+    concat::Concat,
+    conv::Conv, conv::ConvGradInput, conv::ConvGradWeight,
+    embed::Embed,
+    expand::Expand,
+    gather::Gather, gather::GatherGrad,
+    group_norm::GroupNorm, group_norm::GroupNormGrad, group_norm::GroupNormGradAffine,
+    layer_norm::LayerNorm, layer_norm::LayerNormGrad, layer_norm::LayerNormGradAffine,
+    loss::MseLoss, loss::MseLossGrad,
+    masked::SparseDelta, masked::Take, masked::MaskedMatMulGrad, masked::MaskedConvGrad,
+    matmul::MatMul,
+    reduce::Reduce,
+    resample::Resample, resample::ResampleGrad,
+    reshape::Reshape,
+    rms_norm::RmsNorm, rms_norm::RmsNormGrad, rms_norm::RmsNormGradScale,
+    select::Select,
+    slice::Slice,
+    softmax::Softmax, softmax::SoftmaxGrad,
+    transpose::Transpose,
+    unary::Unary, unary::UnaryGrad,
+    update::Accumulate, update::ClipNorm, update::LowRank, update::SparseAdamW,
+}
+
+/// Turns an ONNX node into operators and returns its results.
+pub type Import = fn(&mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>>;
+
+/// How each ONNX operator of the default domain is imported.
+pub const IMPORTS: &[(&str, Import)] = &[
+    ("Abs", unary::import),
+    ("Add", binary::import),
+    ("And", binary::import),
+    ("AveragePool", resample::import_average_pool),
+    ("BatchNormalization", group_norm::import_batch),
+    ("Cast", cast::import),
+    ("CastLike", cast::import_like),
+    ("Ceil", unary::import),
+    ("Clip", unary::import_clip),
+    ("Concat", concat::import),
+    ("Constant", constant::import),
+    ("ConstantOfShape", constant::import_of_shape),
+    ("Conv", conv::import),
+    ("ConvTranspose", conv::import_transpose),
+    ("Cos", unary::import),
+    ("DepthToSpace", transpose::import_depth_to_space),
+    ("Div", binary::import),
+    ("Dropout", reshape::import_dropout),
+    ("Einsum", einsum::import),
+    ("Elu", unary::import),
+    ("Equal", binary::import),
+    ("Erf", unary::import),
+    ("Exp", unary::import),
+    ("Expand", expand::import),
+    ("Flatten", reshape::import_flatten),
+    ("Floor", unary::import),
+    ("Gather", gather::import),
+    ("Gelu", unary::import_gelu),
+    ("Gemm", matmul::import_gemm),
+    ("GlobalAveragePool", reduce::import_global_average),
+    ("Greater", binary::import),
+    ("GreaterOrEqual", binary::import),
+    ("GroupNormalization", group_norm::import),
+    ("HardSigmoid", unary::import_hard_sigmoid),
+    ("HardSwish", unary::import),
+    ("Identity", reshape::import_identity),
+    ("InstanceNormalization", group_norm::import_instance),
+    ("LayerNormalization", layer_norm::import),
+    ("LeakyRelu", unary::import),
+    ("Less", binary::import),
+    ("LessOrEqual", binary::import),
+    ("Log", unary::import),
+    ("LogSoftmax", softmax::import_log),
+    ("MatMul", matmul::import),
+    ("Max", binary::import_variadic),
+    ("Mean", binary::import_variadic),
+    ("Min", binary::import_variadic),
+    ("Mish", unary::import),
+    ("Mod", binary::import_mod),
+    ("Mul", binary::import),
+    ("Neg", unary::import),
+    ("Not", unary::import),
+    ("Or", binary::import),
+    ("Pad", embed::import_pad),
+    ("Pow", binary::import_pow),
+    ("Range", constant::import_range),
+    ("Reciprocal", unary::import),
+    ("ReduceL1", reduce::import),
+    ("ReduceL2", reduce::import),
+    ("ReduceLogSum", reduce::import),
+    ("ReduceLogSumExp", reduce::import),
+    ("ReduceMax", reduce::import),
+    ("ReduceMean", reduce::import),
+    ("ReduceMin", reduce::import),
+    ("ReduceProd", reduce::import),
+    ("ReduceSum", reduce::import),
+    ("ReduceSumSquare", reduce::import),
+    ("Relu", unary::import),
+    ("Reshape", reshape::import),
+    ("Resize", resample::import_resize),
+    ("RMSNormalization", rms_norm::import),
+    ("Round", unary::import),
+    ("Shape", constant::import_shape),
+    ("Sigmoid", unary::import),
+    ("Sign", unary::import),
+    ("Sin", unary::import),
+    ("Size", constant::import_size),
+    ("Slice", slice::import),
+    ("Softmax", softmax::import),
+    ("Softplus", unary::import),
+    ("Softsign", unary::import),
+    ("SpaceToDepth", transpose::import_space_to_depth),
+    ("Split", slice::import_split),
+    ("Sqrt", unary::import),
+    ("Squeeze", reshape::import_squeeze),
+    ("Sub", binary::import),
+    ("Sum", binary::import_variadic),
+    ("Tan", unary::import),
+    ("Tanh", unary::import),
+    ("Tile", expand::import_tile),
+    ("Transpose", transpose::import),
+    ("Unsqueeze", reshape::import_unsqueeze),
+    ("Upsample", resample::import_upsample),
+    ("Where", select::import),
+    ("Xor", binary::import),
+];

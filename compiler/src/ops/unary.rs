@@ -1,0 +1,173 @@
+//! Unary: elementwise functions of one operand, and their gradient.
+//!
+//! The function is a word that the kernel `unary` knows. Serves the ONNX operators in [`NAMES`] and Clip (versions 6 to 13),
+//! Gelu (20), HardSigmoid (6 to 22).
+
+use super::{Case, Data, operator};
+use crate::autodiff::Grad;
+use crate::error::{Error, Result};
+use crate::import::OnnxNode;
+use crate::ir::{Type, ValueId};
+use crate::lower::Lower;
+use sara_kernels::{DType, Scalar};
+
+/// ONNX operator, the kernel's word for it, and the default of its `alpha`, if it has that attribute.
+const NAMES: &[(&str, &str, Option<f64>)] = &[
+    ("Abs", "abs", None),
+    ("Ceil", "ceil", None),
+    ("Cos", "cos", None),
+    ("Elu", "elu", Some(1.0)),
+    ("Erf", "erf", None),
+    ("Exp", "exp", None),
+    ("Floor", "floor", None),
+    ("HardSwish", "hard_swish", None),
+    ("LeakyRelu", "leaky_relu", Some(0.01)),
+    ("Log", "log", None),
+    ("Mish", "mish", None),
+    ("Neg", "neg", None),
+    ("Not", "not", None),
+    ("Reciprocal", "reciprocal", None),
+    ("Relu", "relu", None),
+    ("Round", "round", None),
+    ("Sigmoid", "sigmoid", None),
+    ("Sign", "sign", None),
+    ("Sin", "sin", None),
+    ("Softplus", "softplus", None),
+    ("Softsign", "softsign", None),
+    ("Sqrt", "sqrt", None),
+    ("Tan", "tan", None),
+    ("Tanh", "tanh", None),
+];
+
+/// Functions that are constant between jumps: their gradient is zero.
+const STEPS: &[&str] = &["ceil", "floor", "not", "round", "sign"];
+
+operator! {
+    /// `y = op(x)`, elementwise.
+    Unary {
+        /// The function, by the name the kernel `unary` gives it.
+        op: String,
+        /// First parameter of the function, if it has one.
+        alpha: f64,
+        /// Second parameter of the function, if it has one.
+        beta: f64,
+    }
+
+    fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
+        let [Some(x)] = inputs else { return Err("takes one operand".into()) };
+        let integers = ["abs", "neg", "sign", "clip", "relu", "not"].contains(&self.op.as_str());
+        if (self.op == "not") != (x.dtype == DType::Bool) || !(integers || x.dtype.is_float()) {
+            return Err(format!("`{}` of {} is not defined", self.op, x.dtype));
+        }
+        Ok(vec![(*x).clone()])
+    }
+
+    fn grad(&self, g: &mut Grad<'_>, _: usize) -> Result<Option<ValueId>> {
+        if STEPS.contains(&self.op.as_str()) {
+            return Ok(None);
+        }
+        let (x, dy) = (g.input(0), g.dy());
+        match self.op.as_str() {
+            "neg" => g.unary("neg", dy).map(Some),
+            op => g.emit(UnaryGrad { op: op.to_owned(), alpha: self.alpha, beta: self.beta }, &[x, dy]).map(Some),
+        }
+    }
+
+    fn lower(&self, l: &mut Lower<'_>) {
+        let args = [Some(l.input(0)), Some(l.output(0))];
+        l.launch("unary", &args, scalars(&self.op, self.alpha, self.beta));
+    }
+
+    fn cases() -> Vec<Case> {
+        let plain = NAMES.iter().filter(|n| n.1 != "not").map(|(_, word, alpha)| Case {
+            op: Unary { op: (*word).to_owned(), alpha: alpha.unwrap_or(0.0), beta: 0.0 }.into(),
+            inputs: vec![Some(Type::new(DType::F32, &[2, 5]))],
+            data: if matches!(*word, "log" | "sqrt" | "reciprocal") { Data::Positive } else { Data::Signed },
+        });
+        let more = [("clip", -0.5, 0.5), ("gelu", 0.0, 0.0), ("gelu_tanh", 0.0, 0.0), ("silu", 0.0, 0.0), ("hard_sigmoid", 0.2, 0.5)];
+        plain.chain(more.map(|(op, alpha, beta)| Case::new(Unary { op: op.to_owned(), alpha, beta }, &["f32[2,5]"]))).collect()
+    }
+}
+
+operator! {
+    /// `dx = dy * op'(x)`, elementwise. Operands: `x`, `dy`.
+    UnaryGrad {
+        /// The function, by the name the kernel `unary` gives it.
+        op: String,
+        /// First parameter of the function, if it has one.
+        alpha: f64,
+        /// Second parameter of the function, if it has one.
+        beta: f64,
+    }
+
+    fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
+        let [Some(x), Some(dy)] = inputs else { return Err("takes two operands".into()) };
+        if x != dy {
+            return Err("the operands have different types".into());
+        }
+        Ok(vec![(*x).clone()])
+    }
+
+    fn grad(&self, _: &mut Grad<'_>, _: usize) -> Result<Option<ValueId>> {
+        Err(second_order(Self::NAME))
+    }
+
+    fn lower(&self, l: &mut Lower<'_>) {
+        let args = [Some(l.input(0)), Some(l.input(1)), Some(l.output(0))];
+        l.launch("unary_grad", &args, scalars(&self.op, self.alpha, self.beta));
+    }
+
+    fn cases() -> Vec<Case> {
+        vec![Case::new(UnaryGrad { op: "silu".into(), alpha: 0.0, beta: 0.0 }, &["f32[7]", "f32[7]"])]
+    }
+}
+
+/// The error of operators that appear only in backward blocks.
+pub fn second_order(name: &str) -> Error {
+    Error::Option(format!("{name} has no gradient: second derivatives are not supported"))
+}
+
+fn scalars(op: &str, alpha: f64, beta: f64) -> Vec<Scalar> {
+    vec![Scalar::Word(op.to_owned()), Scalar::Float(alpha), Scalar::Float(beta)]
+}
+
+/// The ONNX operators in [`NAMES`].
+pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let x = n.input(0)?;
+    let name = n.op_type();
+    let Some((_, word, alpha)) = NAMES.iter().find(|row| row.0 == name) else { return Err(n.fail("is not elementwise")) };
+    let alpha = match alpha {
+        Some(default) => n.float("alpha", *default)?,
+        None => 0.0,
+    };
+    n.emit(Unary { op: (*word).to_owned(), alpha, beta: 0.0 }, &[x]).map(|y| vec![y])
+}
+
+/// ONNX Clip.
+pub fn import_clip(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let x = n.input(0)?;
+    let (low, high) = if n.opset() < 11 {
+        (n.float("min", f64::NEG_INFINITY)?, n.float("max", f64::INFINITY)?)
+    } else {
+        (n.optional_scalar(1)?.unwrap_or(f64::NEG_INFINITY), n.optional_scalar(2)?.unwrap_or(f64::INFINITY))
+    };
+    n.emit(Unary { op: "clip".into(), alpha: low, beta: high }, &[x]).map(|y| vec![y])
+}
+
+/// ONNX Gelu.
+pub fn import_gelu(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let x = n.input(0)?;
+    let op = match n.text("approximate", "none")?.as_str() {
+        "none" => "gelu",
+        "tanh" => "gelu_tanh",
+        other => return Err(n.fail(format!("approximation `{other}` is not known"))),
+    };
+    n.emit(Unary { op: op.into(), alpha: 0.0, beta: 0.0 }, &[x]).map(|y| vec![y])
+}
+
+/// ONNX HardSigmoid.
+pub fn import_hard_sigmoid(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let x = n.input(0)?;
+    let (alpha, beta) = (n.float("alpha", 0.2)?, n.float("beta", 0.5)?);
+    n.emit(Unary { op: "hard_sigmoid".into(), alpha, beta }, &[x]).map(|y| vec![y])
+}

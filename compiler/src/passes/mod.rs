@@ -1,0 +1,45 @@
+//! The passes, in the order in which they run.
+
+pub mod canonicalise;
+pub mod differentiate;
+pub mod fold;
+pub mod fuse;
+pub mod sparsify;
+pub mod update;
+
+use crate::error::Result;
+use crate::ir::verify::verify;
+use crate::ir::{Graph, Stage};
+
+/// A transformation of the graph.
+pub struct Pass {
+    /// Name, for `--dump-after` and errors.
+    pub name: &'static str,
+    /// What it does to the graph.
+    pub run: fn(&mut Graph, &Context<'_>) -> Result<()>,
+    /// The stage that the graph reaches by it.
+    pub stage: Stage,
+}
+
+/// What passes may ask for.
+pub struct Context<'a> {
+    /// What trains.
+    pub selection: &'a crate::select::Chosen,
+}
+
+/// All passes. Import comes before them: it binds shapes and computes constants on the way.
+pub const PIPELINE: &[Pass] = &[
+    Pass { name: "fold", run: |g, _| fold::run(g), stage: Stage::Imported },
+    Pass { name: "canonicalise", run: |g, _| canonicalise::run(g), stage: Stage::Canonical },
+    Pass { name: "sparsify", run: |g, c| sparsify::run(g, c.selection), stage: Stage::Sparse },
+    Pass { name: "differentiate", run: |g, _| differentiate::run(g), stage: Stage::Sparse },
+    Pass { name: "update", run: |g, _| update::run(g), stage: Stage::Differentiated },
+    Pass { name: "fuse", run: |g, _| fuse::run(g), stage: Stage::Fused },
+];
+
+/// Runs one pass, raises the stage and verifies.
+pub fn apply(pass: &Pass, graph: &mut Graph, context: &Context<'_>) -> Result<()> {
+    (pass.run)(graph, context)?;
+    graph.stage = graph.stage.max(pass.stage);
+    verify(graph, pass.name)
+}

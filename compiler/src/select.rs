@@ -1,0 +1,261 @@
+//! Which weights train: eligibility by what the graph does with them, selection by magnitude.
+
+use crate::error::{Error, Result};
+use crate::import::{Model, read_weight};
+use crate::ir::{Def, Graph, NodeId, ValueId};
+use crate::ops::Op;
+use regex::Regex;
+use sara_kernels::DType;
+use sara_runtime::plan::Selection;
+use std::collections::{BTreeMap, HashSet};
+
+/// Which kinds of weights are eligible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// The matrices that convolutions and matrix products multiply by.
+    #[default]
+    Matrices,
+    /// Every floating-point weight of two or more elements that the loss depends on.
+    All,
+}
+
+/// How many entries of the eligible weights train.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Amount {
+    /// Those with `|w|` below the threshold, the paper's rule.
+    Threshold(f64),
+    /// About this many, by the threshold that gives it.
+    Count(u64),
+    /// This share of each weight, its smallest entries.
+    Density(f64),
+}
+
+/// What the user asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Kinds of weights.
+    pub scope: Scope,
+    /// Only weights whose name or path matches.
+    pub target: Option<Regex>,
+    /// No weights whose name or path matches.
+    pub exclude: Option<Regex>,
+}
+
+/// The chosen entries of each weight, by its index in [`Graph::weights`].
+#[derive(Clone, Debug, Default)]
+pub struct Chosen {
+    /// Ascending flat positions.
+    pub index: BTreeMap<usize, Vec<u32>>,
+    /// Summary for reports and the learning-rate rule.
+    pub summary: Selection,
+}
+
+/// How a weight is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Multiplied by in a convolution or matrix product.
+    Matrix,
+    /// Used otherwise, and the loss depends on it.
+    Other,
+    /// Feeds only sines and cosines: frequencies.
+    Frequency,
+    /// Cannot train, for the reason given by [`Role::obstacle`].
+    Untrainable(&'static str),
+}
+
+impl Role {
+    /// Why a weight cannot train.
+    pub fn obstacle(self) -> Option<&'static str> {
+        match self {
+            Role::Untrainable(reason) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// The role of each weight that the returns of a canonical graph depend on.
+pub fn roles(graph: &Graph) -> BTreeMap<usize, Role> {
+    let users = graph.users();
+    let mut roles = BTreeMap::new();
+    for (id, value) in graph.values() {
+        let Def::Weight(weight) = value.def else { continue };
+        if users[id.0 as usize].is_empty() {
+            continue;
+        }
+        let role = if value.ty.dtype != DType::F32 {
+            Role::Untrainable("it is not of a type that is computed in f32")
+        } else {
+            role(graph, &users, id)
+        };
+        roles.insert(weight, role);
+    }
+    roles
+}
+
+fn role(graph: &Graph, users: &[Vec<NodeId>], weight: ValueId) -> Role {
+    let mut matrix = false;
+    let mut stack = vec![(weight, true)];
+    let mut seen = HashSet::new();
+    while let Some((value, flat)) = stack.pop() {
+        for id in users[value.0 as usize].iter().filter(|id| seen.insert((**id, value))) {
+            let node = graph.node(*id);
+            let slot = node.inputs.iter().position(|i| *i == Some(value)).unwrap_or(0);
+            match &node.op {
+                Op::MatMul(_) if graph.ty(value).rank() == 2 && flat => matrix = true,
+                Op::Conv(_) | Op::ConvGradInput(_) if slot == 1 && flat => matrix = true,
+                Op::MatMul(_) | Op::Conv(_) | Op::ConvGradInput(_) if !flat || slot == 1 => {
+                    if slot != 2 {
+                        return Role::Untrainable("a product uses it in another order or batch than it is stored in");
+                    }
+                }
+                Op::Reshape(_) | Op::Cast(_) => stack.push((node.outputs[0], flat)),
+                Op::Transpose(_) => stack.push((node.outputs[0], false)),
+                _ => {}
+            }
+        }
+    }
+    if matrix {
+        return Role::Matrix;
+    }
+    if only_angles(graph, users, weight) { Role::Frequency } else { Role::Other }
+}
+
+/// Whether everything computed from `weight` elementwise ends in a sine or cosine.
+fn only_angles(graph: &Graph, users: &[Vec<NodeId>], weight: ValueId) -> bool {
+    let mut stack = vec![weight];
+    let mut angle = false;
+    while let Some(value) = stack.pop() {
+        for id in &users[value.0 as usize] {
+            let node = graph.node(*id);
+            match &node.op {
+                Op::Unary(u) if u.op == "sin" || u.op == "cos" => angle = true,
+                Op::Unary(_) | Op::Binary(_) | Op::Reshape(_) | Op::Cast(_) | Op::Expand(_) | Op::Slice(_) | Op::Transpose(_) => {
+                    stack.extend(&node.outputs);
+                }
+                Op::MatMul(_) if graph.ty(weight).len() <= graph.ty(node.outputs[0]).len() => stack.extend(&node.outputs),
+                _ => return false,
+            }
+            if stack.len() > 64 {
+                return false;
+            }
+        }
+    }
+    angle
+}
+
+/// Indices of the weights that may train.
+pub fn eligible(graph: &Graph, options: &Options) -> Vec<usize> {
+    let matches = |pattern: &Regex, weight: usize| {
+        let w = &graph.weights[weight];
+        pattern.is_match(&w.name) || pattern.is_match(&w.path)
+    };
+    roles(graph)
+        .into_iter()
+        .filter(|(_, role)| match options.scope {
+            Scope::Matrices => *role == Role::Matrix,
+            Scope::All => matches!(role, Role::Matrix | Role::Other),
+        })
+        .map(|(weight, _)| weight)
+        .filter(|w| options.target.as_ref().is_none_or(|p| matches(p, *w)))
+        .filter(|w| options.exclude.as_ref().is_none_or(|p| !matches(p, *w)))
+        .collect()
+}
+
+/// Chooses the entries that train. Reads every eligible weight.
+pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -> Result<Chosen> {
+    let weights = eligible(graph, options);
+    if weights.is_empty() {
+        return Err(Error::Option("no weight is eligible; loosen --target, --exclude or --select".into()));
+    }
+    let total = graph.weights.iter().map(|w| w.len()).sum();
+    let eligible: u64 = weights.iter().map(|w| graph.weights[*w].len()).sum();
+    let read = |weight: usize| read_weight(model, &graph.weights[weight]).map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(&b));
+    let threshold = match amount {
+        Amount::Threshold(t) => t,
+        Amount::Count(count) => threshold_for(count, &weights, read)?,
+        Amount::Density(_) => 0.0,
+    };
+    let mut chosen = Chosen::default();
+    let mut largest: f64 = 0.0;
+    let mut smallest = f32::INFINITY;
+    for weight in weights {
+        let values = read(weight)?;
+        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+            let name = &graph.weights[weight].name;
+            return Err(Error::file(&model.path, format!("weight `{name}` is {} at {at}; repair it or exclude it", values[at])));
+        }
+        smallest = values.iter().fold(smallest, |m, v| m.min(v.abs()));
+        let own = match amount {
+            Amount::Density(share) => quantile(&values, share),
+            _ => threshold,
+        };
+        largest = largest.max(own);
+        let index: Vec<u32> =
+            (0u32..).zip(&values).filter(|(_, v)| f64::from(v.abs()) < own).map(|(i, _)| i).collect();
+        chosen.index.insert(weight, index);
+    }
+    let trainable = chosen.index.values().map(|i| i.len() as u64).sum();
+    if trainable == 0 {
+        return Err(Error::Option(format!(
+            "threshold {threshold:e} selects nothing: the smallest of {eligible} eligible weights is {smallest:e}; raise --threshold or use --trainable-params"
+        )));
+    }
+    chosen.summary = Selection { threshold: largest, trainable, eligible, total };
+    Ok(chosen)
+}
+
+/// The threshold below which about `count` entries lie: bits of `|w|` are counted in steps of the top 16, then refined.
+fn threshold_for(count: u64, weights: &[usize], read: impl Fn(usize) -> Result<Vec<f32>>) -> Result<f64> {
+    let mut coarse = vec![0u64; 1 << 16];
+    for weight in weights {
+        for v in read(*weight)? {
+            coarse[(v.abs().to_bits() >> 16) as usize] += 1;
+        }
+    }
+    let (bucket, below) = first_reaching(&coarse, count);
+    let mut fine = vec![0u64; 1 << 16];
+    for weight in weights {
+        for v in read(*weight)? {
+            let bits = v.abs().to_bits();
+            if (bits >> 16) as usize == bucket {
+                fine[(bits & 0xffff) as usize] += 1;
+            }
+        }
+    }
+    let (low, _) = first_reaching(&fine, count.saturating_sub(below));
+    // The rule is `|w| < T`, so the threshold is the next number above the last that is in.
+    let bits = ((bucket as u32) << 16 | low as u32).saturating_add(1).min(f32::MAX.to_bits());
+    Ok(f64::from(f32::from_bits(bits)))
+}
+
+/// The first bucket at which the running sum reaches `count`, and the sum before it.
+fn first_reaching(buckets: &[u64], count: u64) -> (usize, u64) {
+    let mut sum = 0;
+    for (i, n) in buckets.iter().enumerate() {
+        if sum + n >= count {
+            return (i, sum);
+        }
+        sum += n;
+    }
+    (buckets.len() - 1, sum)
+}
+
+/// The threshold below which a share of the values lies.
+fn quantile(values: &[f32], share: f64) -> f64 {
+    let count = (values.len() as f64 * share).round() as usize;
+    if count == 0 {
+        return 0.0;
+    }
+    let mut sizes: Vec<f32> = values.iter().map(|v| v.abs()).collect();
+    let at = count.min(sizes.len()) - 1;
+    let (_, nth, _) = sizes.select_nth_unstable_by(at, f32::total_cmp);
+    f64::from(f32::from_bits(nth.to_bits() + 1))
+}
+
+/// Sparse matrices that take part in the low-rank term, as in the paper's code: rank 2, both dimensions above 64.
+pub fn low_rank(graph: &Graph, weight: usize) -> Option<(usize, usize)> {
+    match graph.weights[weight].shape[..] {
+        [rows, cols] if rows.min(cols) > 64 => Some((rows as usize, cols as usize)),
+        _ => None,
+    }
+}
