@@ -22,10 +22,7 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<f64> {
 pub(crate) fn assert_close(got: &[f64], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len());
     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!(
-            (g - w).abs() <= tolerance * (1.0 + w.abs()),
-            "element {i} is {g}, not {w}"
-        );
+        assert!((g - w).abs() <= tolerance * (1.0 + w.abs()), "element {i} is {g}, not {w}");
     }
 }
 
@@ -43,20 +40,11 @@ impl Bench {
         for (declared, given) in kernel.scalars.iter().zip(&scalars) {
             assert_eq!(declared.1, given.kind(), "scalar {}", declared.0);
         }
-        Bench {
-            kernel,
-            scalars,
-            data: vec![None; kernel.args.len()],
-        }
+        Bench { kernel, scalars, data: vec![None; kernel.args.len()] }
     }
 
     fn set(&mut self, name: &str, dtype: DType, bytes: &[u8]) {
-        let at = self
-            .kernel
-            .args
-            .iter()
-            .position(|a| a.name == name)
-            .expect("a declared argument");
+        let at = self.kernel.args.iter().position(|a| a.name == name).expect("a declared argument");
         assert!(self.kernel.args[at].types.admits(dtype));
         let mut words = vec![0_u64; bytes.len().div_ceil(8).max(1)];
         bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
@@ -85,19 +73,13 @@ impl Bench {
             .iter_mut()
             .map(|d| match d {
                 // SAFETY: the words are aligned, initialised and outlive the launch.
-                Some((dtype, words, len)) => unsafe {
-                    Buffer::new(words.as_mut_ptr().cast(), *len, *dtype)
-                },
+                Some((dtype, words, len)) => unsafe { Buffer::new(words.as_mut_ptr().cast(), *len, *dtype) },
                 None => Buffer::NONE,
             })
             .collect();
         let lens: Vec<usize> = buffers.iter().map(Buffer::len).collect();
         let pool = Pool::new(threads).expect("threads");
-        let call = Call {
-            kernel: self.kernel,
-            lens: &lens,
-            scalars: &self.scalars,
-        };
+        let call = Call { kernel: self.kernel, lens: &lens, scalars: &self.scalars };
         let _ = (self.kernel.flops)(&call);
         // SAFETY: each argument has its own memory.
         unsafe { Launch::new(call, &buffers, &pool) }.run();
@@ -113,21 +95,14 @@ impl Bench {
             let (Some((dtype, one, len)), Some((_, two, _))) = (one, two) else {
                 continue;
             };
-            assert!(
-                one == two || arg.name == "work",
-                "`{}` depends on the number of threads",
-                arg.name
-            );
+            assert!(one == two || arg.name == "work", "`{}` depends on the number of threads", arg.name);
             match dtype {
                 DType::F32 => {
                     let values = &bytemuck::cast_slice::<u64, f32>(&one)[..len];
                     out.insert(arg.name, values.iter().map(|&v| f64::from(v)).collect());
                 }
                 DType::F64 => {
-                    out.insert(
-                        arg.name,
-                        bytemuck::cast_slice::<u64, f64>(&one)[..len].to_vec(),
-                    );
+                    out.insert(arg.name, bytemuck::cast_slice::<u64, f64>(&one)[..len].to_vec());
                 }
                 _ => {}
             }

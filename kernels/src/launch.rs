@@ -52,37 +52,19 @@ pub struct Arg {
 impl Arg {
     /// A buffer that is only read.
     pub const fn read(name: &'static str, types: Types) -> Arg {
-        Arg {
-            name,
-            mode: Mode::Read,
-            types,
-            optional: false,
-        }
+        Arg { name, mode: Mode::Read, types, optional: false }
     }
     /// A buffer that is wholly written.
     pub const fn write(name: &'static str, types: Types) -> Arg {
-        Arg {
-            name,
-            mode: Mode::Write,
-            types,
-            optional: false,
-        }
+        Arg { name, mode: Mode::Write, types, optional: false }
     }
     /// A buffer that is read and written, or written in part.
     pub const fn update(name: &'static str, types: Types) -> Arg {
-        Arg {
-            name,
-            mode: Mode::Update,
-            types,
-            optional: false,
-        }
+        Arg { name, mode: Mode::Update, types, optional: false }
     }
     /// The same argument, which may be absent.
     pub const fn or_none(self) -> Arg {
-        Arg {
-            optional: true,
-            ..self
-        }
+        Arg { optional: true, ..self }
     }
 }
 
@@ -237,21 +219,14 @@ pub struct Buffer {
 
 impl Buffer {
     /// An absent optional argument.
-    pub const NONE: Buffer = Buffer {
-        ptr: std::ptr::null_mut(),
-        len: 0,
-        dtype: DType::U8,
-    };
+    pub const NONE: Buffer = Buffer { ptr: std::ptr::null_mut(), len: 0, dtype: DType::U8 };
 
     /// Memory of `len` elements of type `dtype` at `ptr`.
     ///
     /// # Safety
     /// `ptr` must be aligned for `dtype`, valid for reads and writes of `len` elements while the buffer is used (for reads
     /// alone if no kernel it is passed to writes the argument), and those bytes must be initialised.
-    #[expect(
-        unsafe_code,
-        reason = "states the contract under which kernels touch memory"
-    )]
+    #[expect(unsafe_code, reason = "states the contract under which kernels touch memory")]
     pub const unsafe fn new(ptr: *mut u8, len: usize, dtype: DType) -> Buffer {
         Buffer { ptr, len, dtype }
     }
@@ -288,16 +263,9 @@ impl<'a> Launch<'a> {
     /// # Safety
     /// No argument that the kernel writes may overlap another argument, and the buffers must stay valid and untouched by
     /// others while the launch exists.
-    #[expect(
-        unsafe_code,
-        reason = "states the contract under which kernels touch memory"
-    )]
+    #[expect(unsafe_code, reason = "states the contract under which kernels touch memory")]
     pub unsafe fn new(call: Call<'a>, buffers: &'a [Buffer], pool: &'a Pool) -> Launch<'a> {
-        Launch {
-            call,
-            buffers,
-            pool,
-        }
+        Launch { call, buffers, pool }
     }
 
     /// Runs the kernel's CPU form.
@@ -343,10 +311,7 @@ impl<'a> Launch<'a> {
     /// The argument `name`, to be written. Ask for each argument once in a launch.
     #[expect(unsafe_code, reason = "turns verified plan memory into slices")]
     pub fn write<T: Element>(&self, name: &str) -> &'a mut [T] {
-        debug_assert!(
-            self.kernel.args[self.kernel.arg(name)].mode != Mode::Read,
-            "`{name}` is only read"
-        );
+        debug_assert!(self.kernel.args[self.kernel.arg(name)].mode != Mode::Read, "`{name}` is only read");
         let b = self.view::<T>(name);
         // SAFETY: as in `read`; that each argument is asked for once makes the slice unique.
         unsafe { std::slice::from_raw_parts_mut(b.ptr.cast(), b.len) }

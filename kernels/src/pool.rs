@@ -39,17 +39,9 @@ impl Pool {
             .build()
             .map_err(std::io::Error::other)?;
         let lines = SCRATCH_BYTES / size_of::<Line>();
-        let scratch = (0..threads)
-            .map(|_| {
-                Scratch(UnsafeCell::new(
-                    vec![Line([0; 64]); lines].into_boxed_slice(),
-                ))
-            })
-            .collect();
-        Ok(Pool {
-            threads: pool,
-            scratch,
-        })
+        let scratch =
+            (0..threads).map(|_| Scratch(UnsafeCell::new(vec![Line([0; 64]); lines].into_boxed_slice()))).collect();
+        Ok(Pool { threads: pool, scratch })
     }
 
     /// Number of threads.
@@ -72,10 +64,7 @@ impl Pool {
             let lines: &mut [Line] = unsafe { &mut *self.scratch[worker].0.get() };
             // SAFETY: the same memory seen as bytes, with the same lifetime.
             let bytes = unsafe {
-                std::slice::from_raw_parts_mut(
-                    lines.as_mut_ptr().cast::<u8>(),
-                    std::mem::size_of_val(lines),
-                )
+                std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), std::mem::size_of_val(lines))
             };
             task(i, bytes);
         };
@@ -89,23 +78,14 @@ impl Pool {
     }
 
     /// Splits `out` into chunks of `chunk` elements (the last may be shorter) and calls `task(i, chunk)` for each.
-    pub fn chunks<T: Element>(
-        &self,
-        out: &mut [T],
-        chunk: usize,
-        task: impl Fn(usize, &mut [T]) + Sync,
-    ) {
+    pub fn chunks<T: Element>(&self, out: &mut [T], chunk: usize, task: impl Fn(usize, &mut [T]) + Sync) {
         if out.len() <= chunk {
             if !out.is_empty() {
                 task(0, out);
             }
             return;
         }
-        self.threads.install(|| {
-            out.par_chunks_mut(chunk)
-                .enumerate()
-                .for_each(|(i, c)| task(i, c))
-        });
+        self.threads.install(|| out.par_chunks_mut(chunk).enumerate().for_each(|(i, c)| task(i, c)));
     }
 }
 
@@ -132,11 +112,7 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 impl<'a, T> Shared<'a, T> {
     /// Shares `slice` among tasks.
     pub fn new(slice: &'a mut [T]) -> Self {
-        Shared {
-            ptr: slice.as_mut_ptr(),
-            len: slice.len(),
-            life: PhantomData,
-        }
+        Shared { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
     }
 
     /// Elements.
@@ -160,11 +136,7 @@ impl<'a, T> Shared<'a, T> {
     /// No other task may access any of these elements while the slice is alive.
     #[expect(unsafe_code, reason = "tasks write disjoint ranges")]
     pub unsafe fn range(&self, start: usize, len: usize) -> &'a mut [T] {
-        assert!(
-            start + len <= self.len,
-            "range {start}+{len} exceeds {}",
-            self.len
-        );
+        assert!(start + len <= self.len, "range {start}+{len} exceeds {}", self.len);
         // SAFETY: in bounds by the assertion, unique by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
     }

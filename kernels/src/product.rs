@@ -45,10 +45,7 @@ pub(crate) fn product<T: Float>(
     c: &mut [T],
     strides: [usize; 2],
 ) {
-    assert!(
-        fits(c.len(), dims.m, dims.n, strides[0], strides[1]),
-        "result exceeds its memory"
-    );
+    assert!(fits(c.len(), dims.m, dims.n, strides[0], strides[1]), "result exceeds its memory");
     // SAFETY: the elements of `c` lie within a slice that is borrowed mutably.
     unsafe { raw(dims, alpha, a, b, beta, c.as_mut_ptr(), strides) }
 }
@@ -83,24 +80,10 @@ pub(crate) unsafe fn product_shared<T: Float>(
 /// # Safety
 /// The elements of `c` must be valid for reads and writes, and nobody else may access them meanwhile.
 #[expect(unsafe_code, reason = "the product takes pointers")]
-unsafe fn raw<T: Float>(
-    dims: Dims,
-    alpha: T,
-    a: Mat<'_, T>,
-    b: Mat<'_, T>,
-    beta: T,
-    c: *mut T,
-    strides: [usize; 2],
-) {
+unsafe fn raw<T: Float>(dims: Dims, alpha: T, a: Mat<'_, T>, b: Mat<'_, T>, beta: T, c: *mut T, strides: [usize; 2]) {
     let Dims { m, n, k } = dims;
-    assert!(
-        fits(a.data.len(), m, k, a.rs, a.cs),
-        "left operand exceeds its memory"
-    );
-    assert!(
-        fits(b.data.len(), k, n, b.rs, b.cs),
-        "right operand exceeds its memory"
-    );
+    assert!(fits(a.data.len(), m, k, a.rs, a.cs), "left operand exceeds its memory");
+    assert!(fits(b.data.len(), k, n, b.rs, b.cs), "right operand exceeds its memory");
     // SAFETY: the operands lie within their slices by the assertions, the result by the caller's promise.
     unsafe {
         gemm::gemm(

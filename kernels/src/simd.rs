@@ -13,11 +13,35 @@ pub(crate) trait Job {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Job;
+    use super::{Job, TILE};
+    use std::arch::x86_64::*;
 
-    #[target_feature(
-        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
-    )]
+    /// The transposed tile.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(super) fn turn(tile: [[f32; TILE]; TILE]) -> [[f32; TILE]; TILE] {
+        let [r0, r1, r2, r3, r4, r5, r6, r7]: [__m256; TILE] = bytemuck::cast(tile);
+        let (a0, a1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+        let (a2, a3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+        let (a4, a5) = (_mm256_unpacklo_ps(r4, r5), _mm256_unpackhi_ps(r4, r5));
+        let (a6, a7) = (_mm256_unpacklo_ps(r6, r7), _mm256_unpackhi_ps(r6, r7));
+        let (b0, b1) = (_mm256_shuffle_ps::<0x44>(a0, a2), _mm256_shuffle_ps::<0xee>(a0, a2));
+        let (b2, b3) = (_mm256_shuffle_ps::<0x44>(a1, a3), _mm256_shuffle_ps::<0xee>(a1, a3));
+        let (b4, b5) = (_mm256_shuffle_ps::<0x44>(a4, a6), _mm256_shuffle_ps::<0xee>(a4, a6));
+        let (b6, b7) = (_mm256_shuffle_ps::<0x44>(a5, a7), _mm256_shuffle_ps::<0xee>(a5, a7));
+        bytemuck::cast([
+            _mm256_permute2f128_ps::<0x20>(b0, b4),
+            _mm256_permute2f128_ps::<0x20>(b1, b5),
+            _mm256_permute2f128_ps::<0x20>(b2, b6),
+            _mm256_permute2f128_ps::<0x20>(b3, b7),
+            _mm256_permute2f128_ps::<0x31>(b0, b4),
+            _mm256_permute2f128_ps::<0x31>(b1, b5),
+            _mm256_permute2f128_ps::<0x31>(b2, b6),
+            _mm256_permute2f128_ps::<0x31>(b3, b7),
+        ])
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
     pub(super) fn wide<J: Job>(job: J) -> J::Out {
         job.run::<true>()
     }
@@ -48,10 +72,7 @@ mod x86 {
 
 /// Runs `job` on the widest vector unit there is.
 #[cfg(target_arch = "x86_64")]
-#[expect(
-    unsafe_code,
-    reason = "calls code compiled for features that were found"
-)]
+#[expect(unsafe_code, reason = "calls code compiled for features that were found")]
 pub(crate) fn dispatch<J: Job>(job: J) -> J::Out {
     if x86::has_wide() {
         // SAFETY: the processor has every feature that `wide` enables.
@@ -76,6 +97,11 @@ pub(crate) trait Real: crate::Float {
     fn madd<const FMA: bool>(self, a: Self, b: Self) -> Self;
     /// The exponential, in a form that compilers can vectorise for `f32`: relative error below 2e-7, zero below -87.
     fn exp_lane<const FMA: bool>(self) -> Self;
+    /// The transposed tile. `FMA` must be that of the [`Job`] that asks.
+    #[inline(always)]
+    fn turn<const FMA: bool>(tile: [[Self; TILE]; TILE]) -> [[Self; TILE]; TILE] {
+        std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
+    }
     /// Negative infinity.
     const LOWEST: Self;
 }
@@ -85,11 +111,7 @@ impl Real for f32 {
 
     #[inline(always)]
     fn madd<const FMA: bool>(self, a: f32, b: f32) -> f32 {
-        if FMA {
-            self.mul_add(a, b)
-        } else {
-            self * a + b
-        }
+        if FMA { self.mul_add(a, b) } else { self * a + b }
     }
 
     #[inline(always)]
@@ -115,6 +137,18 @@ impl Real for f32 {
         let y = if self > 88.0 { f32::INFINITY } else { y };
         if self.is_nan() { self } else { y }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "calls code compiled for features that were found")]
+    fn turn<const FMA: bool>(tile: [[f32; TILE]; TILE]) -> [[f32; TILE]; TILE] {
+        if FMA {
+            // SAFETY: on this architecture jobs run with `FMA` only where AVX2 was found.
+            unsafe { x86::turn(tile) }
+        } else {
+            std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
+        }
+    }
 }
 
 impl Real for f64 {
@@ -122,11 +156,7 @@ impl Real for f64 {
 
     #[inline(always)]
     fn madd<const FMA: bool>(self, a: f64, b: f64) -> f64 {
-        if FMA {
-            self.mul_add(a, b)
-        } else {
-            self * a + b
-        }
+        if FMA { self.mul_add(a, b) } else { self * a + b }
     }
 
     #[inline(always)]
@@ -160,6 +190,52 @@ pub(crate) fn total<T: Real>(lanes: [T; LANES]) -> T {
     l[0]
 }
 
+/// Side of the tiles that [`transpose`] moves.
+const TILE: usize = 8;
+
+/// Writes `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`.
+#[inline(always)]
+pub(crate) fn transpose<T: Real, const FMA: bool>(
+    source: &[T],
+    source_row: usize,
+    rows: usize,
+    cols: usize,
+    target: &mut [T],
+    target_row: usize,
+) {
+    // Strips of two tiles use every cache line of the source at once.
+    let mut strip = 0;
+    while strip < cols {
+        let end = cols.min(strip + 2 * TILE);
+        let mut i = 0;
+        while i < rows {
+            let height = TILE.min(rows - i);
+            let mut j = strip;
+            while j < end {
+                let width = TILE.min(end - j);
+                if width == TILE && height == TILE {
+                    let mut tile = [[T::of(0.0); TILE]; TILE];
+                    for (a, row) in tile.iter_mut().enumerate() {
+                        row.copy_from_slice(&source[(i + a) * source_row + j..][..TILE]);
+                    }
+                    for (b, row) in T::turn::<FMA>(tile).iter().enumerate() {
+                        target[(j + b) * target_row + i..][..TILE].copy_from_slice(row);
+                    }
+                } else {
+                    for b in 0..width {
+                        for a in 0..height {
+                            target[(j + b) * target_row + i + a] = source[(i + a) * source_row + j + b];
+                        }
+                    }
+                }
+                j += width;
+            }
+            i += height;
+        }
+        strip = end;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +251,45 @@ mod tests {
         }
     }
 
+    struct Turn<'a, T>(&'a [T], usize, usize, usize, &'a mut [T], usize);
+    impl<T: Real> Job for Turn<'_, T> {
+        type Out = ();
+        #[inline(always)]
+        fn run<const FMA: bool>(self) {
+            transpose::<T, FMA>(self.0, self.1, self.2, self.3, self.4, self.5);
+        }
+    }
+
+    #[test]
+    fn transposes() {
+        for (rows, cols) in [(1, 1), (8, 8), (9, 17), (16, 3), (31, 24), (0, 4)] {
+            let (from, to) = (cols + 2, rows + 3);
+            let source: Vec<f32> = (0..rows.max(1) * from).map(|i| i as f32).collect();
+            let mut target = vec![-1.0; cols * to];
+            dispatch(Turn(&source, from, rows, cols, &mut target, to));
+            for j in 0..cols {
+                for i in 0..to {
+                    let want = if i < rows { source[i * from + j] } else { -1.0 };
+                    assert_eq!(target[j * to + i], want);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[ignore]
+    fn speed() {
+        let source = vec![1.0_f32; 512 * 512];
+        let mut target = vec![0.0; 512 * 528];
+        for _ in 0..3 {
+            let t = std::time::Instant::now();
+            for _ in 0..20 {
+                dispatch(Turn(&source, 512, 512, 512, &mut target, 528));
+            }
+            println!("{} ns per element", t.elapsed().as_secs_f64() * 1e9 / 20.0 / 512.0 / 512.0);
+        }
+    }
+
     #[test]
     fn exponential_is_accurate() {
         let xs: Vec<f32> = (-8700..8800).map(|i| i as f32 * 0.01).collect();
@@ -185,10 +300,7 @@ mod tests {
         for (i, &x) in xs.iter().enumerate() {
             let want = f64::from(x).exp();
             for got in [wide[i], narrow[i]] {
-                assert!(
-                    (f64::from(got) - want).abs() <= 3e-7 * want,
-                    "exp({x}) = {got}, not {want}"
-                );
+                assert!((f64::from(got) - want).abs() <= 3e-7 * want, "exp({x}) = {got}, not {want}");
             }
         }
         let mut ends = [f32::NEG_INFINITY, -1e30, 0.0, f32::INFINITY, f32::NAN];

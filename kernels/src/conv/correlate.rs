@@ -84,7 +84,7 @@ pub(crate) fn correlate<T: Real>(
 }
 
 /// Points and result channels of a block.
-fn block_size(c: &Correlation) -> (usize, usize) {
+fn block_size(c: &Correlation, copies_weights: bool) -> (usize, usize) {
     let points = geometry::points(&c.axes);
     let images = c.n * c.groups;
     let mut width = points.min(POINTS);
@@ -93,7 +93,7 @@ fn block_size(c: &Correlation) -> (usize, usize) {
         let channels = c.results.div_ceil(parts);
         if channels >= 512 {
             parts *= 2;
-        } else if width > 128 {
+        } else if width > 128 && !copies_weights {
             width = (width / 2).next_multiple_of(16);
         } else if channels >= 256 {
             parts *= 2;
@@ -120,21 +120,12 @@ fn blocks<T: Real>(
     let in_order = c.weights_in_order();
     // One tap leaves weights that a product can read through its strides.
     let strided = !in_order && taps == 1;
-    let (width, channels) = block_size(c);
+    let (width, channels) = block_size(c, !in_order && !strided);
     let (across, down) = (points.div_ceil(width), c.results.div_ceil(channels));
-    let group_weights =
-        c.results.max(1) * c.sources * c.axes.iter().map(Axis::kernel_len).product::<usize>();
+    let group_weights = c.results.max(1) * c.sources * c.axes.iter().map(Axis::kernel_len).product::<usize>();
     // Whole source channels make the copies of weights regular.
-    let chunk = if taps <= TERMS {
-        TERMS / taps * taps
-    } else {
-        TERMS
-    };
-    let chunk = if identity && (in_order || strided) {
-        terms
-    } else {
-        chunk.min(terms)
-    };
+    let chunk = if taps <= TERMS { TERMS / taps * taps } else { TERMS };
+    let chunk = if identity && (in_order || strided) { terms } else { chunk.min(terms) };
     pool.run(c.n * c.groups * across * down, |task, bytes| {
         let (image, block) = (task / (across * down), task % (across * down));
         let (batch, group) = (image / c.groups, image % c.groups);
@@ -149,14 +140,7 @@ fn blocks<T: Real>(
         let first = (batch * c.groups + group) * c.results + r0;
 
         let (cols, rest) = split::<T>(bytes, if identity { 0 } else { chunk * width });
-        let (packed, rest) = split::<T>(
-            rest,
-            if in_order || strided {
-                0
-            } else {
-                chunk * channels
-            },
-        );
+        let (packed, rest) = split::<T>(rest, if in_order || strided { 0 } else { chunk * channels });
         let (tile, _) = split::<T>(rest, if whole { 0 } else { n * rows });
         if let Some(bias) = bias {
             for (r, &b) in bias.iter().enumerate() {
@@ -175,13 +159,7 @@ fn blocks<T: Real>(
             let b = if identity {
                 Mat::new(&source[some.start * source_len + from..], source_len, 1)
             } else {
-                dispatch(Columns {
-                    source,
-                    axes: &c.axes,
-                    terms: some.clone(),
-                    range: range.clone(),
-                    out: cols,
-                });
+                dispatch(Columns { source, axes: &c.axes, terms: some.clone(), range: range.clone(), out: cols });
                 Mat::new(&cols[..k * n], n, 1)
             };
             let a = if in_order {
@@ -191,21 +169,15 @@ fn blocks<T: Real>(
                 let at = r0 * c.result_stride + start * c.source_stride + tap;
                 Mat::new(&weights[at..], c.result_stride, c.source_stride)
             } else {
-                pack_weights(c, weights, r0..r0 + rows, some, packed);
+                dispatch(Weights { c, weights, channels: r0..r0 + rows, terms: some, out: packed });
                 Mat::new(&packed[..rows * k], k, 1)
             };
-            let beta = T::of(if start == 0 && bias.is_none() {
-                0.0
-            } else {
-                1.0
-            });
+            let beta = T::of(if start == 0 && bias.is_none() { 0.0 } else { 1.0 });
             let dims = Dims { m: rows, n, k };
             if whole {
                 let at = first * result_len + from;
                 // SAFETY: blocks are disjoint.
-                unsafe {
-                    product_shared(dims, T::of(1.0), a, b, beta, result, at, [result_len, 1])
-                };
+                unsafe { product_shared(dims, T::of(1.0), a, b, beta, result, at, [result_len, 1]) };
             } else {
                 product(dims, T::of(1.0), a, b, beta, tile, [n, 1]);
             }
@@ -214,11 +186,15 @@ fn blocks<T: Real>(
         if !whole {
             for r in 0..rows {
                 let tile = &tile[r * n..][..n];
-                geometry::targets(&c.axes, range.clone(), |i, target| {
-                    // SAFETY: points of different blocks have different targets.
-                    let out = unsafe { result.range((first + r) * result_len + target, 1) };
-                    out[0] = tile[i];
-                });
+                for run in geometry::runs(&c.axes, &range) {
+                    let (target, apart) = run.target(&c.axes);
+                    let start = (first + r) * result_len + target;
+                    for (i, &v) in tile[run.before..][..run.widths.len()].iter().enumerate() {
+                        // SAFETY: points of different blocks have different targets.
+                        let out = unsafe { result.range(start + i * apart, 1) };
+                        out[0] = v;
+                    }
+                }
             }
         }
     });
@@ -247,47 +223,49 @@ impl<T: Real> Job for Columns<'_, T> {
 }
 
 /// Writes the weights of `channels` and `terms` to `out`, a row for each channel.
-fn pack_weights<T: Real>(
-    c: &Correlation,
-    weights: &[T],
+struct Weights<'a, T> {
+    c: &'a Correlation,
+    weights: &'a [T],
     channels: Range<usize>,
     terms: Range<usize>,
-    out: &mut [T],
-) {
-    let taps = c.taps();
-    let all = geometry::has_all_taps(&c.axes);
-    let width = terms.len();
-    let mut at = terms.start;
-    while at < terms.end {
-        let (s, t) = (at / taps, at % taps);
-        let count = (taps - t).min(terms.end - at);
-        let column = at - terms.start;
-        let source = &weights[s * c.source_stride..];
-        if all && count == 9 {
-            copy_taps::<T, 9>(
-                &source[t..],
-                c.result_stride,
-                channels.clone(),
-                &mut out[column..],
-                width,
-            );
-        } else {
-            for (i, r) in channels.clone().enumerate() {
-                let out = &mut out[i * width + column..][..count];
-                let source = &source[r * c.result_stride..];
-                for (j, o) in out.iter_mut().enumerate() {
-                    *o = source[if all {
-                        t + j
-                    } else {
-                        geometry::tap_index(&c.axes, t + j)
-                    }];
+    out: &'a mut [T],
+}
+
+impl<T: Real> Job for Weights<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Weights { c, weights, channels, terms, out } = self;
+        let taps = c.taps();
+        let all = geometry::has_all_taps(&c.axes);
+        let width = terms.len();
+        let mut positions = [0; TERMS];
+        let mut at = terms.start;
+        while at < terms.end {
+            let (s, t) = (at / taps, at % taps);
+            let count = (taps - t).min(terms.end - at);
+            let column = at - terms.start;
+            let source = &weights[s * c.source_stride..];
+            if all && count == 9 {
+                copy_taps::<T, 9>(&source[t..], c.result_stride, channels.clone(), &mut out[column..], width);
+            } else {
+                for (j, p) in positions[..count].iter_mut().enumerate() {
+                    *p = geometry::tap_index(&c.axes, t + j);
+                }
+                for (i, r) in channels.clone().enumerate() {
+                    let out = &mut out[i * width + column..][..count];
+                    let source = &source[r * c.result_stride..];
+                    for (o, &p) in out.iter_mut().zip(&positions) {
+                        *o = source[p];
+                    }
                 }
             }
+            at += count;
         }
-        at += count;
     }
 }
 
+#[inline(always)]
 fn copy_taps<T: Real, const N: usize>(
     source: &[T],
     stride: usize,
@@ -320,11 +298,7 @@ fn direct<T: Real>(
     let whole = geometry::is_whole(&c.axes);
     let row = c.axes[2].points;
     // Points of a task are whole rows; where the result is interleaved with that of other phases a task has a channel.
-    let width = if whole {
-        DIRECT_POINTS.next_multiple_of(row).min(points)
-    } else {
-        points
-    };
+    let width = if whole { DIRECT_POINTS.next_multiple_of(row).min(points) } else { points };
     let across = points.div_ceil(width);
     pool.run(c.n * c.groups * c.results * across, |task, _| {
         let (channel, block) = (task / across, task % across);
@@ -333,17 +307,16 @@ fn direct<T: Real>(
         let from = block * width;
         let range = from..points.min(from + width);
         let bias = bias.map_or(T::of(0.0), |b| b[group * c.results + r]);
-        let (start, len) = if whole {
-            (from, range.len())
-        } else {
-            (0, result_len)
-        };
+        let (start, len) = if whole { (from, range.len()) } else { (0, result_len) };
         // SAFETY: blocks of whole results are disjoint; otherwise the task alone has the channel during this launch's
         // phase, and phases follow each other.
         let out = unsafe { result.range(channel * result_len + start, len) };
-        geometry::targets(&c.axes, range.clone(), |_, target| {
-            out[target - start] = bias
-        });
+        for run in geometry::runs(&c.axes, &range) {
+            let (target, apart) = run.target(&c.axes);
+            for i in 0..run.widths.len() {
+                out[target + i * apart - start] = bias;
+            }
+        }
         dispatch(Direct {
             c,
             source: &source[image * c.sources * source_len..][..c.sources * source_len],
@@ -372,32 +345,28 @@ impl<T: Real> Job for Direct<'_, T> {
     fn run<const FMA: bool>(self) {
         let c = self.c;
         let plane = c.source_len();
+        let step = geometry::step(&c.axes);
         for s in 0..c.sources {
             let source = &self.source[s * plane..][..plane];
             let weights = &self.weights[s * c.source_stride + self.channel * c.result_stride..];
             for t in 0..c.taps() {
                 let weight = weights[geometry::tap_index(&c.axes, t)];
-                geometry::shifted_rows(
-                    source,
-                    &c.axes,
-                    t,
-                    self.range.clone(),
-                    |target, apart, row, step, count| {
-                        let out = &mut self.out[target - self.start..];
-                        if apart == 1 && step == 1 {
-                            axpy::<T, FMA>(weight, &row[..count], out);
-                        } else {
-                            for (o, &x) in out
-                                .iter_mut()
-                                .step_by(apart)
-                                .zip(row.iter().step_by(step))
-                                .take(count)
-                            {
-                                *o = weight.madd::<FMA>(x, *o);
-                            }
+                let tap = geometry::Tap::new(&c.axes, t);
+                for run in geometry::runs(&c.axes, &self.range) {
+                    let Some((reached, from)) = tap.reach(&c.axes, &run) else {
+                        continue;
+                    };
+                    let (target, apart) = run.target(&c.axes);
+                    let target = target + (reached.start - run.widths.start) * apart;
+                    let out = &mut self.out[target - self.start..];
+                    if apart == 1 && step == 1 {
+                        axpy::<T, FMA>(weight, &source[from..], &mut out[..reached.len()]);
+                    } else {
+                        for i in 0..reached.len() {
+                            out[i * apart] = weight.madd::<FMA>(source[from + i * step], out[i * apart]);
                         }
-                    },
-                );
+                    }
+                }
             }
         }
     }

@@ -20,12 +20,5 @@ fn typed<T: Real>(l: &Launch<'_>) {
         result_stride: g.ci_group() * g.taps(),
         axes: g.forward(),
     };
-    correlate(
-        l.pool,
-        &c,
-        l.read::<T>("x"),
-        l.read("w"),
-        l.read_if("bias"),
-        &l.shared("y"),
-    );
+    correlate(l.pool, &c, l.read::<T>("x"), l.read("w"), l.read_if("bias"), &l.shared("y"));
 }

@@ -123,11 +123,7 @@ impl Geometry {
         let phase = [phase / (sh * sw), phase / sw % sh, phase % sw];
         std::array::from_fn(|d| {
             let (stride, dilation) = (self.strides[d], self.dilations[d]);
-            let points = if self.input[d] > phase[d] {
-                (self.input[d] - phase[d]).div_ceil(stride)
-            } else {
-                0
-            };
+            let points = if self.input[d] > phase[d] { (self.input[d] - phase[d]).div_ceil(stride) } else { 0 };
             // Tap t of input element i reads output element (i + pad - t * dilation) / stride where that is whole; the
             // taps for which it is whole are `every` apart.
             let at = (phase[d] + self.pads[d]) as isize;
@@ -197,11 +193,7 @@ impl Axis {
     fn inside(&self, j: usize) -> Range<usize> {
         let offset = self.base + j as isize * self.delta;
         let bound = |least: isize| {
-            if least <= 0 {
-                0
-            } else {
-                (least as usize).div_ceil(self.step as usize)
-            }
+            if least <= 0 { 0 } else { (least as usize).div_ceil(self.step as usize) }
         };
         let low = bound(-offset).min(self.points);
         let high = bound(self.size as isize - offset).min(self.points);
@@ -221,8 +213,7 @@ impl Axis {
 
 /// Whether points and source elements are the same, so that columns need no copy.
 pub(crate) fn is_identity(axes: &[Axis; 3]) -> bool {
-    axes.iter()
-        .all(|a| a.taps == 1 && a.step == 1 && a.base == 0 && a.points == a.size)
+    axes.iter().all(|a| a.taps == 1 && a.step == 1 && a.base == 0 && a.points == a.size)
 }
 
 /// Whether points are the elements of the result in order.
@@ -232,8 +223,7 @@ pub(crate) fn is_whole(axes: &[Axis; 3]) -> bool {
 
 /// Whether every tap of the kernel contributes, in order.
 pub(crate) fn has_all_taps(axes: &[Axis; 3]) -> bool {
-    axes.iter()
-        .all(|a| a.taps == a.kernel && (a.every == 1 || a.taps == 1))
+    axes.iter().all(|a| a.taps == a.kernel && (a.every == 1 || a.taps == 1))
 }
 
 /// Taps that contribute.
@@ -254,42 +244,148 @@ pub(crate) fn tap_index(axes: &[Axis; 3], t: usize) -> usize {
     (at(d, td) * h.kernel + at(h, th)) * w.kernel + at(w, tw)
 }
 
-/// Calls `f(points before this run, depth, height, widths)` for each run of `range` in one row of points.
+/// A run of points in one row.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    /// Points of the range before this run.
+    pub(crate) before: usize,
+    depth: usize,
+    height: usize,
+    /// Points of the row.
+    pub(crate) widths: Range<usize>,
+}
+
+/// The runs of a range of points.
+#[derive(Clone, Debug)]
+pub(crate) struct Runs {
+    heights: usize,
+    row: usize,
+    depth: usize,
+    height: usize,
+    from: usize,
+    before: usize,
+    left: usize,
+}
+
+/// The runs of `range`.
 #[inline(always)]
-pub(crate) fn rows(
-    axes: &[Axis; 3],
-    range: Range<usize>,
-    mut f: impl FnMut(usize, usize, usize, Range<usize>),
-) {
+pub(crate) fn runs(axes: &[Axis; 3], range: &Range<usize>) -> Runs {
     let [_, h, w] = axes;
-    let mut at = range.start;
-    if at >= range.end {
-        return;
-    }
-    let mut from = at % w.points;
-    let (mut depth, mut height) = (at / w.points / h.points, at / w.points % h.points);
-    while at < range.end {
-        let to = w.points.min(from + range.end - at);
-        f(at - range.start, depth, height, from..to);
-        at += to - from;
-        from = 0;
-        height += 1;
-        if height == h.points {
-            height = 0;
-            depth += 1;
-        }
+    let (row, heights) = (w.points.max(1), h.points.max(1));
+    Runs {
+        heights,
+        row,
+        depth: range.start / row / heights,
+        height: range.start / row % heights,
+        from: range.start % row,
+        before: 0,
+        left: range.len(),
     }
 }
 
-/// Copies to the result's elements: `f(point within range, result element)` for each point of `range`.
-pub(crate) fn targets(axes: &[Axis; 3], range: Range<usize>, mut f: impl FnMut(usize, usize)) {
-    let [d, h, w] = axes;
-    rows(axes, range, |before, pd, ph, widths| {
-        let row = (d.target(pd) * h.whole + h.target(ph)) * w.whole;
-        for (i, q) in widths.enumerate() {
-            f(before + i, row + w.target(q));
+impl Iterator for Runs {
+    type Item = Run;
+    #[inline(always)]
+    fn next(&mut self) -> Option<Run> {
+        if self.left == 0 {
+            return None;
         }
-    });
+        let to = self.row.min(self.from + self.left);
+        let run = Run { before: self.before, depth: self.depth, height: self.height, widths: self.from..to };
+        self.before += to - self.from;
+        self.left -= to - self.from;
+        self.from = 0;
+        self.height += 1;
+        if self.height == self.heights {
+            self.height = 0;
+            self.depth += 1;
+        }
+        Some(run)
+    }
+}
+
+impl Run {
+    /// First result element of the run and the distance of its result elements.
+    #[inline(always)]
+    pub(crate) fn target(&self, axes: &[Axis; 3]) -> (usize, usize) {
+        let [d, h, w] = axes;
+        let row = (d.target(self.depth) * h.whole + h.target(self.height)) * w.whole;
+        (row + w.target(self.widths.start), w.stride)
+    }
+}
+
+/// One tap of a sum.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tap {
+    depth: usize,
+    height: usize,
+    /// Points of a row that do not read padding.
+    low: usize,
+    high: usize,
+    /// Distance from a point's multiple of the step to the source element.
+    offset: isize,
+}
+
+impl Tap {
+    /// Contributing tap `t`.
+    #[inline(always)]
+    pub(crate) fn new(axes: &[Axis; 3], t: usize) -> Tap {
+        let [_, h, w] = axes;
+        let j = t % w.taps;
+        let inside = w.inside(j);
+        Tap {
+            depth: t / (h.taps * w.taps),
+            height: t / w.taps % h.taps,
+            low: inside.start,
+            high: inside.end,
+            offset: w.base + j as isize * w.delta,
+        }
+    }
+
+    /// The points of a run that do not read padding, and the first source element they read.
+    #[inline(always)]
+    pub(crate) fn reach(&self, axes: &[Axis; 3], run: &Run) -> Option<(Range<usize>, usize)> {
+        let [d, h, w] = axes;
+        let sd = d.source(run.depth, self.depth)?;
+        let sh = h.source(run.height, self.height)?;
+        let low = self.low.max(run.widths.start);
+        let high = self.high.min(run.widths.end);
+        if low >= high {
+            return None;
+        }
+        let first = (low as isize * w.step + self.offset) as usize;
+        Some((low..high, (sd * h.size + sh) * w.size + first))
+    }
+}
+
+/// Distance of the source elements that neighbouring points of a row read.
+pub(crate) fn step(axes: &[Axis; 3]) -> usize {
+    axes[2].step as usize
+}
+
+/// Copies `from` to `to`, which have the same length; short copies take few instructions.
+#[inline(always)]
+pub(crate) fn copy<T: Copy>(from: &[T], to: &mut [T]) {
+    /// Copies `N` at a time; the last piece overlaps the one before.
+    #[inline(always)]
+    fn pieces<T: Copy, const N: usize>(from: &[T], to: &mut [T]) {
+        let len = to.len();
+        for (t, f) in to.as_chunks_mut::<N>().0.iter_mut().zip(from.as_chunks::<N>().0) {
+            *t = *f;
+        }
+        if let (Some(t), Some(f)) = (to[len - N..].first_chunk_mut::<N>(), from[len - N..].first_chunk::<N>()) {
+            *t = *f;
+        }
+    }
+    let from = &from[..to.len()];
+    match to.len() {
+        16.. => pieces::<T, 16>(from, to),
+        8.. => pieces::<T, 8>(from, to),
+        4.. => pieces::<T, 4>(from, to),
+        2.. => pieces::<T, 2>(from, to),
+        1 => to[0] = from[0],
+        _ => {}
+    }
 }
 
 /// Writes rows `terms` (channel and tap, tap fastest) of the columns of `range` to `out`, one row after the other.
@@ -303,79 +399,34 @@ pub(crate) fn columns<T: Real>(
     range: Range<usize>,
     out: &mut [T],
 ) {
-    let [d, h, w] = axes;
-    let plane = d.size * h.size * w.size;
+    let plane = axes.iter().map(|a| a.size).product::<usize>();
     let taps = taps(axes);
+    let step = step(axes);
     let zero = T::of(0.0);
     for (term, out) in terms.zip(out.chunks_exact_mut(range.len())) {
-        let (c, t) = (term / taps, term % taps);
-        let (td, th, tw) = (t / (h.taps * w.taps), t / w.taps % h.taps, t % w.taps);
-        let source = &source[c * plane..][..plane];
-        let inside = w.inside(tw);
-        let offset = w.base + tw as isize * w.delta;
-        rows(axes, range.clone(), |before, pd, ph, widths| {
-            let out = &mut out[before..][..widths.len()];
-            let (Some(sd), Some(sh)) = (d.source(pd, td), h.source(ph, th)) else {
+        let source = &source[term / taps * plane..][..plane];
+        let tap = Tap::new(axes, term % taps);
+        for run in runs(axes, &range) {
+            let out = &mut out[run.before..][..run.widths.len()];
+            let Some((reached, first)) = tap.reach(axes, &run) else {
                 out.fill(zero);
-                return;
+                continue;
             };
-            let row = &source[(sd * h.size + sh) * w.size..][..w.size];
-            let low = inside.start.clamp(widths.start, widths.end);
-            let high = inside.end.clamp(low, widths.end);
-            for v in &mut out[..low - widths.start] {
-                *v = zero;
+            let (low, high) = (reached.start - run.widths.start, reached.end - run.widths.start);
+            if low > 0 {
+                out[..low].fill(zero);
             }
-            for v in &mut out[high - widths.start..] {
-                *v = zero;
+            if high < out.len() {
+                out[high..].fill(zero);
             }
-            if low == high {
-                return;
-            }
-            let first = (low as isize * w.step + offset) as usize;
-            let out = &mut out[low - widths.start..high - widths.start];
-            if w.step == 1 {
-                for (o, s) in out.iter_mut().zip(&row[first..]) {
-                    *o = *s;
-                }
+            let out = &mut out[low..high];
+            if step == 1 {
+                copy(&source[first..], out);
             } else {
-                for (o, s) in out
-                    .iter_mut()
-                    .zip(row[first..].iter().step_by(w.step as usize))
-                {
+                for (o, s) in out.iter_mut().zip(source[first..].iter().step_by(step)) {
                     *o = *s;
                 }
             }
-        });
-    }
-}
-
-/// Calls `f(first result element, distance of result elements, source row, distance of source elements, count)` for the
-/// part of each row of points in `range` that tap `t` reads from outside the padding. Result elements count from that of
-/// the first point of the result; the source row is cut to begin at its first element.
-#[inline(always)]
-pub(crate) fn shifted_rows<T>(
-    plane: &[T],
-    axes: &[Axis; 3],
-    t: usize,
-    range: Range<usize>,
-    mut f: impl FnMut(usize, usize, &[T], usize, usize),
-) {
-    let [d, h, w] = axes;
-    let (td, th, tw) = (t / (h.taps * w.taps), t / w.taps % h.taps, t % w.taps);
-    let inside = w.inside(tw);
-    let offset = w.base + tw as isize * w.delta;
-    rows(axes, range, |_, pd, ph, widths| {
-        let (Some(sd), Some(sh)) = (d.source(pd, td), h.source(ph, th)) else {
-            return;
-        };
-        let low = inside.start.clamp(widths.start, widths.end);
-        let high = inside.end.clamp(low, widths.end);
-        if low == high {
-            return;
         }
-        let first = (low as isize * w.step + offset) as usize;
-        let row = &plane[(sd * h.size + sh) * w.size..][..w.size];
-        let result = (d.target(pd) * h.whole + h.target(ph)) * w.whole + w.target(low);
-        f(result, w.stride, &row[first..], w.step as usize, high - low);
-    });
+    }
 }

@@ -50,14 +50,7 @@ pub(crate) mod tests {
     }
 
     /// A two-dimensional convolution with the same extents in both directions.
-    pub(crate) fn square(
-        n: usize,
-        ci: usize,
-        co: usize,
-        size: usize,
-        kernel: usize,
-        stride: usize,
-    ) -> Geometry {
+    pub(crate) fn square(n: usize, ci: usize, co: usize, size: usize, kernel: usize, stride: usize) -> Geometry {
         let pad = kernel / 2;
         let out = (size + 2 * pad - kernel) / stride + 1;
         Geometry {
@@ -96,64 +89,16 @@ pub(crate) mod tests {
             square(1, 9, 130, 8, 3, 1),
             square(1, 6, 3, 40, 3, 1),
             square(1, 2, 9, 5, 7, 1),
-            Geometry {
-                groups: 2,
-                ci: 12,
-                co: 10,
-                ..plain
-            },
-            Geometry {
-                groups: 6,
-                ci: 6,
-                co: 6,
-                ..plain
-            },
-            Geometry {
-                groups: 3,
-                ci: 6,
-                co: 9,
-                strides: [1, 2, 1],
-                output: [1, 3, 6],
-                ..plain
-            },
-            Geometry {
-                groups: 4,
-                ci: 4,
-                co: 8,
-                strides: [1, 2, 3],
-                output: [1, 3, 2],
-                ..plain
-            },
+            Geometry { groups: 2, ci: 12, co: 10, ..plain },
+            Geometry { groups: 6, ci: 6, co: 6, ..plain },
+            Geometry { groups: 3, ci: 6, co: 9, strides: [1, 2, 1], output: [1, 3, 6], ..plain },
+            Geometry { groups: 4, ci: 4, co: 8, strides: [1, 2, 3], output: [1, 3, 2], ..plain },
             // Asymmetric padding: less or more at the end than at the beginning.
-            Geometry {
-                pads: [0, 0, 2],
-                output: [1, 5, 7],
-                ..plain
-            },
-            Geometry {
-                pads: [0, 2, 0],
-                output: [1, 9, 7],
-                ..plain
-            },
-            Geometry {
-                dilations: [1, 2, 3],
-                pads: [0, 2, 3],
-                ..plain
-            },
-            Geometry {
-                dilations: [1, 2, 1],
-                strides: [1, 2, 2],
-                pads: [0, 2, 1],
-                output: [1, 3, 3],
-                ..plain
-            },
-            Geometry {
-                dilations: [1, 3, 4],
-                strides: [1, 2, 6],
-                pads: [0, 3, 4],
-                output: [1, 3, 2],
-                ..plain
-            },
+            Geometry { pads: [0, 0, 2], output: [1, 5, 7], ..plain },
+            Geometry { pads: [0, 2, 0], output: [1, 9, 7], ..plain },
+            Geometry { dilations: [1, 2, 3], pads: [0, 2, 3], ..plain },
+            Geometry { dilations: [1, 2, 1], strides: [1, 2, 2], pads: [0, 2, 1], output: [1, 3, 3], ..plain },
+            Geometry { dilations: [1, 3, 4], strides: [1, 2, 6], pads: [0, 3, 4], output: [1, 3, 2], ..plain },
             Geometry {
                 dilations: [1, 3, 2],
                 strides: [1, 4, 3],
@@ -163,19 +108,9 @@ pub(crate) mod tests {
                 co: 4,
                 ..plain
             },
-            Geometry {
-                strides: [1, 3, 3],
-                kernel: [1, 2, 2],
-                pads: [0, 0, 0],
-                output: [1, 2, 2],
-                ..plain
-            },
+            Geometry { strides: [1, 3, 3], kernel: [1, 2, 2], pads: [0, 0, 0], output: [1, 2, 2], ..plain },
             one,
-            Geometry {
-                dilations: [1, 1, 2],
-                output: [1, 1, 13],
-                ..one
-            },
+            Geometry { dilations: [1, 1, 2], output: [1, 1, 13], ..one },
             Geometry {
                 input: [4, 5, 6],
                 output: [3, 5, 3],
@@ -198,19 +133,9 @@ pub(crate) mod tests {
             Geometry { n: 0, ..plain },
             Geometry { ci: 0, ..plain },
             Geometry { co: 0, ..plain },
-            Geometry {
-                input: [1, 0, 6],
-                output: [1, 0, 6],
-                ..plain
-            },
+            Geometry { input: [1, 0, 6], output: [1, 0, 6], ..plain },
             // Every output element reads only padding.
-            Geometry {
-                input: [1, 1, 1],
-                output: [1, 1, 1],
-                kernel: [1, 1, 1],
-                pads: [0, 0, 4],
-                ..plain
-            },
+            Geometry { input: [1, 1, 1], output: [1, 1, 1], kernel: [1, 1, 1], pads: [0, 0, 4], ..plain },
             square(1, 5, 8, 20, 33, 1),
         ]
     }
@@ -229,13 +154,10 @@ pub(crate) mod tests {
                         for t in 0..kd * kh * kw {
                             let t3 = [t / (kh * kw), t / kw % kh, t % kw];
                             let at: [isize; 3] = std::array::from_fn(|d| {
-                                (p3[d] * g.strides[d] + t3[d] * g.dilations[d]) as isize
-                                    - g.pads[d] as isize
+                                (p3[d] * g.strides[d] + t3[d] * g.dilations[d]) as isize - g.pads[d] as isize
                             });
                             if (0..3).all(|d| at[d] >= 0 && at[d] < g.input[d] as isize) {
-                                let x = ((x_plane * id + at[0] as usize) * ih + at[1] as usize)
-                                    * iw
-                                    + at[2] as usize;
+                                let x = ((x_plane * id + at[0] as usize) * ih + at[1] as usize) * iw + at[2] as usize;
                                 let w = (o * g.ci_group() + c) * kd * kh * kw + t;
                                 f(x, w, (b * g.co + o) * od * oh * ow + p);
                             }

@@ -12,11 +12,7 @@ use crate::{Arg, Kernel, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "conv_grad_input",
-    args: &[
-        Arg::read("dy", Types::Float),
-        Arg::read("w", Types::Float),
-        Arg::write("dx", Types::Float),
-    ],
+    args: &[Arg::read("dy", Types::Float), Arg::read("w", Types::Float), Arg::write("dx", Types::Float)],
     scalars: geometry::SCALARS,
     flops: |call| Geometry::of(call).flops(),
     cpu: cpu::run,

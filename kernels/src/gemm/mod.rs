@@ -10,11 +10,7 @@ use crate::{Arg, Call, Kernel, ScalarKind, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "gemm",
-    args: &[
-        Arg::read("a", Types::Float),
-        Arg::read("b", Types::Float),
-        Arg::update("c", Types::Float),
-    ],
+    args: &[Arg::read("a", Types::Float), Arg::read("b", Types::Float), Arg::update("c", Types::Float)],
     scalars: &[
         ("m", ScalarKind::Int),
         ("n", ScalarKind::Int),
@@ -62,8 +58,7 @@ mod tests {
             }
             last as usize + 1
         };
-        let c_one =
-            m.max(1) as i64 * case.c_strides[0].max(1) * case.c_strides[1].max(1) * n.max(1) as i64;
+        let c_one = m.max(1) as i64 * case.c_strides[0].max(1) * case.c_strides[1].max(1) * n.max(1) as i64;
         let mut c_batch = vec![c_one; case.batch.len()];
         for i in (0..case.batch.len().saturating_sub(1)).rev() {
             c_batch[i] = c_batch[i + 1] * case.batch[i + 1];
@@ -82,21 +77,13 @@ mod tests {
                 bo += i * case.b_batch[d];
                 co += i * c_batch[d];
             }
-            let at = |o: i64, s: [i64; 2], i: usize, j: usize| {
-                (o + i as i64 * s[0] + j as i64 * s[1]) as usize
-            };
+            let at = |o: i64, s: [i64; 2], i: usize, j: usize| (o + i as i64 * s[0] + j as i64 * s[1]) as usize;
             for i in 0..m {
                 for j in 0..n {
-                    let sum: f64 = (0..k)
-                        .map(|l| a[at(ao, case.a_strides, i, l)] * b[at(bo, case.b_strides, l, j)])
-                        .sum();
+                    let sum: f64 =
+                        (0..k).map(|l| a[at(ao, case.a_strides, i, l)] * b[at(bo, case.b_strides, l, j)]).sum();
                     let old = &mut want[at(co, case.c_strides, i, j)];
-                    *old = case.alpha * sum
-                        + if case.beta == 0.0 {
-                            0.0
-                        } else {
-                            case.beta * *old
-                        };
+                    *old = case.alpha * sum + if case.beta == 0.0 { 0.0 } else { case.beta * *old };
                 }
             }
         }
@@ -120,11 +107,7 @@ mod tests {
             bench.float("b", dtype, &b);
             bench.float("c", dtype, &c);
             let got = bench.run();
-            let tolerance = if dtype == DType::F32 {
-                2e-5 * (k as f64).sqrt().max(1.0)
-            } else {
-                1e-12
-            };
+            let tolerance = if dtype == DType::F32 { 2e-5 * (k as f64).sqrt().max(1.0) } else { 1e-12 };
             assert_close(&got["c"], &want, tolerance);
         }
     }
@@ -172,65 +155,19 @@ mod tests {
         };
         check(&t(5, 9, 13));
         check(&t(150, 170, 190));
-        check(&Case {
-            c_strides: [9, 1],
-            ..t(5, 9, 13)
-        });
-        check(&Case {
-            a_strides: [20, 1],
-            b_strides: [40, 1],
-            c_strides: [50, 1],
-            beta: 1.0,
-            ..plain(9, 33, 17)
-        });
-        check(&Case {
-            a_strides: [40, 2],
-            b_strides: [70, 2],
-            c_strides: [80, 2],
-            ..plain(9, 33, 17)
-        });
-        check(&Case {
-            beta: 1.0,
-            ..plain(4, 5, 0)
-        });
-        check(&Case {
-            a_strides: [0, 1],
-            b_strides: [0, 1],
-            ..plain(6, 7, 8)
-        });
+        check(&Case { c_strides: [9, 1], ..t(5, 9, 13) });
+        check(&Case { a_strides: [20, 1], b_strides: [40, 1], c_strides: [50, 1], beta: 1.0, ..plain(9, 33, 17) });
+        check(&Case { a_strides: [40, 2], b_strides: [70, 2], c_strides: [80, 2], ..plain(9, 33, 17) });
+        check(&Case { beta: 1.0, ..plain(4, 5, 0) });
+        check(&Case { a_strides: [0, 1], b_strides: [0, 1], ..plain(6, 7, 8) });
     }
 
     #[test]
     fn batches_and_broadcasts() {
-        check(&Case {
-            batch: vec![3],
-            a_batch: vec![35],
-            b_batch: vec![0],
-            ..plain(7, 6, 5)
-        });
-        check(&Case {
-            batch: vec![2, 3],
-            a_batch: vec![105, 35],
-            b_batch: vec![30, 0],
-            ..plain(7, 6, 5)
-        });
-        check(&Case {
-            batch: vec![0],
-            a_batch: vec![35],
-            b_batch: vec![0],
-            ..plain(7, 6, 5)
-        });
-        check(&Case {
-            batch: vec![40],
-            a_batch: vec![0],
-            b_batch: vec![64 * 48],
-            ..plain(32, 48, 64)
-        });
-        check(&Case {
-            batch: vec![2],
-            a_batch: vec![140 * 90],
-            b_batch: vec![90 * 150],
-            ..plain(140, 150, 90)
-        });
+        check(&Case { batch: vec![3], a_batch: vec![35], b_batch: vec![0], ..plain(7, 6, 5) });
+        check(&Case { batch: vec![2, 3], a_batch: vec![105, 35], b_batch: vec![30, 0], ..plain(7, 6, 5) });
+        check(&Case { batch: vec![0], a_batch: vec![35], b_batch: vec![0], ..plain(7, 6, 5) });
+        check(&Case { batch: vec![40], a_batch: vec![0], b_batch: vec![64 * 48], ..plain(32, 48, 64) });
+        check(&Case { batch: vec![2], a_batch: vec![140 * 90], b_batch: vec![90 * 150], ..plain(140, 150, 90) });
     }
 }
