@@ -114,6 +114,20 @@ impl Timer {
         self.time(&format!("conv {label}"), "conv", &scalars, &[f(x), f(w), Data::None, f(y)]);
         self.time(&format!("conv_grad_input {label}"), "conv_grad_input", &scalars, &[f(y), f(w), f(x)]);
     }
+
+    fn attention(&self, heads: usize, queries: usize, keys: usize, dim: usize) {
+        let int = |v: usize| Scalar::Int(v as i64);
+        let mask = Scalar::Ints(vec![0; 4]);
+        let scale = Scalar::Float((dim as f64).powf(-0.5));
+        let scalars = [int(1), int(heads), int(queries), int(keys), int(dim), int(dim), mask, scale];
+        let (q, k, l) = (heads * queries * dim, heads * keys * dim, heads * queries);
+        let label = format!("h{heads} {queries}x{keys} d{dim}");
+        let f = Data::Float;
+        let args = [f(q), f(k), f(k), Data::None, f(q), f(l)];
+        self.time(&format!("attention {label}"), "attention", &scalars, &args);
+        let args = [f(q), f(k), f(k), Data::None, f(q), f(l), f(q), f(q), f(k), f(k)];
+        self.time(&format!("attention_grad {label}"), "attention_grad", &scalars, &args);
+    }
 }
 
 fn main() -> std::io::Result<()> {
@@ -140,5 +154,10 @@ fn main() -> std::io::Result<()> {
     timer.gemm("nn", 77, 320, 768, [false, false]);
     timer.gemm("tn", 320, 2560, 4096, [true, false]);
     timer.gemm("nn", 1, 1280, 1280, [false, false]);
+    timer.attention(8, 4096, 4096, 40);
+    timer.attention(8, 1024, 1024, 80);
+    timer.attention(8, 256, 256, 160);
+    timer.attention(8, 4096, 77, 40);
+    timer.attention(1, 4096, 4096, 512);
     Ok(())
 }

@@ -190,6 +190,27 @@ pub(crate) fn total<T: Real>(lanes: [T; LANES]) -> T {
     l[0]
 }
 
+/// The dot product of two slices of the same length.
+#[inline(always)]
+pub(crate) fn dot<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> T {
+    let (mut even, mut odd) = ([T::of(0.0); LANES], [T::of(0.0); LANES]);
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<{ 2 * LANES }>(), b.as_chunks::<{ 2 * LANES }>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            even[i] = a[i].madd::<FMA>(b[i], even[i]);
+            odd[i] = a[LANES + i].madd::<FMA>(b[LANES + i], odd[i]);
+        }
+    }
+    let mut rest = T::of(0.0);
+    for (&a, &b) in a_rest.iter().zip(b_rest) {
+        rest = a.madd::<FMA>(b, rest);
+    }
+    for i in 0..LANES {
+        even[i] += odd[i];
+    }
+    total(even) + rest
+}
+
 /// Side of the tiles that [`transpose`] moves.
 const TILE: usize = 8;
 
