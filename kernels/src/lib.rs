@@ -2,17 +2,27 @@
 //!
 //! A kernel knows buffers and scalars. It does not know graphs, files or ONNX.
 
+pub mod attention;
+pub mod attention_grad;
+pub mod conv;
+pub mod conv_grad_input;
 mod dtype;
+pub mod gemm;
+#[cfg(test)]
+mod harness;
 pub mod hyper;
 mod launch;
 mod pool;
+mod product;
+mod simd;
 
 pub use dtype::{DType, Element, Float};
 pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Types};
 pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 
 /// Every kernel, by name.
-pub const KERNELS: &[&Kernel] = &[];
+pub const KERNELS: &[&Kernel] =
+    &[&attention::KERNEL, &attention_grad::KERNEL, &conv::KERNEL, &conv_grad_input::KERNEL, &gemm::KERNEL];
 
 /// The kernel called `name`.
 pub fn find(name: &str) -> Option<&'static Kernel> {

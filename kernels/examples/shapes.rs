@@ -1,0 +1,163 @@
+//! Times the kernels with dense arithmetic on shapes of a latent diffusion model: `shapes [threads] [name part]`.
+
+use sara_kernels::{Buffer, Call, DType, Launch, Pool, Scalar, find};
+use std::time::Instant;
+
+/// A float argument of this many elements, or indices.
+enum Data {
+    Float(usize),
+    Index(Vec<u32>),
+    None,
+}
+
+struct Timer {
+    pool: Pool,
+    filter: String,
+}
+
+impl Timer {
+    /// Prints and returns the shortest of several times in milliseconds.
+    #[expect(unsafe_code, reason = "builds buffers from owned memory")]
+    fn time(&self, label: &str, kernel: &str, scalars: &[Scalar], data: &[Data]) -> f64 {
+        if !label.contains(&self.filter) {
+            return f64::NAN;
+        }
+        let Some(kernel) = find(kernel) else {
+            return f64::NAN;
+        };
+        let mut memory: Vec<Vec<u32>> = Vec::new();
+        let mut seed = 1_u32;
+        for d in data {
+            memory.push(match d {
+                Data::Float(len) => (0..*len)
+                    .map(|_| {
+                        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        ((seed >> 8) as f32 / (1 << 24) as f32 - 0.5).to_bits()
+                    })
+                    .collect(),
+                Data::Index(idx) => idx.clone(),
+                Data::None => vec![],
+            });
+        }
+        let buffers: Vec<Buffer> = data
+            .iter()
+            .zip(&mut memory)
+            .map(|(d, m)| match d {
+                // SAFETY: the memory is initialised, aligned and outlives the launch.
+                Data::Float(len) => unsafe { Buffer::new(m.as_mut_ptr().cast(), *len, DType::F32) },
+                // SAFETY: as above.
+                Data::Index(idx) => unsafe { Buffer::new(m.as_mut_ptr().cast(), idx.len(), DType::U32) },
+                Data::None => Buffer::NONE,
+            })
+            .collect();
+        let lens: Vec<usize> = buffers.iter().map(Buffer::len).collect();
+        let call = Call { kernel, lens: &lens, scalars };
+        // SAFETY: each argument has its own memory.
+        let launch = unsafe { Launch::new(call, &buffers, &self.pool) };
+        let mut best = f64::INFINITY;
+        let start = Instant::now();
+        let mut runs = 0;
+        while runs < 3 || (start.elapsed().as_secs_f64() < 0.7 && runs < 50) {
+            let start = Instant::now();
+            launch.run();
+            best = best.min(start.elapsed().as_secs_f64());
+            runs += 1;
+        }
+        let rate = (kernel.flops)(&call) as f64 / best / 1e9;
+        println!("{label:58} {:9.3} ms {rate:8.1} GF/s", best * 1e3);
+        best * 1e3
+    }
+
+    fn gemm(&self, label: &str, m: usize, n: usize, k: usize, transposed: [bool; 2]) -> f64 {
+        let int = |v: usize| Scalar::Int(v as i64);
+        let pair = |rows: usize, cols: usize, t: bool| {
+            Scalar::Ints(if t { vec![1, rows as i64] } else { vec![cols as i64, 1] })
+        };
+        let none = || Scalar::Ints(vec![]);
+        let scalars = [
+            int(m),
+            int(n),
+            int(k),
+            none(),
+            none(),
+            none(),
+            none(),
+            pair(m, k, transposed[0]),
+            pair(k, n, transposed[1]),
+            pair(m, n, false),
+            Scalar::Float(1.0),
+            Scalar::Float(0.0),
+        ];
+        let label = format!("gemm {label} {m}x{n}x{k}");
+        self.time(&label, "gemm", &scalars, &[Data::Float(m * k), Data::Float(k * n), Data::Float(m * n)])
+    }
+
+    fn conv(&self, ci: usize, co: usize, size: usize, kernel: usize, stride: usize) {
+        let out = size.div_ceil(stride);
+        let square = |v: usize, depth: usize| Scalar::Ints(vec![depth as i64, v as i64, v as i64]);
+        let int = |v: usize| Scalar::Int(v as i64);
+        let scalars = [
+            int(1),
+            int(1),
+            int(ci),
+            int(co),
+            square(size, 1),
+            square(out, 1),
+            square(kernel, 1),
+            square(stride, 1),
+            square(kernel / 2, 0),
+            square(1, 1),
+        ];
+        let (x, w, y) = (ci * size * size, ci * co * kernel * kernel, co * out * out);
+        let label = format!("{ci}->{co} {kernel}x{kernel}/{stride} {size}x{size}");
+        let f = Data::Float;
+        self.time(&format!("conv {label}"), "conv", &scalars, &[f(x), f(w), Data::None, f(y)]);
+        self.time(&format!("conv_grad_input {label}"), "conv_grad_input", &scalars, &[f(y), f(w), f(x)]);
+    }
+
+    fn attention(&self, heads: usize, queries: usize, keys: usize, dim: usize) {
+        let int = |v: usize| Scalar::Int(v as i64);
+        let mask = Scalar::Ints(vec![0; 4]);
+        let scale = Scalar::Float((dim as f64).powf(-0.5));
+        let scalars = [int(1), int(heads), int(queries), int(keys), int(dim), int(dim), mask, scale];
+        let (q, k, l) = (heads * queries * dim, heads * keys * dim, heads * queries);
+        let label = format!("h{heads} {queries}x{keys} d{dim}");
+        let f = Data::Float;
+        let args = [f(q), f(k), f(k), Data::None, f(q), f(l)];
+        self.time(&format!("attention {label}"), "attention", &scalars, &args);
+        let args = [f(q), f(k), f(k), Data::None, f(q), f(l), f(q), f(q), f(k), f(k)];
+        self.time(&format!("attention_grad {label}"), "attention_grad", &scalars, &args);
+    }
+}
+
+fn main() -> std::io::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let threads = args.next().and_then(|a| a.parse().ok()).unwrap_or(2);
+    let timer = Timer { pool: Pool::new(threads)?, filter: args.next().unwrap_or_default() };
+    timer.conv(320, 320, 64, 3, 1);
+    timer.conv(640, 640, 32, 3, 1);
+    timer.conv(1280, 1280, 16, 3, 1);
+    timer.conv(1280, 1280, 8, 3, 1);
+    timer.conv(320, 320, 64, 3, 2);
+    timer.conv(320, 320, 64, 1, 1);
+    timer.conv(1280, 1280, 16, 1, 1);
+    timer.conv(4, 320, 64, 3, 1);
+    timer.conv(320, 4, 64, 3, 1);
+    timer.gemm("nn", 1024, 1024, 1024, [false, false]);
+    timer.gemm("nn", 4096, 2560, 320, [false, false]);
+    timer.gemm("nt", 4096, 320, 2560, [false, true]);
+    timer.gemm("nn", 4096, 320, 320, [false, false]);
+    timer.gemm("nt", 4096, 320, 320, [false, true]);
+    timer.gemm("nn", 256, 10240, 1280, [false, false]);
+    timer.gemm("nt", 256, 1280, 10240, [false, true]);
+    timer.gemm("nn", 64, 1280, 1280, [false, false]);
+    timer.gemm("nn", 77, 320, 768, [false, false]);
+    timer.gemm("tn", 320, 2560, 4096, [true, false]);
+    timer.gemm("nn", 1, 1280, 1280, [false, false]);
+    timer.attention(8, 4096, 4096, 40);
+    timer.attention(8, 1024, 1024, 80);
+    timer.attention(8, 256, 256, 160);
+    timer.attention(8, 4096, 77, 40);
+    timer.attention(1, 4096, 4096, 512);
+    Ok(())
+}

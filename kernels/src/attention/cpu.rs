@@ -1,0 +1,171 @@
+//! Attention on a CPU: one task for each block of queries, which visits the keys in blocks and keeps a running maximum and
+//! sum. Scores are held with the query fastest, so that neither product needs its operands turned and the softmax runs
+//! along vector lanes.
+
+use super::Shape;
+use crate::product::{Dims, Mat, product};
+use crate::simd::{Job, LANES, Real, dispatch, transpose};
+use crate::{Launch, for_float, scratch};
+
+/// Queries of a block at most.
+const QUERIES: usize = 64;
+/// Keys of a block.
+const KEYS: usize = 256;
+
+pub(super) fn run(l: &Launch<'_>) {
+    for_float!(l.dtype("y"), T => typed::<T>(l))
+}
+
+#[expect(unsafe_code, reason = "tasks write disjoint rows of the result")]
+fn typed<T: Real>(l: &Launch<'_>) {
+    let s = Shape::of(l);
+    let (q, k, v, mask) = (l.read::<T>("q"), l.read::<T>("k"), l.read::<T>("v"), l.read_if::<T>("mask"));
+    let (y, lse) = (l.shared::<T>("y"), l.shared::<T>("lse"));
+    let scale = T::of(l.float("scale"));
+    let (dim, value_dim) = (s.dim, s.value_dim);
+    let blocks = s.queries.div_ceil(QUERIES);
+    let zero = T::of(0.0);
+    l.pool.run(s.images() * blocks, |task, bytes| {
+        let (image, from) = (task / blocks, task % blocks * QUERIES);
+        let count = QUERIES.min(s.queries - from);
+        let lanes = count.next_multiple_of(LANES);
+        let (turned, rest) = scratch::<T>(bytes, lanes * (dim + value_dim + KEYS + 3)).split_at_mut(lanes * dim);
+        let (sums, rest) = rest.split_at_mut(lanes * value_dim);
+        let (scores, rest) = rest.split_at_mut(lanes * KEYS);
+        let (top, rest) = rest.split_at_mut(lanes);
+        let (total, decay) = rest.split_at_mut(lanes);
+        let row = image * s.queries + from;
+        turned.fill(zero);
+        dispatch(Turn { source: &q[row * dim..], rows: count, cols: dim, target: turned, target_row: lanes });
+        sums.fill(zero);
+        top.fill(T::LOWEST);
+        total.fill(zero);
+        for start in (0..s.keys).step_by(KEYS) {
+            let keys = KEYS.min(s.keys - start);
+            let at = image * s.keys + start;
+            product(
+                Dims { m: keys, n: lanes, k: dim },
+                scale,
+                Mat::new(&k[at * dim..], dim, 1),
+                Mat::new(turned, lanes, 1),
+                zero,
+                scores,
+                [lanes, 1],
+            );
+            if let Some(mask) = mask {
+                let [_, _, query_stride, key_stride] = s.mask_strides;
+                let mask = &mask[s.mask_start(image) + from * query_stride + start * key_stride..];
+                for (j, scores) in scores[..keys * lanes].chunks_exact_mut(lanes).enumerate() {
+                    for (i, score) in scores[..count].iter_mut().enumerate() {
+                        *score += mask[i * query_stride + j * key_stride];
+                    }
+                }
+            }
+            dispatch(Soften {
+                lanes,
+                scores: &mut scores[..keys * lanes],
+                top: &mut *top,
+                total: &mut *total,
+                decay: &mut *decay,
+                sums: &mut *sums,
+            });
+            product(
+                Dims { m: value_dim, n: lanes, k: keys },
+                T::of(1.0),
+                Mat::new(&v[at * value_dim..], 1, value_dim),
+                Mat::new(scores, lanes, 1),
+                T::of(1.0),
+                sums,
+                [lanes, 1],
+            );
+        }
+        // SAFETY: blocks of queries are disjoint.
+        let (y, lse) = unsafe { (y.range(row * value_dim, count * value_dim), lse.range(row, count)) };
+        for i in 0..count {
+            decay[i] = if total[i] > zero { T::of(1.0) / total[i] } else { zero };
+            lse[i] = if total[i] > zero { T::of(top[i].f64() + total[i].f64().ln()) } else { T::LOWEST };
+            if total[i].f64().is_nan() {
+                (decay[i], lse[i]) = (total[i], total[i]);
+            }
+        }
+        for (j, sums) in sums.chunks_exact(lanes).enumerate() {
+            for i in 0..count {
+                y[i * value_dim + j] = sums[i] * decay[i];
+            }
+        }
+    });
+}
+
+/// Turns rows of queries into lanes.
+struct Turn<'a, T> {
+    source: &'a [T],
+    rows: usize,
+    cols: usize,
+    target: &'a mut [T],
+    target_row: usize,
+}
+
+impl<T: Real> Job for Turn<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        transpose::<T, FMA>(self.source, self.cols, self.rows, self.cols, self.target, self.target_row);
+    }
+}
+
+/// One step of the running softmax: replaces scores by exponentials and rescales what was summed before.
+struct Soften<'a, T> {
+    lanes: usize,
+    scores: &'a mut [T],
+    top: &'a mut [T],
+    total: &'a mut [T],
+    decay: &'a mut [T],
+    sums: &'a mut [T],
+}
+
+impl<T: Real> Job for Soften<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Soften { lanes, scores, top, total, decay, sums } = self;
+        for first in (0..lanes).step_by(LANES) {
+            let mut high = [T::LOWEST; LANES];
+            high.copy_from_slice(&top[first..][..LANES]);
+            let old = high;
+            for row in scores.chunks_exact(lanes) {
+                let row = &row[first..][..LANES];
+                for i in 0..LANES {
+                    // A NaN stays: it compares false with everything.
+                    high[i] = if high[i] > row[i] { high[i] } else { row[i] };
+                }
+            }
+            let mut shift = high;
+            for s in &mut shift {
+                // Without any score the exponentials are zero whatever is subtracted, if it is finite.
+                *s = if *s == T::LOWEST { T::of(0.0) } else { *s };
+            }
+            let mut scaled = [T::of(0.0); LANES];
+            for i in 0..LANES {
+                scaled[i] = (old[i] - shift[i]).exp_lane::<FMA>();
+            }
+            let mut sum = [T::of(0.0); LANES];
+            for row in scores.chunks_exact_mut(lanes) {
+                let row = &mut row[first..][..LANES];
+                for i in 0..LANES {
+                    row[i] = (row[i] - shift[i]).exp_lane::<FMA>();
+                    sum[i] += row[i];
+                }
+            }
+            for i in 0..LANES {
+                total[first + i] = total[first + i].madd::<FMA>(scaled[i], sum[i]);
+            }
+            top[first..][..LANES].copy_from_slice(&high);
+            decay[first..][..LANES].copy_from_slice(&scaled);
+        }
+        for row in sums.chunks_exact_mut(lanes) {
+            for (s, &d) in row.iter_mut().zip(&*decay) {
+                *s *= d;
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Gradient of attention with respect to its three operands.
+//!
+//! With `p = exp(scale * q k^T + mask - lse)` and `d = rowsum(dy * y)`: `dv = p^T dy`, `ds = p * (dy v^T - d)`,
+//! `dq = scale * ds k`, `dk = scale * ds^T q`. Shapes are those of attention. The probabilities are computed again from
+//! `lse`; queries whose keys are all masked have none.
+
+mod cpu;
+
+use crate::attention::{SCALARS, Shape};
+use crate::{Arg, Kernel, Types};
+
+/// Declaration of the kernel.
+pub const KERNEL: Kernel = Kernel {
+    name: "attention_grad",
+    args: &[
+        Arg::read("q", Types::Float),
+        Arg::read("k", Types::Float),
+        Arg::read("v", Types::Float),
+        Arg::read("mask", Types::Float).or_none(),
+        Arg::read("y", Types::Float),
+        Arg::read("lse", Types::Float),
+        Arg::read("dy", Types::Float),
+        Arg::write("dq", Types::Float),
+        Arg::write("dk", Types::Float),
+        Arg::write("dv", Types::Float),
+    ],
+    scalars: SCALARS,
+    flops: |call| {
+        let s = Shape::of(call);
+        2 * (s.images() * s.queries * s.keys) as u64 * (3 * s.dim + 2 * s.value_dim) as u64
+    },
+    cpu: cpu::run,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::KERNEL;
+    use crate::DType;
+    use crate::attention::tests::{Case, cases};
+    use crate::harness::{Bench, assert_close, noise};
+    use std::collections::HashMap;
+
+    fn run(case: &Case, dy: &[f64], dtype: DType) -> HashMap<&'static str, Vec<f64>> {
+        let solution = case.solve();
+        let mut bench = Bench::new(&KERNEL, case.scalars());
+        bench.float("q", dtype, &case.q);
+        bench.float("k", dtype, &case.k);
+        bench.float("v", dtype, &case.v);
+        if let Some(mask) = &case.mask {
+            bench.float("mask", dtype, mask);
+        }
+        bench.float("y", dtype, &solution.y);
+        bench.float("lse", dtype, &solution.lse);
+        bench.float("dy", dtype, dy);
+        bench.float("dq", dtype, &vec![f64::NAN; case.q.len()]);
+        bench.float("dk", dtype, &vec![f64::NAN; case.k.len()]);
+        bench.float("dv", dtype, &vec![f64::NAN; case.v.len()]);
+        bench.run()
+    }
+
+    #[test]
+    fn matches_a_naive_loop() {
+        for case in cases() {
+            let [batch, heads, queries, keys, dim, value_dim] = case.sizes;
+            let solution = case.solve();
+            let dy = noise(solution.y.len(), 5);
+            let (mut dq, mut dk, mut dv) = (vec![0.0; case.q.len()], vec![0.0; case.k.len()], vec![0.0; case.v.len()]);
+            for row in 0..batch * heads * queries {
+                let dy = &dy[row * value_dim..][..value_dim];
+                let d: f64 = dy.iter().zip(&solution.y[row * value_dim..]).map(|(a, b)| a * b).sum();
+                for key in 0..keys {
+                    let p = solution.p[row * keys + key];
+                    let key = row / queries * keys + key;
+                    let mut dp = 0.0;
+                    for j in 0..value_dim {
+                        dv[key * value_dim + j] += p * dy[j];
+                        dp += dy[j] * case.v[key * value_dim + j];
+                    }
+                    let ds = case.scale * p * (dp - d);
+                    for j in 0..dim {
+                        dq[row * dim + j] += ds * case.k[key * dim + j];
+                        dk[key * dim + j] += ds * case.q[row * dim + j];
+                    }
+                }
+            }
+            for dtype in [DType::F32, DType::F64] {
+                let got = run(&case, &dy, dtype);
+                let tolerance = if dtype == DType::F32 { 2e-5 } else { 1e-12 };
+                assert_close(&got["dq"], &dq, tolerance);
+                assert_close(&got["dk"], &dk, tolerance);
+                assert_close(&got["dv"], &dv, tolerance);
+            }
+        }
+    }
+
+    #[test]
+    fn matches_central_differences() {
+        let mut case = Case::new([1, 2, 6, 7, 4, 3], Some([0, 42, 7, 1]));
+        let dy = noise(case.solve().y.len(), 5);
+        let got = run(&case, &dy, DType::F64);
+        let loss = |case: &Case| -> f64 { case.solve().y.iter().zip(&dy).map(|(a, b)| a * b).sum() };
+        for (name, step) in [("dq", 1e-5), ("dk", 1e-5), ("dv", 1e-5)] {
+            for at in 0..got[name].len() {
+                let mut sides = [0.0; 2];
+                for (side, sign) in sides.iter_mut().zip([1.0, -1.0]) {
+                    let nudge = |case: &mut Case, by: f64| match name {
+                        "dq" => case.q[at] += by,
+                        "dk" => case.k[at] += by,
+                        _ => case.v[at] += by,
+                    };
+                    nudge(&mut case, sign * step);
+                    *side = loss(&case);
+                    nudge(&mut case, -sign * step);
+                }
+                let want = (sides[0] - sides[1]) / (2.0 * step);
+                assert!((got[name][at] - want).abs() < 1e-8, "{name}[{at}] is {}, not {want}", got[name][at]);
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Convolution over up to three spatial dimensions (ONNX Conv).
+//!
+//! `y[b,o,p] = bias[o] + sum over c, t of w[o,c,t] * x[b, g*ci/groups + c, p*strides + t*dilations - pads]`, where `g` is the
+//! group of `o` and elements outside `x` are zero. `x` is `[n, ci, input]`, `w` is `[co, ci/groups, kernel]`, `y` is
+//! `[n, co, output]`; spatial dimensions are depth, height, width. Padding at the end follows from the output's extents.
+
+pub(crate) mod correlate;
+mod cpu;
+pub(crate) mod geometry;
+
+pub use geometry::Geometry;
+
+use crate::{Arg, Kernel, Types};
+
+/// Declaration of the kernel.
+pub const KERNEL: Kernel = Kernel {
+    name: "conv",
+    args: &[
+        Arg::read("x", Types::Float),
+        Arg::read("w", Types::Float),
+        Arg::read("bias", Types::Float).or_none(),
+        Arg::write("y", Types::Float),
+    ],
+    scalars: geometry::SCALARS,
+    flops: |call| Geometry::of(call).flops(),
+    cpu: cpu::run,
+};
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{Geometry, KERNEL};
+    use crate::harness::{Bench, assert_close, noise};
+    use crate::{DType, Scalar};
+
+    /// Scalars of a launch.
+    pub(crate) fn scalars(g: &Geometry) -> Vec<Scalar> {
+        let three = |v: [usize; 3]| Scalar::Ints(v.iter().map(|&v| v as i64).collect());
+        vec![
+            Scalar::Int(g.n as i64),
+            Scalar::Int(g.groups as i64),
+            Scalar::Int(g.ci as i64),
+            Scalar::Int(g.co as i64),
+            three(g.input),
+            three(g.output),
+            three(g.kernel),
+            three(g.strides),
+            three(g.pads),
+            three(g.dilations),
+        ]
+    }
+
+    /// A two-dimensional convolution with the same extents in both directions.
+    pub(crate) fn square(n: usize, ci: usize, co: usize, size: usize, kernel: usize, stride: usize) -> Geometry {
+        let pad = kernel / 2;
+        let out = (size + 2 * pad - kernel) / stride + 1;
+        Geometry {
+            n,
+            groups: 1,
+            ci,
+            co,
+            input: [1, size, size],
+            output: [1, out, out],
+            kernel: [1, kernel, kernel],
+            strides: [1, stride, stride],
+            pads: [0, pad, pad],
+            dilations: [1, 1, 1],
+        }
+    }
+
+    /// Shapes that reach every path.
+    pub(crate) fn shapes() -> Vec<Geometry> {
+        let plain = square(2, 5, 7, 6, 3, 1);
+        let one = Geometry {
+            input: [1, 1, 29],
+            output: [1, 1, 14],
+            kernel: [1, 1, 5],
+            strides: [1, 1, 2],
+            pads: [0, 0, 2],
+            dilations: [1, 1, 1],
+            ..plain
+        };
+        vec![
+            plain,
+            square(1, 3, 9, 7, 1, 1),
+            square(2, 8, 8, 9, 1, 2),
+            square(1, 6, 9, 11, 3, 2),
+            square(1, 6, 8, 10, 3, 2),
+            square(1, 70, 14, 17, 3, 1),
+            square(1, 9, 130, 8, 3, 1),
+            square(1, 6, 3, 40, 3, 1),
+            square(1, 2, 9, 5, 7, 1),
+            Geometry { groups: 2, ci: 12, co: 10, ..plain },
+            Geometry { groups: 6, ci: 6, co: 6, ..plain },
+            Geometry { groups: 3, ci: 6, co: 9, strides: [1, 2, 1], output: [1, 3, 6], ..plain },
+            Geometry { groups: 4, ci: 4, co: 8, strides: [1, 2, 3], output: [1, 3, 2], ..plain },
+            // Asymmetric padding: less or more at the end than at the beginning.
+            Geometry { pads: [0, 0, 2], output: [1, 5, 7], ..plain },
+            Geometry { pads: [0, 2, 0], output: [1, 9, 7], ..plain },
+            Geometry { dilations: [1, 2, 3], pads: [0, 2, 3], ..plain },
+            Geometry { dilations: [1, 2, 1], strides: [1, 2, 2], pads: [0, 2, 1], output: [1, 3, 3], ..plain },
+            Geometry { dilations: [1, 3, 4], strides: [1, 2, 6], pads: [0, 3, 4], output: [1, 3, 2], ..plain },
+            Geometry {
+                dilations: [1, 3, 2],
+                strides: [1, 4, 3],
+                pads: [0, 3, 2],
+                output: [1, 2, 2],
+                ci: 4,
+                co: 4,
+                ..plain
+            },
+            Geometry { strides: [1, 3, 3], kernel: [1, 2, 2], pads: [0, 0, 0], output: [1, 2, 2], ..plain },
+            one,
+            Geometry { dilations: [1, 1, 2], output: [1, 1, 13], ..one },
+            Geometry {
+                input: [4, 5, 6],
+                output: [3, 5, 3],
+                kernel: [2, 3, 4],
+                strides: [1, 1, 2],
+                pads: [0, 1, 1],
+                ..plain
+            },
+            Geometry {
+                input: [5, 4, 3],
+                output: [3, 2, 3],
+                kernel: [3, 2, 1],
+                strides: [2, 2, 1],
+                pads: [1, 0, 0],
+                groups: 5,
+                ci: 5,
+                co: 15,
+                ..plain
+            },
+            Geometry { n: 0, ..plain },
+            Geometry { ci: 0, ..plain },
+            Geometry { co: 0, ..plain },
+            Geometry { input: [1, 0, 6], output: [1, 0, 6], ..plain },
+            // Every output element reads only padding.
+            Geometry { input: [1, 1, 1], output: [1, 1, 1], kernel: [1, 1, 1], pads: [0, 0, 4], ..plain },
+            square(1, 5, 8, 20, 33, 1),
+        ]
+    }
+
+    /// Calls `f(x, w, y)` with the indices of every product of the convolution.
+    pub(crate) fn each(g: &Geometry, mut f: impl FnMut(usize, usize, usize)) {
+        let [id, ih, iw] = g.input;
+        let [od, oh, ow] = g.output;
+        let [kd, kh, kw] = g.kernel;
+        for b in 0..g.n {
+            for o in 0..g.co {
+                for c in 0..g.ci_group() {
+                    let x_plane = b * g.ci + o / g.co_group() * g.ci_group() + c;
+                    for p in 0..od * oh * ow {
+                        let p3 = [p / (oh * ow), p / ow % oh, p % ow];
+                        for t in 0..kd * kh * kw {
+                            let t3 = [t / (kh * kw), t / kw % kh, t % kw];
+                            let at: [isize; 3] = std::array::from_fn(|d| {
+                                (p3[d] * g.strides[d] + t3[d] * g.dilations[d]) as isize - g.pads[d] as isize
+                            });
+                            if (0..3).all(|d| at[d] >= 0 && at[d] < g.input[d] as isize) {
+                                let x = ((x_plane * id + at[0] as usize) * ih + at[1] as usize) * iw + at[2] as usize;
+                                let w = (o * g.ci_group() + c) * kd * kh * kw + t;
+                                f(x, w, (b * g.co + o) * od * oh * ow + p);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn matches_a_naive_loop() {
+        for g in shapes() {
+            let x = noise(g.n * g.ci * g.input_len(), 1);
+            let w = noise(g.co * g.ci_group() * g.taps(), 2);
+            let bias = noise(g.co, 3);
+            let mut plain = vec![0.0; g.n * g.co * g.output_len()];
+            each(&g, |xi, wi, yi| plain[yi] += x[xi] * w[wi]);
+            for dtype in [DType::F32, DType::F64] {
+                for with_bias in [false, true] {
+                    let mut bench = Bench::new(&KERNEL, scalars(&g));
+                    bench.float("x", dtype, &x);
+                    bench.float("w", dtype, &w);
+                    if with_bias {
+                        bench.float("bias", dtype, &bias);
+                    }
+                    bench.float("y", dtype, &vec![f64::NAN; plain.len()]);
+                    let mut want = plain.clone();
+                    if with_bias {
+                        for (i, v) in want.iter_mut().enumerate() {
+                            *v += bias[i / g.output_len() % g.co];
+                        }
+                    }
+                    let tolerance = if dtype == DType::F32 { 2e-5 } else { 1e-12 };
+                    assert_close(&bench.run()["y"], &want, tolerance);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The product on a CPU: blocks of the result, each computed whole by one task.
+
+use crate::product::{Dims, Mat, product_shared};
+use crate::simd::{Job, Real, dispatch, transpose};
+use crate::{Launch, SCRATCH_BYTES, for_float, scratch};
+
+/// Floating-point operations that make a task worth starting.
+const TASK_FLOPS: usize = 4 << 20;
+/// Tasks that a large product is cut into.
+const TASKS: usize = 24;
+/// Largest extent of a block in either direction, and of a chunk of terms, where operands are turned.
+const TURNED: usize = 512;
+/// Rows of a block that make turning the right operand worthwhile.
+const TURNED_ROWS: usize = 16;
+const _: () = assert!(2 * TURNED * TURNED * size_of::<f64>() <= SCRATCH_BYTES);
+
+pub(super) fn run(l: &Launch<'_>) {
+    for_float!(l.dtype("c"), T => typed::<T>(l))
+}
+
+fn pair(values: &[i64]) -> [usize; 2] {
+    [values[0] as usize, values[1] as usize]
+}
+
+/// How one product of the batch is cut, in blocks of rows and columns; blocks have at least `least_rows` if there are so
+/// many.
+fn blocks(dims: Dims, batch: usize, least_rows: usize) -> (usize, usize) {
+    let Dims { m, n, k } = dims;
+    let parts = (2 * m * n * k.max(1) / TASK_FLOPS).clamp(1, TASKS).min(TASKS.div_ceil(batch));
+    let units = n.div_ceil(64);
+    let mut across = (units / 4).clamp(1, parts);
+    let down = parts.div_ceil(across).min(m / least_rows).max(1);
+    if across * down * 2 <= parts {
+        across = units.min(parts.div_ceil(down));
+    }
+    (m.div_ceil(down).next_multiple_of(8), units.div_ceil(across) * 64)
+}
+
+/// How an operand reaches the product.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As it is.
+    Plain,
+    /// Turned in scratch memory, a chunk of terms at a time.
+    Turned,
+}
+
+struct Turn<'a, T> {
+    source: &'a [T],
+    source_row: usize,
+    rows: usize,
+    cols: usize,
+    target: &'a mut [T],
+}
+
+impl<T: Real> Job for Turn<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        transpose::<T, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.rows);
+    }
+}
+
+#[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
+fn typed<T: Real>(l: &Launch<'_>) {
+    let (a, b, c) = (l.read::<T>("a"), l.read::<T>("b"), l.shared::<T>("c"));
+    let (alpha, beta) = (T::of(l.float("alpha")), T::of(l.float("beta")));
+    let mut dims = Dims { m: l.int("m"), n: l.int("n"), k: l.int("k") };
+    let (mut sa, mut sb, mut sc) = (pair(l.ints("a_strides")), pair(l.ints("b_strides")), pair(l.ints("c_strides")));
+    let (mut a, mut b) = (a, b);
+    let (mut a_batch, mut b_batch) = (l.ints("a_batch"), l.ints("b_batch"));
+    let (batch, c_batch) = (l.ints("batch"), l.ints("c_batch"));
+    let count = batch.iter().product::<i64>() as usize;
+    if dims.m == 0 || dims.n == 0 || count == 0 {
+        return;
+    }
+    if sc[0] < sc[1] {
+        // Blocks are chosen for a result whose rows are contiguous, so the transposed product is computed otherwise.
+        (dims.m, dims.n) = (dims.n, dims.m);
+        (a, b) = (b, a);
+        (a_batch, b_batch) = (b_batch, a_batch);
+        (sa, sb) = ([sb[1], sb[0]], [sa[1], sa[0]]);
+        sc = [sc[1], sc[0]];
+    }
+    // The product wants the left operand contiguous along the terms and the right one along the columns.
+    let large = dims.m >= TURNED_ROWS && dims.n > 128;
+    let left = if large && sa[0] == 1 && sa[1] != 1 { Form::Turned } else { Form::Plain };
+    let right = if dims.m >= TURNED_ROWS && sb[0] == 1 && sb[1] != 1 { Form::Turned } else { Form::Plain };
+    let turned = (left, right) != (Form::Plain, Form::Plain);
+    // Each block turns its part of the right operand, which takes rows to pay for.
+    let (mut bm, mut bn) = blocks(dims, count, if right == Form::Turned { 384 } else { 128 });
+    if turned {
+        (bm, bn) = (bm.min(TURNED), bn.min(TURNED));
+    }
+    let (down, across) = (dims.m.div_ceil(bm), dims.n.div_ceil(bn));
+    let flops = (2 * dims.m * dims.n * dims.k).max(1);
+    let per_task = if down * across > 1 { 1 } else { (TASK_FLOPS / flops).clamp(1, count) };
+    let groups = count.div_ceil(per_task);
+    l.pool.run(groups * down * across, |task, bytes| {
+        let (group, block) = (task / (down * across), task % (down * across));
+        let (i, j) = (block % down * bm, block / down * bn);
+        let part = Dims { m: bm.min(dims.m - i), n: bn.min(dims.n - j), k: dims.k };
+        for index in group * per_task..count.min((group + 1) * per_task) {
+            let (mut rest, mut ao, mut bo, mut co) = (index, 0, 0, 0);
+            for d in (0..batch.len()).rev() {
+                let at = rest % batch[d] as usize;
+                rest /= batch[d] as usize;
+                ao += at * a_batch[d] as usize;
+                bo += at * b_batch[d] as usize;
+                co += at * c_batch[d] as usize;
+            }
+            let start = co + i * sc[0] + j * sc[1];
+            if !turned || dims.k == 0 {
+                let (a, b) =
+                    if dims.k == 0 { (&a[..0], &b[..0]) } else { (&a[ao + i * sa[0]..], &b[bo + j * sb[1]..]) };
+                let (a, b) = (Mat::new(a, sa[0], sa[1]), Mat::new(b, sb[0], sb[1]));
+                // SAFETY: blocks are disjoint, and so are the results of a batch.
+                unsafe { product_shared(part, alpha, a, b, beta, &c, start, sc) };
+                continue;
+            }
+            let (low, high) = bytes.split_at_mut(TURNED * TURNED * size_of::<T>());
+            for from in (0..dims.k).step_by(TURNED) {
+                let part = Dims { k: TURNED.min(dims.k - from), ..part };
+                let (m, n, k) = (part.m, part.n, part.k);
+                let (source_a, source_b) = (&a[ao + i * sa[0] + from * sa[1]..], &b[bo + j * sb[1] + from * sb[0]..]);
+                let a = if left == Form::Turned {
+                    let target = scratch(&mut *low, m * k);
+                    dispatch(Turn { source: source_a, source_row: sa[1], rows: k, cols: m, target: &mut *target });
+                    Mat::new(&*target, k, 1)
+                } else {
+                    Mat::new(source_a, sa[0], sa[1])
+                };
+                let b = if right == Form::Turned {
+                    let target = scratch(&mut *high, k * n);
+                    dispatch(Turn { source: source_b, source_row: sb[1], rows: n, cols: k, target: &mut *target });
+                    Mat::new(&*target, n, 1)
+                } else {
+                    Mat::new(source_b, sb[0], sb[1])
+                };
+                let beta = if from == 0 { beta } else { T::of(1.0) };
+                // SAFETY: as above.
+                unsafe { product_shared(part, alpha, a, b, beta, &c, start, sc) };
+            }
+        }
+    });
+}

@@ -1,0 +1,173 @@
+//! Matrix product `c = alpha * a @ b + beta * c` for each index of a batch (ONNX MatMul, Gemm, Einsum).
+//!
+//! `a` is `m` x `k`, `b` is `k` x `n`, `c` is `m` x `n`; each has a row and a column stride and one stride for each batch
+//! dimension, 0 where it is broadcast. All strides count elements and are not negative. With `beta` zero `c` is not read.
+
+mod cpu;
+
+use crate::{Arg, Call, Kernel, ScalarKind, Types};
+
+/// Declaration of the kernel.
+pub const KERNEL: Kernel = Kernel {
+    name: "gemm",
+    args: &[Arg::read("a", Types::Float), Arg::read("b", Types::Float), Arg::update("c", Types::Float)],
+    scalars: &[
+        ("m", ScalarKind::Int),
+        ("n", ScalarKind::Int),
+        ("k", ScalarKind::Int),
+        ("batch", ScalarKind::Ints),
+        ("a_batch", ScalarKind::Ints),
+        ("b_batch", ScalarKind::Ints),
+        ("c_batch", ScalarKind::Ints),
+        ("a_strides", ScalarKind::Ints),
+        ("b_strides", ScalarKind::Ints),
+        ("c_strides", ScalarKind::Ints),
+        ("alpha", ScalarKind::Float),
+        ("beta", ScalarKind::Float),
+    ],
+    flops: |call: &Call<'_>| {
+        let batch: i64 = call.ints("batch").iter().product();
+        2 * batch as u64 * call.int("m") as u64 * call.int("n") as u64 * call.int("k") as u64
+    },
+    cpu: cpu::run,
+};
+
+#[cfg(test)]
+mod tests {
+    use crate::harness::{Bench, assert_close, noise};
+    use crate::{DType, Scalar, gemm::KERNEL};
+
+    struct Case {
+        dims: [usize; 3],
+        batch: Vec<i64>,
+        a_batch: Vec<i64>,
+        b_batch: Vec<i64>,
+        a_strides: [i64; 2],
+        b_strides: [i64; 2],
+        c_strides: [i64; 2],
+        alpha: f64,
+        beta: f64,
+    }
+
+    fn check(case: &Case) {
+        let [m, n, k] = case.dims;
+        let span = |batch_strides: &[i64], rows: usize, cols: usize, s: [i64; 2]| -> usize {
+            let mut last = (rows.max(1) - 1) as i64 * s[0] + (cols.max(1) - 1) as i64 * s[1];
+            for (d, s) in case.batch.iter().zip(batch_strides) {
+                last += (d - 1).max(0) * s;
+            }
+            last as usize + 1
+        };
+        let c_one = m.max(1) as i64 * case.c_strides[0].max(1) * case.c_strides[1].max(1) * n.max(1) as i64;
+        let mut c_batch = vec![c_one; case.batch.len()];
+        for i in (0..case.batch.len().saturating_sub(1)).rev() {
+            c_batch[i] = c_batch[i + 1] * case.batch[i + 1];
+        }
+        let a = noise(span(&case.a_batch, m, k, case.a_strides), 1);
+        let b = noise(span(&case.b_batch, k, n, case.b_strides), 2);
+        let c = noise(span(&c_batch, m, n, case.c_strides), 3);
+        let mut want = c.clone();
+        let total: i64 = case.batch.iter().product();
+        for index in 0..total {
+            let (mut rest, mut ao, mut bo, mut co) = (index, 0, 0, 0);
+            for d in (0..case.batch.len()).rev() {
+                let i = rest % case.batch[d];
+                rest /= case.batch[d];
+                ao += i * case.a_batch[d];
+                bo += i * case.b_batch[d];
+                co += i * c_batch[d];
+            }
+            let at = |o: i64, s: [i64; 2], i: usize, j: usize| (o + i as i64 * s[0] + j as i64 * s[1]) as usize;
+            for i in 0..m {
+                for j in 0..n {
+                    let sum: f64 =
+                        (0..k).map(|l| a[at(ao, case.a_strides, i, l)] * b[at(bo, case.b_strides, l, j)]).sum();
+                    let old = &mut want[at(co, case.c_strides, i, j)];
+                    *old = case.alpha * sum + if case.beta == 0.0 { 0.0 } else { case.beta * *old };
+                }
+            }
+        }
+        let scalars = vec![
+            Scalar::Int(m as i64),
+            Scalar::Int(n as i64),
+            Scalar::Int(k as i64),
+            Scalar::Ints(case.batch.clone()),
+            Scalar::Ints(case.a_batch.clone()),
+            Scalar::Ints(case.b_batch.clone()),
+            Scalar::Ints(c_batch),
+            Scalar::Ints(case.a_strides.to_vec()),
+            Scalar::Ints(case.b_strides.to_vec()),
+            Scalar::Ints(case.c_strides.to_vec()),
+            Scalar::Float(case.alpha),
+            Scalar::Float(case.beta),
+        ];
+        for dtype in [DType::F32, DType::F64] {
+            let mut bench = Bench::new(&KERNEL, scalars.clone());
+            bench.float("a", dtype, &a);
+            bench.float("b", dtype, &b);
+            bench.float("c", dtype, &c);
+            let got = bench.run();
+            let tolerance = if dtype == DType::F32 { 2e-5 * (k as f64).sqrt().max(1.0) } else { 1e-12 };
+            assert_close(&got["c"], &want, tolerance);
+        }
+    }
+
+    fn plain(m: usize, n: usize, k: usize) -> Case {
+        Case {
+            dims: [m, n, k],
+            batch: vec![],
+            a_batch: vec![],
+            b_batch: vec![],
+            a_strides: [k as i64, 1],
+            b_strides: [n as i64, 1],
+            c_strides: [n as i64, 1],
+            alpha: 1.0,
+            beta: 0.0,
+        }
+    }
+
+    #[test]
+    fn odd_sizes_match_a_naive_loop() {
+        for m in [1, 2, 7, 65] {
+            for n in [1, 3, 16, 67] {
+                for k in [0, 1, 2, 5, 33] {
+                    check(&plain(m, n, k));
+                }
+            }
+        }
+        check(&plain(0, 3, 4));
+        check(&plain(3, 0, 4));
+        check(&plain(300, 200, 100));
+        check(&plain(1, 700, 3000));
+        check(&plain(700, 1, 3000));
+        check(&plain(130, 260, 1100));
+    }
+
+    #[test]
+    fn strides_and_scalars() {
+        let t = |m: usize, n: usize, k: usize| Case {
+            a_strides: [1, m as i64],
+            b_strides: [1, k as i64],
+            c_strides: [1, m as i64],
+            alpha: -0.5,
+            beta: 2.0,
+            ..plain(m, n, k)
+        };
+        check(&t(5, 9, 13));
+        check(&t(150, 170, 190));
+        check(&Case { c_strides: [9, 1], ..t(5, 9, 13) });
+        check(&Case { a_strides: [20, 1], b_strides: [40, 1], c_strides: [50, 1], beta: 1.0, ..plain(9, 33, 17) });
+        check(&Case { a_strides: [40, 2], b_strides: [70, 2], c_strides: [80, 2], ..plain(9, 33, 17) });
+        check(&Case { beta: 1.0, ..plain(4, 5, 0) });
+        check(&Case { a_strides: [0, 1], b_strides: [0, 1], ..plain(6, 7, 8) });
+    }
+
+    #[test]
+    fn batches_and_broadcasts() {
+        check(&Case { batch: vec![3], a_batch: vec![35], b_batch: vec![0], ..plain(7, 6, 5) });
+        check(&Case { batch: vec![2, 3], a_batch: vec![105, 35], b_batch: vec![30, 0], ..plain(7, 6, 5) });
+        check(&Case { batch: vec![0], a_batch: vec![35], b_batch: vec![0], ..plain(7, 6, 5) });
+        check(&Case { batch: vec![40], a_batch: vec![0], b_batch: vec![64 * 48], ..plain(32, 48, 64) });
+        check(&Case { batch: vec![2], a_batch: vec![140 * 90], b_batch: vec![90 * 150], ..plain(140, 150, 90) });
+    }
+}

@@ -1,0 +1,332 @@
+//! Compiles a piece of code for the vector units this processor may have and picks one when it runs.
+
+/// A computation whose body is compiled once for each vector width.
+///
+/// Everything that `run` calls in its inner loops must be `#[inline(always)]`, else it is compiled without the wider
+/// instructions.
+pub(crate) trait Job {
+    /// What it computes.
+    type Out;
+    /// The computation. `FMA` says whether fused multiply-adds are single instructions.
+    fn run<const FMA: bool>(self) -> Self::Out;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Job, TILE};
+    use std::arch::x86_64::*;
+
+    /// The transposed tile.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(super) fn turn(tile: [[f32; TILE]; TILE]) -> [[f32; TILE]; TILE] {
+        let [r0, r1, r2, r3, r4, r5, r6, r7]: [__m256; TILE] = bytemuck::cast(tile);
+        let (a0, a1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+        let (a2, a3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+        let (a4, a5) = (_mm256_unpacklo_ps(r4, r5), _mm256_unpackhi_ps(r4, r5));
+        let (a6, a7) = (_mm256_unpacklo_ps(r6, r7), _mm256_unpackhi_ps(r6, r7));
+        let (b0, b1) = (_mm256_shuffle_ps::<0x44>(a0, a2), _mm256_shuffle_ps::<0xee>(a0, a2));
+        let (b2, b3) = (_mm256_shuffle_ps::<0x44>(a1, a3), _mm256_shuffle_ps::<0xee>(a1, a3));
+        let (b4, b5) = (_mm256_shuffle_ps::<0x44>(a4, a6), _mm256_shuffle_ps::<0xee>(a4, a6));
+        let (b6, b7) = (_mm256_shuffle_ps::<0x44>(a5, a7), _mm256_shuffle_ps::<0xee>(a5, a7));
+        bytemuck::cast([
+            _mm256_permute2f128_ps::<0x20>(b0, b4),
+            _mm256_permute2f128_ps::<0x20>(b1, b5),
+            _mm256_permute2f128_ps::<0x20>(b2, b6),
+            _mm256_permute2f128_ps::<0x20>(b3, b7),
+            _mm256_permute2f128_ps::<0x31>(b0, b4),
+            _mm256_permute2f128_ps::<0x31>(b1, b5),
+            _mm256_permute2f128_ps::<0x31>(b2, b6),
+            _mm256_permute2f128_ps::<0x31>(b3, b7),
+        ])
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+    pub(super) fn wide<J: Job>(job: J) -> J::Out {
+        job.run::<true>()
+    }
+
+    #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+    pub(super) fn middle<J: Job>(job: J) -> J::Out {
+        job.run::<true>()
+    }
+
+    pub(super) fn has_wide() -> bool {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512cd")
+            && has_middle()
+    }
+
+    pub(super) fn has_middle() -> bool {
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt")
+    }
+}
+
+/// Runs `job` on the widest vector unit there is.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls code compiled for features that were found")]
+pub(crate) fn dispatch<J: Job>(job: J) -> J::Out {
+    if x86::has_wide() {
+        // SAFETY: the processor has every feature that `wide` enables.
+        unsafe { x86::wide(job) }
+    } else if x86::has_middle() {
+        // SAFETY: the processor has every feature that `middle` enables.
+        unsafe { x86::middle(job) }
+    } else {
+        job.run::<false>()
+    }
+}
+
+/// Runs `job` on the widest vector unit there is.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn dispatch<J: Job>(job: J) -> J::Out {
+    job.run::<{ cfg!(target_arch = "aarch64") }>()
+}
+
+/// Floats with the operations that vector loops need.
+pub(crate) trait Real: crate::Float {
+    /// `self * a + b`, fused if `FMA`.
+    fn madd<const FMA: bool>(self, a: Self, b: Self) -> Self;
+    /// The exponential, in a form that compilers can vectorise for `f32`: relative error below 2e-7, zero below -87.
+    fn exp_lane<const FMA: bool>(self) -> Self;
+    /// The transposed tile. `FMA` must be that of the [`Job`] that asks.
+    #[inline(always)]
+    fn turn<const FMA: bool>(tile: [[Self; TILE]; TILE]) -> [[Self; TILE]; TILE] {
+        std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
+    }
+    /// Negative infinity.
+    const LOWEST: Self;
+}
+
+impl Real for f32 {
+    const LOWEST: f32 = f32::NEG_INFINITY;
+
+    #[inline(always)]
+    fn madd<const FMA: bool>(self, a: f32, b: f32) -> f32 {
+        if FMA { self.mul_add(a, b) } else { self * a + b }
+    }
+
+    #[inline(always)]
+    fn exp_lane<const FMA: bool>(self) -> f32 {
+        // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits of the sum.
+        const ROUND: f32 = 12_582_912.0;
+        const LN2_HIGH: f32 = 0.693_359_4;
+        const LN2_LOW: f32 = -2.121_944_4e-4;
+        let clamped = if self < -87.0 { -87.0 } else { self };
+        let clamped = if clamped > 88.0 { 88.0 } else { clamped };
+        let shifted = clamped.madd::<FMA>(std::f32::consts::LOG2_E, ROUND);
+        let n = shifted - ROUND;
+        let r = n.madd::<FMA>(-LN2_HIGH, clamped);
+        let r = n.madd::<FMA>(-LN2_LOW, r);
+        let p = 1.987_569_1e-4_f32.madd::<FMA>(r, 1.398_199_9e-3);
+        let p = p.madd::<FMA>(r, 8.333_452e-3);
+        let p = p.madd::<FMA>(r, 4.166_579_6e-2);
+        let p = p.madd::<FMA>(r, 1.666_666_6e-1);
+        let p = p.madd::<FMA>(r, 5e-1);
+        let p = p.madd::<FMA>(r * r, r + 1.0);
+        let y = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
+        let y = if self < -87.0 { 0.0 } else { y };
+        let y = if self > 88.0 { f32::INFINITY } else { y };
+        if self.is_nan() { self } else { y }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "calls code compiled for features that were found")]
+    fn turn<const FMA: bool>(tile: [[f32; TILE]; TILE]) -> [[f32; TILE]; TILE] {
+        if FMA {
+            // SAFETY: on this architecture jobs run with `FMA` only where AVX2 was found.
+            unsafe { x86::turn(tile) }
+        } else {
+            std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
+        }
+    }
+}
+
+impl Real for f64 {
+    const LOWEST: f64 = f64::NEG_INFINITY;
+
+    #[inline(always)]
+    fn madd<const FMA: bool>(self, a: f64, b: f64) -> f64 {
+        if FMA { self.mul_add(a, b) } else { self * a + b }
+    }
+
+    #[inline(always)]
+    fn exp_lane<const FMA: bool>(self) -> f64 {
+        self.exp()
+    }
+}
+
+/// Lanes of the accumulators that vector loops keep: a whole cache line of `f32`, which every width divides.
+pub(crate) const LANES: usize = 16;
+
+/// `y += a * x`.
+#[inline(always)]
+pub(crate) fn axpy<T: Real, const FMA: bool>(a: T, x: &[T], y: &mut [T]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = a.madd::<FMA>(x, *y);
+    }
+}
+
+/// Sums the lanes of an accumulator in a fixed order.
+#[inline(always)]
+pub(crate) fn total<T: Real>(lanes: [T; LANES]) -> T {
+    let mut l = lanes;
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            l[i] += l[i + width];
+        }
+        width /= 2;
+    }
+    l[0]
+}
+
+/// The dot product of two slices of the same length.
+#[inline(always)]
+pub(crate) fn dot<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> T {
+    let (mut even, mut odd) = ([T::of(0.0); LANES], [T::of(0.0); LANES]);
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<{ 2 * LANES }>(), b.as_chunks::<{ 2 * LANES }>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            even[i] = a[i].madd::<FMA>(b[i], even[i]);
+            odd[i] = a[LANES + i].madd::<FMA>(b[LANES + i], odd[i]);
+        }
+    }
+    let mut rest = T::of(0.0);
+    for (&a, &b) in a_rest.iter().zip(b_rest) {
+        rest = a.madd::<FMA>(b, rest);
+    }
+    for i in 0..LANES {
+        even[i] += odd[i];
+    }
+    total(even) + rest
+}
+
+/// Side of the tiles that [`transpose`] moves.
+const TILE: usize = 8;
+
+/// Writes `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`.
+#[inline(always)]
+pub(crate) fn transpose<T: Real, const FMA: bool>(
+    source: &[T],
+    source_row: usize,
+    rows: usize,
+    cols: usize,
+    target: &mut [T],
+    target_row: usize,
+) {
+    // Strips of two tiles use every cache line of the source at once.
+    let mut strip = 0;
+    while strip < cols {
+        let end = cols.min(strip + 2 * TILE);
+        let mut i = 0;
+        while i < rows {
+            let height = TILE.min(rows - i);
+            let mut j = strip;
+            while j < end {
+                let width = TILE.min(end - j);
+                if width == TILE && height == TILE {
+                    let mut tile = [[T::of(0.0); TILE]; TILE];
+                    for (a, row) in tile.iter_mut().enumerate() {
+                        row.copy_from_slice(&source[(i + a) * source_row + j..][..TILE]);
+                    }
+                    for (b, row) in T::turn::<FMA>(tile).iter().enumerate() {
+                        target[(j + b) * target_row + i..][..TILE].copy_from_slice(row);
+                    }
+                } else {
+                    for b in 0..width {
+                        for a in 0..height {
+                            target[(j + b) * target_row + i + a] = source[(i + a) * source_row + j + b];
+                        }
+                    }
+                }
+                j += width;
+            }
+            i += height;
+        }
+        strip = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Exp<'a>(&'a mut [f32]);
+    impl Job for Exp<'_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<const FMA: bool>(self) {
+            for x in self.0 {
+                *x = x.exp_lane::<FMA>();
+            }
+        }
+    }
+
+    struct Turn<'a, T>(&'a [T], usize, usize, usize, &'a mut [T], usize);
+    impl<T: Real> Job for Turn<'_, T> {
+        type Out = ();
+        #[inline(always)]
+        fn run<const FMA: bool>(self) {
+            transpose::<T, FMA>(self.0, self.1, self.2, self.3, self.4, self.5);
+        }
+    }
+
+    #[test]
+    fn transposes() {
+        for (rows, cols) in [(1, 1), (8, 8), (9, 17), (16, 3), (31, 24), (0, 4)] {
+            let (from, to) = (cols + 2, rows + 3);
+            let source: Vec<f32> = (0..rows.max(1) * from).map(|i| i as f32).collect();
+            let mut target = vec![-1.0; cols * to];
+            dispatch(Turn(&source, from, rows, cols, &mut target, to));
+            for j in 0..cols {
+                for i in 0..to {
+                    let want = if i < rows { source[i * from + j] } else { -1.0 };
+                    assert_eq!(target[j * to + i], want);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[ignore]
+    fn speed() {
+        let source = vec![1.0_f32; 512 * 512];
+        let mut target = vec![0.0; 512 * 528];
+        for _ in 0..3 {
+            let t = std::time::Instant::now();
+            for _ in 0..20 {
+                dispatch(Turn(&source, 512, 512, 512, &mut target, 528));
+            }
+            println!("{} ns per element", t.elapsed().as_secs_f64() * 1e9 / 20.0 / 512.0 / 512.0);
+        }
+    }
+
+    #[test]
+    fn exponential_is_accurate() {
+        let xs: Vec<f32> = (-8700..8800).map(|i| i as f32 * 0.01).collect();
+        let mut wide = xs.clone();
+        dispatch(Exp(&mut wide));
+        let mut narrow = xs.clone();
+        Exp(&mut narrow).run::<false>();
+        for (i, &x) in xs.iter().enumerate() {
+            let want = f64::from(x).exp();
+            for got in [wide[i], narrow[i]] {
+                assert!((f64::from(got) - want).abs() <= 3e-7 * want, "exp({x}) = {got}, not {want}");
+            }
+        }
+        let mut ends = [f32::NEG_INFINITY, -1e30, 0.0, f32::INFINITY, f32::NAN];
+        dispatch(Exp(&mut ends));
+        assert_eq!(&ends[..4], &[0.0, 0.0, 1.0, f32::INFINITY]);
+        assert!(ends[4].is_nan());
+    }
+}
