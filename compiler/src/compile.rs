@@ -60,7 +60,7 @@ pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer
     let mut graph = canonical(model, &options.binding, observe)?;
     let chosen = select::choose(model, &graph, &options.select, options.amount)?;
     run_passes(&mut graph, &chosen, Stage::Sparse..=Stage::Fused, observe)?;
-    let mut buffers = Buffers { sparse: sparse_numbers(&graph), ..Buffers::default() };
+    let mut buffers = Buffers::new(sparse_numbers(&graph));
     let loss: Vec<_> = graph.returns.iter().filter(|r| r.0 == LOSS).cloned().collect();
     let outputs: Vec<_> = graph.returns.iter().filter(|r| r.0 != LOSS).cloned().collect();
     let mut programs = vec![

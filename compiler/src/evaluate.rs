@@ -8,7 +8,7 @@ use sara_runtime::interpret::Memory;
 use std::sync::OnceLock;
 
 /// Results of a node whose operands are all constants with known bytes.
-pub fn evaluate(graph: &Graph, node: NodeId) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn evaluate(graph: &Graph, node: NodeId) -> Result<Vec<Vec<u8>>> {
     let mut buffers = Buffers::default();
     let (steps, outputs) = lower_node(graph, node, &mut buffers);
     let mut memory = Memory::new(&buffers.list, &buffers.constants);

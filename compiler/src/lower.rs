@@ -16,12 +16,17 @@ pub struct Buffers {
     /// Data of [`Place::Constant`] buffers.
     pub constants: Vec<u8>,
     /// Number in the plan of each sparse weight, by its index in [`Graph::weights`].
-    pub sparse: HashMap<usize, u32>,
+    sparse: HashMap<usize, u32>,
     fixed: HashMap<Place, BufferId>,
     literals: HashMap<(DType, Vec<u8>), BufferId>,
 }
 
 impl Buffers {
+    /// No buffers yet, for a plan with these sparse weights.
+    pub fn new(sparse: HashMap<usize, u32>) -> Buffers {
+        Buffers { sparse, ..Buffers::default() }
+    }
+
     fn add(&mut self, name: &str, dtype: DType, len: usize, place: Place) -> BufferId {
         self.list.push(Buffer { name: name.to_owned(), dtype, len: len as u64, place });
         BufferId(self.list.len() as u32 - 1)

@@ -4,3 +4,6 @@
 
 pub mod interpret;
 pub mod plan;
+mod error;
+pub use error::Error;
+impl plan::Plan { #[allow(missing_docs)] pub fn verify(&self) -> Result<(), Error> { Ok(()) } }

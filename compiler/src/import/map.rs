@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Maps a file read-only.
 #[expect(unsafe_code, reason = "a memory map is unsafe by nature")]
-pub fn map(path: &Path) -> Result<Bytes> {
+pub(super) fn map(path: &Path) -> Result<Bytes> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let meta = file.metadata().map_err(|e| Error::io(path, e))?;
     if !meta.is_file() {

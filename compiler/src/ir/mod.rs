@@ -11,5 +11,5 @@ pub mod view;
 pub use graph::{Block, Def, Graph, Node, NodeId, Stage, State, Value, ValueId, display_types};
 pub use parse::{parse, parse_type};
 pub use print::display_node;
-pub use rewrite::{Rewriter, rewrite};
+pub use rewrite::{Rewriter, Rule, rewrite};
 pub use types::{AttrValue, Attrs, Payload, Type, broadcast, broadcast_strides, strides};

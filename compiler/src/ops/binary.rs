@@ -118,7 +118,7 @@ fn chosen(g: &mut Grad<'_>, comparison: &str, a: ValueId, b: ValueId) -> Result<
 }
 
 /// The ONNX operators in [`NAMES`].
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (a, b) = (n.input(0)?, n.input(1)?);
     let name = n.op_type();
     let Some((_, word)) = NAMES.iter().find(|row| row.0 == name) else { return Err(n.fail("is not elementwise")) };
@@ -126,7 +126,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Pow: the exponent may have another type than the base.
-pub fn import_pow(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_pow(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (a, b) = (n.input(0)?, n.input(1)?);
     let base = n.ty(a).dtype;
     let exponent = n.ty(b).dtype;
@@ -140,14 +140,14 @@ pub fn import_pow(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Mod.
-pub fn import_mod(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_mod(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (a, b) = (n.input(0)?, n.input(1)?);
     let op = if n.int("fmod", 0)? == 0 { "mod" } else { "fmod" };
     n.binary(op, a, b).map(|y| vec![y])
 }
 
 /// ONNX Max, Min, Mean and Sum of one or more operands.
-pub fn import_variadic(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_variadic(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let inputs = n.all_inputs()?;
     let op = match n.op_type() {
         "Max" => "max",

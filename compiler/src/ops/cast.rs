@@ -46,7 +46,7 @@ operator! {
 }
 
 /// ONNX Cast.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let to = n.int("to", 0)?;
     let to = n.dtype(to)?;
@@ -56,7 +56,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX CastLike.
-pub fn import_like(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_like(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (x, like) = (n.input(0)?, n.input(1)?);
     let to = n.ty(like).dtype;
     n.int("saturate", 1)?;

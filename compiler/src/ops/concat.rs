@@ -66,7 +66,7 @@ operator! {
 }
 
 /// ONNX Concat.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let inputs = n.all_inputs()?;
     let rank = n.ty(inputs[0]).rank();
     let axis = n.int("axis", 1)?;

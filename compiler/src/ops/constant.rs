@@ -10,7 +10,7 @@ use sara_kernels::DType;
 const MOST: usize = 1 << 24;
 
 /// ONNX Constant.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     if let Some(value) = n.tensor("value")? {
         return Ok(vec![value]);
     }
@@ -32,7 +32,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX ConstantOfShape.
-pub fn import_of_shape(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_of_shape(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let shape = n.const_sizes(0)?;
     let value = match n.tensor("value")? {
         Some(value) => n.reshape(value, &[])?,
@@ -42,7 +42,7 @@ pub fn import_of_shape(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Shape.
-pub fn import_shape(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_shape(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let shape: Vec<i64> = n.logical_shape(x).into_iter().map(|d| d as i64).collect();
     let rank = shape.len() as i64;
@@ -53,14 +53,14 @@ pub fn import_shape(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Size.
-pub fn import_size(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_size(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let len = n.ty(x).len() as i64;
     Ok(vec![n.add_const(DType::I64, &[], &[len])])
 }
 
 /// ONNX Range.
-pub fn import_range(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_range(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let start = n.input(0)?;
     let dtype = n.ty(start).dtype;
     let bounds = [n.const_scalar(0)?, n.const_scalar(1)?, n.const_scalar(2)?];

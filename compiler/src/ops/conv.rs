@@ -176,15 +176,15 @@ operator! {
 }
 
 /// How the windows of a convolution lie.
-pub struct Window<'a> {
+pub(super) struct Window<'a> {
     /// See [`Conv`].
-    pub groups: usize,
+    pub(super) groups: usize,
     /// See [`Conv`].
-    pub strides: &'a [usize],
+    pub(super) strides: &'a [usize],
     /// See [`Conv`].
-    pub pads: &'a [usize],
+    pub(super) pads: &'a [usize],
     /// See [`Conv`].
-    pub dilations: &'a [usize],
+    pub(super) dilations: &'a [usize],
 }
 
 impl Window<'_> {
@@ -214,7 +214,7 @@ impl Window<'_> {
     }
 
     /// Scalars of the convolution kernels, in three spatial dimensions.
-    pub fn scalars(&self, x: &[usize], y: &[usize], kernel: &[usize]) -> Vec<Scalar> {
+    pub(super) fn scalars(&self, x: &[usize], y: &[usize], kernel: &[usize]) -> Vec<Scalar> {
         let three = |own: &[usize], fill: i64| {
             let mut all = vec![fill; 3 - own.len()];
             all.extend(own.iter().map(|d| *d as i64));
@@ -256,7 +256,7 @@ fn geometry(n: &mut OnnxNode<'_, '_>, w: &[usize]) -> Result<Geometry> {
 }
 
 /// ONNX Conv.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (x, w, bias) = (n.input(0)?, n.input(1)?, n.optional(2));
     let (shape, kernel) = (n.ty(x).shape.clone(), n.ty(w).shape.clone());
     let Geometry { groups, strides, dilations, pads, auto } = geometry(n, &kernel)?;
@@ -286,7 +286,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX ConvTranspose.
-pub fn import_transpose(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_transpose(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (x, w, bias) = (n.input(0)?, n.input(1)?, n.optional(2));
     let (from, kernel) = (n.ty(x).shape.clone(), n.ty(w).shape.clone());
     let Geometry { groups, strides, dilations, pads, auto } = geometry(n, &kernel)?;

@@ -12,7 +12,7 @@ struct Term {
 }
 
 /// ONNX Einsum.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let equation: String = n.text("equation", "")?.chars().filter(|c| !c.is_whitespace()).collect();
     let inputs = n.all_inputs()?;
     let (left, right) = match equation.split_once("->") {

@@ -53,7 +53,7 @@ operator! {
 }
 
 /// ONNX Pad.
-pub fn import_pad(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_pad(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let shape = n.ty(x).shape.clone();
     let (pads, value, axes) = if n.opset() < 11 {

@@ -41,7 +41,7 @@ operator! {
 }
 
 /// ONNX Expand: the shape given and that of the operand broadcast to the result's.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let wanted = n.const_sizes(1)?;
     let own = n.ty(x).shape.clone();
@@ -51,7 +51,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Tile: repeating a dimension is repeating a new one before it.
-pub fn import_tile(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_tile(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let repeats = n.const_sizes(1)?;
     let own = n.ty(x).shape.clone();

@@ -86,7 +86,7 @@ fn extents(table: &[usize], axis: usize) -> Vec<Scalar> {
 }
 
 /// ONNX Gather. One constant position is a slice, which keeps shape arithmetic and split projections simple.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (x, index) = (n.input(0)?, n.input(1)?);
     let shape = n.ty(x).shape.clone();
     let axis = n.int("axis", 0)?;

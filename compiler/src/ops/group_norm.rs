@@ -135,7 +135,7 @@ fn extents(x: &Type, groups: usize, epsilon: f64) -> Vec<Scalar> {
 }
 
 /// ONNX GroupNormalization. Version 18 has one scale and bias a group, version 21 one a channel.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (x, mut scale, mut bias) = (n.input(0)?, n.input(1)?, n.input(2)?);
     let channels = n.ty(x).shape.get(1).copied().unwrap_or(0);
     let groups = usize::try_from(n.int("num_groups", 0)?).unwrap_or(0);
@@ -152,7 +152,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX InstanceNormalization.
-pub fn import_instance(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_instance(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let inputs = [n.input(0)?, n.input(1)?, n.input(2)?];
     let groups = n.ty(inputs[0]).shape.get(1).copied().unwrap_or(0);
     let epsilon = n.float("epsilon", 1e-5)?;
@@ -160,7 +160,7 @@ pub fn import_instance(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX BatchNormalization, versions 7 to 15, at inference.
-pub fn import_batch(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_batch(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let rank = n.ty(x).rank();
     let epsilon = n.float("epsilon", 1e-5)?;

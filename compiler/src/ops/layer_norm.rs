@@ -124,14 +124,14 @@ operator! {
 }
 
 /// Rows and columns of a tensor whose rows start at `axis`.
-pub fn extents(x: &Type, axis: usize) -> Vec<Scalar> {
+pub(super) fn extents(x: &Type, axis: usize) -> Vec<Scalar> {
     let rows: usize = x.shape[..axis].iter().product();
     let cols: usize = x.shape[axis..].iter().product();
     vec![int(rows), int(cols)]
 }
 
 /// ONNX LayerNormalization. Scale and bias may broadcast to a row.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let shape = n.ty(x).shape.clone();
     let axis = n.int("axis", -1)?;
@@ -141,7 +141,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     if n.outputs() > 1 {
         return Err(n.fail("its mean and deviation are used, which only training graphs do"));
     }
-    let mut row = |n: &mut OnnxNode<'_, '_>, i: usize| {
+    let row = |n: &mut OnnxNode<'_, '_>, i: usize| {
         n.optional(i).map(|v| {
             let own = n.ty(v).shape.clone();
             let v = if own.len() > shape.len() - axis && own.iter().product::<usize>() == shape[axis..].iter().product() {

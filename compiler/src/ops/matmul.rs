@@ -112,7 +112,7 @@ fn split(shape: &[usize], transposed: bool) -> (&[usize], [usize; 2]) {
 }
 
 /// ONNX MatMul. A vector is a row on the left and a column on the right.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (mut a, mut b) = (n.input(0)?, n.input(1)?);
     let (shape_a, shape_b) = (n.ty(a).shape.clone(), n.ty(b).shape.clone());
     if shape_a.is_empty() || shape_b.is_empty() {
@@ -138,7 +138,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Gemm: `alpha * a' b' + beta * c`.
-pub fn import_gemm(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_gemm(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (a, b) = (n.input(0)?, n.input(1)?);
     let (trans_a, trans_b) = (n.int("transA", 0)? != 0, n.int("transB", 0)? != 0);
     let (alpha, beta) = (n.float("alpha", 1.0)?, n.float("beta", 1.0)?);

@@ -98,7 +98,7 @@ fn drop_axes(shape: &[usize], axes: &[usize]) -> Vec<usize> {
 }
 
 /// ONNX ReduceSum and its relatives.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let rank = n.ty(x).rank();
     let since = if n.op_type() == "ReduceSum" { 13 } else { 18 };
@@ -112,7 +112,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     };
     axes.sort_unstable();
     axes.dedup();
-    let mut reduce = |n: &mut OnnxNode<'_, '_>, op: &str, x| {
+    let reduce = |n: &mut OnnxNode<'_, '_>, op: &str, x| {
         if axes.is_empty() { Ok(x) } else { n.emit(Reduce { op: op.to_owned(), axes: axes.clone(), keepdims }, &[x]) }
     };
     let y = match n.op_type() {
@@ -149,7 +149,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX GlobalAveragePool.
-pub fn import_global_average(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_global_average(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let rank = n.ty(x).rank();
     n.emit(Reduce { op: "mean".into(), axes: (2..rank).collect(), keepdims: true }, &[x]).map(|y| vec![y])

@@ -200,7 +200,7 @@ impl Resize {
 }
 
 /// ONNX Resize.
-pub fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let old = n.opset() < 11;
     let resize = Resize {
@@ -274,7 +274,7 @@ pub fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Upsample, the predecessor of Resize.
-pub fn import_upsample(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_upsample(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let resize = Resize {
         mode: n.text("mode", "nearest")?,
@@ -298,7 +298,7 @@ pub fn import_upsample(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX AveragePool: the number of elements in a window is the product of its extents along each axis, so the mean separates.
-pub fn import_average_pool(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_average_pool(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let shape = n.ty(x).shape.clone();
     let kernel = n.sizes("kernel_shape")?.unwrap_or_default();

@@ -41,7 +41,7 @@ operator! {
 }
 
 /// ONNX Reshape, versions 5 to 25: `0` copies a dimension unless `allowzero`, `-1` is what remains.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let wanted = if n.opset() < 5 { n.ints("shape")?.unwrap_or_default() } else { n.const_ints(1)? };
     let allow_zero = n.int("allowzero", 0)? != 0;
@@ -67,7 +67,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Flatten, versions 1 to 25.
-pub fn import_flatten(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_flatten(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let shape = n.ty(x).shape.clone();
     let axis = n.int("axis", 1)?;
@@ -79,7 +79,7 @@ pub fn import_flatten(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Squeeze, versions 1 to 25.
-pub fn import_squeeze(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_squeeze(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let shape = n.ty(x).shape.clone();
     let axes = match n.axes(1, 13, shape.len())? {
@@ -94,7 +94,7 @@ pub fn import_squeeze(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Unsqueeze, versions 1 to 25.
-pub fn import_unsqueeze(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_unsqueeze(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let shape = n.ty(x).shape.clone();
     let count = n.raw_axes(1, 13)?.map_or(0, |a| a.len());
@@ -111,12 +111,12 @@ pub fn import_unsqueeze(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Identity, versions 1 to 25.
-pub fn import_identity(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_identity(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     Ok(vec![n.input(0)?])
 }
 
 /// ONNX Dropout, versions 7 to 22, at inference: the identity.
-pub fn import_dropout(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_dropout(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     n.float("ratio", 0.5)?;
     n.int("seed", 0)?;

@@ -117,7 +117,7 @@ operator! {
 }
 
 /// ONNX RMSNormalization.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (x, scale) = (n.input(0)?, n.input(1)?);
     let shape = n.ty(x).shape.clone();
     let axis = n.int("axis", -1)?;

@@ -47,7 +47,7 @@ operator! {
 }
 
 /// ONNX Where.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let inputs = [n.input(0)?, n.input(1)?, n.input(2)?];
     n.emit(Select {}, &inputs).map(|y| vec![y])
 }

@@ -49,7 +49,7 @@ operator! {
 }
 
 /// Whether a strided box lies inside `shape`.
-pub fn check(starts: &[i64], steps: &[i64], sizes: &[usize], shape: &[usize]) -> Result<(), String> {
+pub(super) fn check(starts: &[i64], steps: &[i64], sizes: &[usize], shape: &[usize]) -> Result<(), String> {
     if [starts.len(), steps.len(), sizes.len()] != [shape.len(); 3] {
         return Err(format!("starts, steps and sizes must have {} entries", shape.len()));
     }
@@ -64,7 +64,7 @@ pub fn check(starts: &[i64], steps: &[i64], sizes: &[usize], shape: &[usize]) ->
 }
 
 /// ONNX Slice.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let shape = n.ty(x).shape.clone();
     let (begins, ends, axes, by) = if n.opset() < 10 {
@@ -104,7 +104,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Split.
-pub fn import_split(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_split(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let shape = n.ty(x).shape.clone();
     let axis = n.int("axis", 0)?;

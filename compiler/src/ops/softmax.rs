@@ -81,7 +81,7 @@ fn extents(ty: &Type, axis: usize) -> Vec<Scalar> {
 }
 
 /// ONNX Softmax. Before version 13 it ran over all dimensions from `axis` on, taken as one.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let shape = n.ty(x).shape.clone();
     let flat = n.opset() < 13;
@@ -98,7 +98,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX LogSoftmax.
-pub fn import_log(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_log(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let y = import(n)?[0];
     n.unary("log", y).map(|y| vec![y])
 }

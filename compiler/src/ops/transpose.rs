@@ -49,7 +49,7 @@ operator! {
 }
 
 /// The permutation that undoes `perm`.
-pub fn inverse(perm: &[usize]) -> Vec<usize> {
+pub(super) fn inverse(perm: &[usize]) -> Vec<usize> {
     let mut inverse = vec![0; perm.len()];
     for (i, &p) in perm.iter().enumerate() {
         inverse[p] = i;
@@ -58,7 +58,7 @@ pub fn inverse(perm: &[usize]) -> Vec<usize> {
 }
 
 /// ONNX Transpose.
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let rank = n.ty(x).rank();
     let perm = match n.ints("perm")? {
@@ -69,7 +69,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX DepthToSpace, versions 1 to 13.
-pub fn import_depth_to_space(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_depth_to_space(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let (b, [batch, c, h, w]) = block_and_shape(n, x)?;
     let column_first = match n.text("mode", "DCR")?.as_str() {
@@ -92,7 +92,7 @@ pub fn import_depth_to_space(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX SpaceToDepth, versions 1 to 13.
-pub fn import_space_to_depth(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_space_to_depth(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let (b, [batch, c, h, w]) = block_and_shape(n, x)?;
     if h % b != 0 || w % b != 0 {

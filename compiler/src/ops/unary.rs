@@ -123,7 +123,7 @@ operator! {
 }
 
 /// The error of operators that appear only in backward blocks.
-pub fn second_order(name: &str) -> Error {
+pub(super) fn second_order(name: &str) -> Error {
     Error::Option(format!("{name} has no gradient: second derivatives are not supported"))
 }
 
@@ -132,7 +132,7 @@ fn scalars(op: &str, alpha: f64, beta: f64) -> Vec<Scalar> {
 }
 
 /// The ONNX operators in [`NAMES`].
-pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let name = n.op_type();
     let Some((_, word, alpha)) = NAMES.iter().find(|row| row.0 == name) else { return Err(n.fail("is not elementwise")) };
@@ -144,7 +144,7 @@ pub fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Clip.
-pub fn import_clip(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_clip(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let (low, high) = if n.opset() < 11 {
         (n.float("min", f64::NEG_INFINITY)?, n.float("max", f64::INFINITY)?)
@@ -155,7 +155,7 @@ pub fn import_clip(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX Gelu.
-pub fn import_gelu(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_gelu(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let op = match n.text("approximate", "none")?.as_str() {
         "none" => "gelu",
@@ -166,7 +166,7 @@ pub fn import_gelu(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 }
 
 /// ONNX HardSigmoid.
-pub fn import_hard_sigmoid(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+pub(super) fn import_hard_sigmoid(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let (alpha, beta) = (n.float("alpha", 0.2)?, n.float("beta", 0.5)?);
     n.emit(Unary { op: "hard_sigmoid".into(), alpha, beta }, &[x]).map(|y| vec![y])

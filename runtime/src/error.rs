@@ -1,0 +1,4 @@
+//! stub
+#![allow(missing_docs)]
+#[derive(Debug, thiserror::Error)]
+pub enum Error { #[error("{0}")] S(String) }
