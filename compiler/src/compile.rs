@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::import::{Binding, Model, import};
 use crate::ir::verify::{LOSS, verify};
 use crate::ir::{Block, Def, Graph, Payload, Stage, State, Type, ValueId};
-use crate::lower::{Buffers, lower};
+use crate::lower::{Buffers, lower, sparse_numbers};
 use crate::ops::{Accumulate, LowRank};
 use crate::passes::{Context, PIPELINE, apply, differentiate, update};
 use crate::place::place;
@@ -131,18 +131,6 @@ pub fn compile_gradients(
     let returns = graph.returns.clone();
     let programs = vec![lower(&graph, "gradients", &[Block::Forward, Block::Backward], &returns, &mut buffers)];
     finish(model, &graph, buffers, programs, Vec::new(), Selection::default())
-}
-
-/// Sparse weights are numbered in the order of their indices in the graph.
-fn sparse_numbers(graph: &Graph) -> std::collections::HashMap<usize, u32> {
-    let weights = graph.values().filter_map(|(_, v)| match v.def {
-        Def::Index(weight, _) => match graph.value(weight).def {
-            Def::Weight(w) => Some(w),
-            _ => None,
-        },
-        _ => None,
-    });
-    weights.zip(0..).collect()
 }
 
 /// The graph that adds the low-rank subgradient of one weight to its gradient.

@@ -5,7 +5,7 @@
 pub mod autodiff;
 pub mod compile;
 mod error;
-mod evaluate;
+pub mod evaluate;
 pub mod import;
 pub mod ir;
 pub mod lower;

@@ -27,6 +27,21 @@ impl Buffers {
         Buffers { sparse, ..Buffers::default() }
     }
 
+    /// The place that a value has in every program, unless it lies in the arena or among the constants.
+    pub fn place_of(&self, graph: &Graph, value: ValueId) -> Option<Place> {
+        let sparse = || self.sparse[&weight_of(graph, value)];
+        Some(match graph.value(value).def {
+            Def::Weight(weight) => Place::Weight(weight as u32),
+            Def::Index(..) => Place::Index(sparse()),
+            Def::Param(_) => Place::Param(sparse()),
+            Def::State(State::Gradient, _) => Place::Gradient(sparse()),
+            Def::State(State::Moment1, _) => Place::Moment1(sparse()),
+            Def::State(State::Moment2, _) => Place::Moment2(sparse()),
+            Def::Hyper => Place::Hyper,
+            Def::Arg(_) | Def::Const(_) | Def::Node(..) => return None,
+        })
+    }
+
     fn add(&mut self, name: &str, dtype: DType, len: usize, place: Place) -> BufferId {
         self.list.push(Buffer { name: name.to_owned(), dtype, len: len as u64, place });
         BufferId(self.list.len() as u32 - 1)
@@ -180,27 +195,20 @@ fn bind(graph: &Graph, value: ValueId, buffers: &mut Buffers, bound: &mut HashMa
         return *buffer;
     }
     let v = graph.value(value);
-    let sparse = |buffers: &Buffers| buffers.sparse[&weight_of(graph, value)];
-    let buffer = match &v.def {
-        Def::Weight(i) => buffers.fixed(&v.name, &v.ty, Place::Weight(*i as u32)),
-        Def::Const(Payload::Known(bytes)) => buffers.constant(&v.name, v.ty.dtype, bytes),
-        Def::Const(Payload::Opaque(_)) => unreachable!("`%{}` was parsed from a text without its data", v.name),
-        Def::Index(..) => buffers.fixed(&v.name, &v.ty, Place::Index(sparse(buffers))),
-        Def::Param(_) => buffers.fixed(&v.name, &v.ty, Place::Param(sparse(buffers))),
-        Def::State(state, _) => {
-            let sparse = sparse(buffers);
-            let place = match state {
-                State::Gradient => Place::Gradient(sparse),
-                State::Moment1 => Place::Moment1(sparse),
-                State::Moment2 => Place::Moment2(sparse),
-            };
-            buffers.fixed(&v.name, &v.ty, place)
-        }
-        Def::Hyper => buffers.fixed(&v.name, &v.ty, Place::Hyper),
-        Def::Arg(_) | Def::Node(..) => buffers.add(&v.name, v.ty.dtype, v.ty.len(), Place::Arena(UNPLACED)),
+    let buffer = match (&v.def, buffers.place_of(graph, value)) {
+        (_, Some(place)) => buffers.fixed(&v.name, &v.ty, place),
+        (Def::Const(Payload::Known(bytes)), _) => buffers.constant(&v.name, v.ty.dtype, bytes),
+        (Def::Const(Payload::Opaque(_)), _) => unreachable!("`%{}` was parsed from a text without its data", v.name),
+        _ => buffers.add(&v.name, v.ty.dtype, v.ty.len(), Place::Arena(UNPLACED)),
     };
     bound.insert(value, buffer);
     buffer
+}
+
+/// Number in the plan of each sparse weight: they are counted in the order of their indices in the graph.
+pub fn sparse_numbers(graph: &Graph) -> HashMap<usize, u32> {
+    let indices = graph.values().filter(|(_, v)| matches!(v.def, Def::Index(..)));
+    indices.map(|(id, _)| weight_of(graph, id)).zip(0..).collect()
 }
 
 /// Lowers blocks of `graph` to a program called `name` that gives back `returns`. Its arena buffers are not placed yet.

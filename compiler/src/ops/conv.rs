@@ -6,8 +6,9 @@ use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{Type, ValueId};
-use crate::lower::{Lower, int};
+use crate::lower::{Lower, dims, int};
 use sara_kernels::Scalar;
+use sara_kernels::conv::Geometry;
 
 operator! {
     /// Convolution. Operands: `x` `[n, ci, spatial..]`, `w` `[co, ci / groups, kernel..]`, optional `bias` `[co]`.
@@ -213,23 +214,38 @@ impl Window<'_> {
         Ok(y)
     }
 
-    /// Scalars of the convolution kernels, in three spatial dimensions.
-    pub(super) fn scalars(&self, x: &[usize], y: &[usize], kernel: &[usize]) -> Vec<Scalar> {
-        let three = |own: &[usize], fill: i64| {
-            let mut all = vec![fill; 3 - own.len()];
-            all.extend(own.iter().map(|d| *d as i64));
-            Scalar::Ints(all)
+    /// The shape as the convolution kernels see it, in three spatial dimensions.
+    pub(super) fn geometry(&self, x: &[usize], y: &[usize], kernel: &[usize]) -> Geometry {
+        let three = |own: &[usize], fill: usize| {
+            let mut all = [fill; 3];
+            all[3 - own.len()..].copy_from_slice(own);
+            all
         };
-        vec![
-            int(x[0]), int(self.groups), int(x[1]), int(y[1]),
-            three(&x[2..], 1), three(&y[2..], 1), three(kernel, 1),
-            three(self.strides, 1), three(&self.pads[..kernel.len()], 0), three(self.dilations, 1),
-        ]
+        Geometry {
+            n: x[0],
+            groups: self.groups,
+            ci: x[1],
+            co: y[1],
+            input: three(&x[2..], 1),
+            output: three(&y[2..], 1),
+            kernel: three(kernel, 1),
+            strides: three(self.strides, 1),
+            pads: three(&self.pads[..kernel.len()], 0),
+            dilations: three(self.dilations, 1),
+        }
+    }
+
+    /// The same as the scalars of a launch.
+    pub(super) fn scalars(&self, x: &[usize], y: &[usize], kernel: &[usize]) -> Vec<Scalar> {
+        let g = self.geometry(x, y, kernel);
+        let mut scalars = [g.n, g.groups, g.ci, g.co].map(int).to_vec();
+        scalars.extend([g.input, g.output, g.kernel, g.strides, g.pads, g.dilations].iter().map(|d| dims(d)));
+        scalars
     }
 }
 
 /// Attributes that Conv and ConvTranspose share, with their defaults.
-struct Geometry {
+struct Attributes {
     groups: usize,
     strides: Vec<usize>,
     dilations: Vec<usize>,
@@ -237,7 +253,7 @@ struct Geometry {
     auto: String,
 }
 
-fn geometry(n: &mut OnnxNode<'_, '_>, w: &[usize]) -> Result<Geometry> {
+fn attributes(n: &mut OnnxNode<'_, '_>, w: &[usize]) -> Result<Attributes> {
     let spatial = w.len().saturating_sub(2);
     if let Some(kernel) = n.sizes("kernel_shape")?
         && kernel != w[2.min(w.len())..]
@@ -246,7 +262,7 @@ fn geometry(n: &mut OnnxNode<'_, '_>, w: &[usize]) -> Result<Geometry> {
     }
     let ones = || vec![1; spatial];
     let groups = n.int("group", 1)?;
-    Ok(Geometry {
+    Ok(Attributes {
         groups: usize::try_from(groups).map_err(|_| n.fail("group is negative"))?,
         strides: n.sizes("strides")?.unwrap_or_else(ones),
         dilations: n.sizes("dilations")?.unwrap_or_else(ones),
@@ -259,7 +275,7 @@ fn geometry(n: &mut OnnxNode<'_, '_>, w: &[usize]) -> Result<Geometry> {
 pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (x, w, bias) = (n.input(0)?, n.input(1)?, n.optional(2));
     let (shape, kernel) = (n.ty(x).shape.clone(), n.ty(w).shape.clone());
-    let Geometry { groups, strides, dilations, pads, auto } = geometry(n, &kernel)?;
+    let Attributes { groups, strides, dilations, pads, auto } = attributes(n, &kernel)?;
     let spatial = kernel.len().saturating_sub(2);
     if shape.len() != kernel.len() || [strides.len(), dilations.len()] != [spatial; 2] || strides.contains(&0) {
         return Err(n.fail(format!("input {shape:?}, weight {kernel:?} and the attributes do not fit")));
@@ -289,7 +305,7 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 pub(super) fn import_transpose(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (x, w, bias) = (n.input(0)?, n.input(1)?, n.optional(2));
     let (from, kernel) = (n.ty(x).shape.clone(), n.ty(w).shape.clone());
-    let Geometry { groups, strides, dilations, pads, auto } = geometry(n, &kernel)?;
+    let Attributes { groups, strides, dilations, pads, auto } = attributes(n, &kernel)?;
     let spatial = kernel.len().saturating_sub(2);
     let extra = n.sizes("output_padding")?.unwrap_or_else(|| vec![0; spatial]);
     let wanted = n.sizes("output_shape")?;

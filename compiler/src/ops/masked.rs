@@ -95,10 +95,9 @@ operator! {
     fn lower(&self, l: &mut Lower<'_>) {
         let ty = l.input_type(0).clone();
         let Ok((batch, n, _)) = panel(&ty, self.a_t) else { unreachable!("inference admits only panels") };
-        let (a_t, b_t) = (usize::from(self.a_t), usize::from(self.b_t));
-        let work = l.temp(ty.dtype, masked_matmul_grad::work_len(batch, n, self.rows, self.cols, a_t, b_t));
+        let work = l.temp(ty.dtype, masked_matmul_grad::work_len(batch, n, self.rows, self.cols, self.a_t, self.b_t));
         let args = [Some(l.input(0)), Some(l.input(1)), Some(l.input(2)), Some(l.output(0)), Some(work)];
-        let scalars = [batch, n, self.rows, self.cols, a_t, b_t].map(int).to_vec();
+        let scalars = [batch, n, self.rows, self.cols, self.a_t.into(), self.b_t.into()].map(int).to_vec();
         l.launch("masked_matmul_grad", &args, scalars);
     }
 
@@ -147,7 +146,7 @@ operator! {
         let (x, y) = (l.input_type(0).clone(), l.input_type(1).clone());
         let window = Window { groups: self.groups, strides: &self.strides, pads: &self.pads, dilations: &self.dilations };
         let scalars = window.scalars(&x.shape, &y.shape, &self.kernel);
-        let work = l.temp(x.dtype, masked_conv_grad::work_len(&scalars));
+        let work = l.temp(x.dtype, masked_conv_grad::work_len(&window.geometry(&x.shape, &y.shape, &self.kernel)));
         let args = [Some(l.input(0)), Some(l.input(1)), Some(l.input(2)), Some(l.output(0)), Some(work)];
         l.launch("masked_conv_grad", &args, scalars);
     }
