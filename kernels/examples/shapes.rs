@@ -1,6 +1,8 @@
 //! Times the kernels with dense arithmetic on shapes of a latent diffusion model: `shapes [threads] [name part]`.
 
+use sara_kernels::conv::Geometry;
 use sara_kernels::{Buffer, Call, DType, Launch, Pool, Scalar, find};
+use sara_kernels::{masked_conv_grad, masked_matmul_grad};
 use std::time::Instant;
 
 /// A float argument of this many elements, or indices.
@@ -115,6 +117,71 @@ impl Timer {
         self.time(&format!("conv_grad_input {label}"), "conv_grad_input", &scalars, &[f(y), f(w), f(x)]);
     }
 
+    fn entries(len: usize, density: f64) -> Vec<u32> {
+        let mut state = 7_u64;
+        (0..len as u32)
+            .filter(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                ((state >> 33) as f64) < density * f64::from(1_u32 << 31)
+            })
+            .collect()
+    }
+
+    fn masked_conv(&self, channels: usize, size: usize, kernel: usize) {
+        let square = |v: usize, depth: usize| [depth, v, v];
+        let g = Geometry {
+            n: 1,
+            groups: 1,
+            ci: channels,
+            co: channels,
+            input: square(size, 1),
+            output: square(size, 1),
+            kernel: square(kernel, 1),
+            strides: [1; 3],
+            pads: square(kernel / 2, 0),
+            dilations: [1; 3],
+        };
+        let three = |v: [usize; 3]| Scalar::Ints(v.iter().map(|&v| v as i64).collect());
+        let int = |v: usize| Scalar::Int(v as i64);
+        let scalars = [
+            int(g.n),
+            int(g.groups),
+            int(g.ci),
+            int(g.co),
+            three(g.input),
+            three(g.output),
+            three(g.kernel),
+            three(g.strides),
+            three(g.pads),
+            three(g.dilations),
+        ];
+        let (x, w) = (channels * size * size, channels * channels * kernel * kernel);
+        let f = Data::Float;
+        let label = format!("{channels} {kernel}x{kernel} {size}x{size}");
+        let dense = self.time(&format!("dense conv grad {label}"), "conv_grad_weight", &scalars, &[f(x), f(x), f(w)]);
+        for density in [0.0058, 0.058] {
+            let idx = Self::entries(w, density);
+            let args = [f(x), f(x), Data::Index(idx.clone()), f(idx.len()), f(masked_conv_grad::work_len(&g))];
+            let ms = self.time(&format!("masked conv grad {label} {density}"), "masked_conv_grad", &scalars, &args);
+            println!("{:58} {:9.3} of the dense time", "", ms / dense);
+        }
+    }
+
+    fn masked_matmul(&self, n: usize, rows: usize, cols: usize) {
+        let dense = self.gemm("masked dense tn", rows, cols, n, [true, false]);
+        let int = |v: usize| Scalar::Int(v as i64);
+        let scalars = [int(1), int(n), int(rows), int(cols), int(0), int(0)];
+        let f = Data::Float;
+        for density in [0.0058, 0.058] {
+            let idx = Self::entries(rows * cols, density);
+            let work = masked_matmul_grad::work_len(1, n, rows, cols, false, false);
+            let args = [f(n * rows), f(n * cols), Data::Index(idx.clone()), f(idx.len()), f(work)];
+            let label = format!("masked matmul grad {n} {rows}x{cols} {density}");
+            let ms = self.time(&label, "masked_matmul_grad", &scalars, &args);
+            println!("{:58} {:9.3} of the dense time", "", ms / dense);
+        }
+    }
+
     fn attention(&self, heads: usize, queries: usize, keys: usize, dim: usize) {
         let int = |v: usize| Scalar::Int(v as i64);
         let mask = Scalar::Ints(vec![0; 4]);
@@ -159,5 +226,14 @@ fn main() -> std::io::Result<()> {
     timer.attention(8, 256, 256, 160);
     timer.attention(8, 4096, 77, 40);
     timer.attention(1, 4096, 4096, 512);
+    timer.masked_conv(320, 64, 3);
+    timer.masked_conv(640, 32, 3);
+    timer.masked_conv(1280, 16, 3);
+    timer.masked_conv(1280, 8, 3);
+    timer.masked_conv(320, 64, 1);
+    timer.masked_matmul(4096, 320, 2560);
+    timer.masked_matmul(4096, 320, 320);
+    timer.masked_matmul(256, 1280, 10240);
+    timer.masked_matmul(256, 5120, 1280);
     Ok(())
 }

@@ -17,6 +17,12 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<f64> {
         .collect()
 }
 
+/// About `density * len` ascending positions below `len`.
+pub(crate) fn places(len: usize, density: f64) -> Vec<u32> {
+    let draws = noise(len, 9);
+    (0..len as u32).filter(|&i| (draws[i as usize] + 1.0) / 2.0 < density || density >= 1.0).collect()
+}
+
 /// Fails unless `|got - want| <= tolerance * (1 + |want|)` everywhere.
 #[track_caller]
 pub(crate) fn assert_close(got: &[f64], want: &[f64], tolerance: f64) {

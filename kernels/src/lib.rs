@@ -6,14 +6,18 @@ pub mod attention;
 pub mod attention_grad;
 pub mod conv;
 pub mod conv_grad_input;
+pub mod conv_grad_weight;
 mod dtype;
 pub mod gemm;
 #[cfg(test)]
 mod harness;
 pub mod hyper;
 mod launch;
+pub mod masked_conv_grad;
+pub mod masked_matmul_grad;
 mod pool;
 mod product;
+mod sampled;
 mod simd;
 
 pub use dtype::{DType, Element, Float};

@@ -128,7 +128,7 @@ impl Geometry {
             // taps for which it is whole are `every` apart.
             let at = (phase[d] + self.pads[d]) as isize;
             let whole = |t: usize| (at - (t * dilation) as isize).rem_euclid(stride as isize) == 0;
-            let every = stride / gcd(stride, dilation);
+            let every = tap_period(self, d);
             let first = (0..every.min(self.kernel[d])).find(|&t| whole(t));
             let (first, taps) = match first {
                 Some(t) => (t, (self.kernel[d] - t).div_ceil(every)),
@@ -150,6 +150,11 @@ impl Geometry {
             }
         })
     }
+}
+
+/// Taps in dimension `d` that are this far apart read input elements with the same remainder modulo the stride.
+pub(crate) fn tap_period(g: &Geometry, d: usize) -> usize {
+    (g.strides[d] / gcd(g.strides[d], g.dilations[d]).max(1)).max(1)
 }
 
 fn gcd(a: usize, b: usize) -> usize {

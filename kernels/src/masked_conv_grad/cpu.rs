@@ -1,0 +1,220 @@
+//! The gradient at trained entries on a CPU: operands are copied into planes in which each entry is one contiguous dot
+//! product, and tasks own the entries of some output channels and some input channels.
+
+use super::Layout;
+use crate::conv::geometry::{self, Geometry};
+use crate::sampled::{ROWS, Sampled, locate};
+use crate::simd::{Job, LANES, Real, dispatch};
+use crate::{Launch, Shared, for_float};
+use std::ops::Range;
+
+/// Elements of a dot product that is summed at once, if planes are longer.
+const CHUNK: usize = 512;
+/// Elements of the input planes that a task keeps in its cache.
+const PANEL: usize = 96 << 10;
+/// Tasks that there should be at least.
+const TASKS: usize = 16;
+
+pub(super) fn run(l: &Launch<'_>) {
+    for_float!(l.dtype("dp"), T => typed::<T>(l))
+}
+
+#[expect(unsafe_code, reason = "tasks write disjoint planes of the work memory")]
+fn typed<T: Real>(l: &Launch<'_>) {
+    let g = Geometry::of(l);
+    let (x, dy, idx) = (l.read::<T>("x"), l.read::<T>("dy"), l.read::<u32>("idx"));
+    if idx.is_empty() {
+        return;
+    }
+    let out = l.write::<T>("dp");
+    let (input_len, output_len) = (g.input_len(), g.output_len());
+    if g.n * output_len * input_len == 0 {
+        out[..idx.len()].fill(T::of(0.0));
+        return;
+    }
+    let out = Shared::new(out);
+    let layout = Layout::new(&g);
+    if layout.in_place {
+        for image in 0..g.n {
+            let (x, dy) = (&x[image * g.ci * input_len..], &dy[image * g.co * output_len..]);
+            sample(l, &g, &layout, idx, x, dy, &out, image > 0);
+        }
+        return;
+    }
+    let work = l.shared::<T>("work");
+    let x_start = g.co * layout.dy_plane;
+    let x_channel = layout.planes() * layout.x_plane;
+    let mut add = false;
+    for image in (0..g.n).step_by(layout.images) {
+        for depth in (0..g.output[0]).step_by(layout.band[0]) {
+            for height in (0..g.output[1]).step_by(layout.band[1]) {
+                let at = Band { images: image..g.n.min(image + layout.images), start: [depth, height, 0] };
+                l.pool.run(g.co + g.ci, |task, _| {
+                    // SAFETY: each task writes the planes of one channel.
+                    let plane = unsafe {
+                        if task < g.co {
+                            work.range(task * layout.dy_plane, layout.dy_plane)
+                        } else {
+                            work.range(x_start + (task - g.co) * x_channel, x_channel)
+                        }
+                    };
+                    dispatch(Spread { g: &g, layout: &layout, band: &at, x, dy, channel: task, plane });
+                });
+                // SAFETY: the tasks that wrote it have ended.
+                let planes = unsafe { &*work.range(0, layout.len(&g)) };
+                let (dy, x) = planes.split_at(x_start);
+                sample(l, &g, &layout, idx, x, dy, &out, add);
+                add = true;
+            }
+        }
+    }
+}
+
+/// Images and first output element of a band.
+struct Band {
+    images: Range<usize>,
+    start: [usize; 3],
+}
+
+/// Copies one channel of the output gradient, or of the input, into its planes.
+struct Spread<'a, T> {
+    g: &'a Geometry,
+    layout: &'a Layout,
+    band: &'a Band,
+    x: &'a [T],
+    dy: &'a [T],
+    channel: usize,
+    plane: &'a mut [T],
+}
+
+impl<T: Real> Job for Spread<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Spread { g, layout, band, x, dy, channel, plane } = self;
+        let [_, eh, ew] = layout.extent;
+        let image_len = layout.x_plane / layout.images;
+        plane.fill(T::of(0.0));
+        if channel < g.co {
+            let [od, oh, ow] = g.output;
+            for (i, image) in band.images.clone().enumerate() {
+                let source = &dy[(image * g.co + channel) * g.output_len()..];
+                for d in 0..layout.band[0].min(od - band.start[0]) {
+                    for h in 0..layout.band[1].min(oh - band.start[1]) {
+                        let row = &source[((band.start[0] + d) * oh + band.start[1] + h) * ow..][..ow];
+                        geometry::copy(row, &mut plane[i * image_len + (d * eh + h) * ew..][..ow]);
+                    }
+                }
+            }
+            return;
+        }
+        let channel = channel - g.co;
+        let [_, ih, iw] = g.input;
+        for (phase, plane) in plane.chunks_exact_mut(layout.x_plane).enumerate() {
+            let [_, ph, pw] = layout.phases;
+            let phase = [phase / (ph * pw), phase / pw % ph, phase % pw];
+            // Element q of a plane is input element q * stride + base.
+            let base: [isize; 3] = std::array::from_fn(|d| {
+                let remainder = phase[d] * g.dilations[d] % g.strides[d];
+                (band.start[d] * g.strides[d] + remainder) as isize - g.pads[d] as isize
+            });
+            let inside = |d: usize, q: usize| {
+                let at = (q * g.strides[d]) as isize + base[d];
+                (at >= 0 && at < g.input[d] as isize).then_some(at as usize)
+            };
+            let bound = |least: isize| if least <= 0 { 0 } else { (least as usize).div_ceil(g.strides[2]) };
+            let low = bound(-base[2]).min(ew);
+            let high = bound(g.input[2] as isize - base[2]).clamp(low, ew);
+            let first = (low * g.strides[2]) as isize + base[2];
+            for (i, image) in band.images.clone().enumerate() {
+                let source = &x[(image * g.ci + channel) * g.input_len()..][..g.input_len()];
+                for d in 0..layout.extent[0] {
+                    let Some(sd) = inside(0, d) else { continue };
+                    for h in 0..eh {
+                        let Some(sh) = inside(1, h) else { continue };
+                        if low == high {
+                            continue;
+                        }
+                        let row = &source[(sd * ih + sh) * iw + first as usize..];
+                        let target = &mut plane[i * image_len + (d * eh + h) * ew..][low..high];
+                        if g.strides[2] == 1 {
+                            geometry::copy(row, target);
+                        } else {
+                            for (t, &s) in target.iter_mut().zip(row.iter().step_by(g.strides[2])) {
+                                *t = s;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Computes the entries from planes.
+#[expect(clippy::too_many_arguments, reason = "the operands of one pass")]
+fn sample<T: Real>(
+    l: &Launch<'_>,
+    g: &Geometry,
+    layout: &Layout,
+    idx: &[u32],
+    x: &[T],
+    dy: &[T],
+    out: &Shared<'_, T>,
+    add: bool,
+) {
+    let (taps, row_len) = (g.taps(), g.ci_group() * g.taps());
+    let (ci_group, co_group) = (g.ci_group(), g.co_group());
+    let [_, eh, ew] = layout.extent;
+    let channel_len = layout.planes() * layout.x_plane;
+    // Where tap t reads, relative to the planes of its channel.
+    let tap_at = |t: usize| {
+        let [_, kh, kw] = g.kernel;
+        let tap = [t / (kh * kw), t / kw % kh, t % kw];
+        let phase: [usize; 3] = std::array::from_fn(|d| tap[d] % geometry::tap_period(g, d));
+        let shift: [usize; 3] = std::array::from_fn(|d| tap[d] * g.dilations[d] / g.strides[d]);
+        let plane = (phase[0] * layout.phases[1] + phase[1]) * layout.phases[2] + phase[2];
+        plane * layout.x_plane + (shift[0] * eh + shift[1]) * ew + shift[2]
+    };
+    let pieces = layout.dy_plane.div_ceil(CHUNK).max(1);
+    let chunk = layout.dy_plane.div_ceil(pieces).next_multiple_of(LANES);
+    let channels = (PANEL / (chunk * layout.planes())).clamp(1, ci_group);
+    let channels = ci_group.div_ceil(ci_group.div_ceil(channels));
+    let across = ci_group.div_ceil(channels);
+    let down = TASKS.div_ceil(across).min(g.co);
+    let outputs = g.co.div_ceil(down).min(ROWS);
+    let down = g.co.div_ceil(outputs);
+    l.pool.run(across * down, |task, bytes| {
+        let (part, first) = (task / down, task % down * outputs);
+        let columns = part * channels * taps..ci_group.min((part + 1) * channels) * taps;
+        let rows = first..g.co.min(first + outputs);
+        let (table, rest) = bytes.split_at_mut((2 * outputs * size_of::<u32>()).next_multiple_of(64));
+        let table: &mut [u32] = bytemuck::cast_slice_mut(table);
+        // Positions of the taps are looked up where there is room for them.
+        let room = taps.min(rest.len() / size_of::<u64>());
+        let taps_at: &mut [u64] = &mut bytemuck::cast_slice_mut(&mut rest[..room * size_of::<u64>()])[..room];
+        for (t, at) in taps_at.iter_mut().enumerate() {
+            *at = tap_at(t) as u64;
+        }
+        locate(idx, row_len, rows.clone(), &columns, table);
+        for start in (0..layout.dy_plane).step_by(chunk) {
+            dispatch(Sampled {
+                idx,
+                row_len,
+                rows: rows.clone(),
+                table: &table[..2 * rows.len()],
+                left: dy,
+                left_at: |row| row * layout.dy_plane + start,
+                right: x,
+                right_at: |row, column| {
+                    let channel = row / co_group * ci_group + column / taps;
+                    let tap = taps_at.get(column % taps).map_or_else(|| tap_at(column % taps), |&at| at as usize);
+                    channel * channel_len + tap + start
+                },
+                len: chunk.min(layout.dy_plane - start),
+                add: add || start > 0,
+                out,
+            });
+        }
+    });
+}

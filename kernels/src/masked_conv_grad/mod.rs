@@ -1,0 +1,159 @@
+//! Gradient of a convolution's weight at its trained entries only.
+//!
+//! Entry `k` of `idx` is the flat position of `w[o,c,t]`; positions ascend.
+//! `dp[k] = sum over b, p of dy[b,o,p] * x[b, g*ci/groups + c, p*strides + t*dilations - pads]`, where `g` is the group of `o`.
+//! The dense gradient does not exist; cost grows with the number of entries. `dp` may be longer than `idx`; what is beyond
+//! is left alone. Shapes are those of the convolution.
+
+mod cpu;
+
+use crate::conv::{Geometry, geometry};
+use crate::{Arg, DType, Kernel, Types};
+
+/// Declaration of the kernel.
+pub const KERNEL: Kernel = Kernel {
+    name: "masked_conv_grad",
+    args: &[
+        Arg::read("x", Types::Float),
+        Arg::read("dy", Types::Float),
+        Arg::read("idx", Types::Only(DType::U32)),
+        Arg::write("dp", Types::Float),
+        Arg::write("work", Types::Float),
+    ],
+    scalars: geometry::SCALARS,
+    flops: |call| {
+        let g = Geometry::of(call);
+        2 * call.len("idx") as u64 * (g.n * g.output_len()) as u64
+    },
+    cpu: cpu::run,
+};
+
+/// Elements that `work` holds at most, unless one row of outputs takes more.
+const WORK: usize = 4 << 20;
+
+/// Layout of `work`: planes of the output gradient, then planes of the input, for a band of images and rows.
+///
+/// Both have the pitches of the padded input, divided by the strides, so that a tap reads the input planes at a constant
+/// distance from the output element. Input elements with different remainders modulo the strides have different planes.
+/// What the output planes have between their rows is zero.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    /// Images of a band.
+    images: usize,
+    /// Output depths and heights of a band, and the output width.
+    band: [usize; 3],
+    /// Extents of an input plane for one image.
+    extent: [usize; 3],
+    /// Remainders that taps have, in each dimension.
+    phases: [usize; 3],
+    /// Elements of an output plane.
+    dy_plane: usize,
+    /// Elements of an input plane.
+    x_plane: usize,
+    /// Whether both operands already have this layout, one image at a time.
+    in_place: bool,
+}
+
+impl Layout {
+    fn new(g: &Geometry) -> Layout {
+        let reach: [usize; 3] =
+            std::array::from_fn(|d| (g.kernel[d].max(1) - 1) * g.dilations[d] / g.strides[d].max(1));
+        let phases: [usize; 3] = std::array::from_fn(|d| g.kernel[d].min(geometry::tap_period(g, d)));
+        let at = |images: usize, depth: usize, height: usize| {
+            let band = [depth, height, g.output[2]];
+            let extent: [usize; 3] = std::array::from_fn(|d| band[d] + reach[d]);
+            let x_plane = images * extent.iter().product::<usize>();
+            let in_place = g.taps() == 1 && g.input == g.output && g.strides == [1; 3] && g.pads == [0; 3];
+            let missing: usize = (0..3).map(|d| reach[d] * extent[d + 1..].iter().product::<usize>()).sum();
+            Layout { images, band, extent, phases, dy_plane: x_plane.saturating_sub(missing), x_plane, in_place }
+        };
+        let [depth, height, _] = g.output;
+        let fits = |l: &Layout| l.len(g) <= WORK;
+        let whole = at(1, depth, height);
+        if whole.in_place || g.output_len() == 0 {
+            return whole;
+        }
+        if fits(&whole) {
+            return at((WORK / whole.len(g).max(1)).clamp(1, g.n.max(1)), depth, height);
+        }
+        // Lengths grow linearly with the extent of a band, apart from what taps reach beyond it.
+        let most = |extent: usize, at: &dyn Fn(usize) -> Layout| {
+            let (mut low, mut high) = (1, extent);
+            while low < high {
+                let middle = (low + high).div_ceil(2);
+                if fits(&at(middle)) { low = middle } else { high = middle - 1 }
+            }
+            low
+        };
+        let slab = at(1, 1, height);
+        if fits(&slab) {
+            return at(1, most(depth, &|d| at(1, d, height)), height);
+        }
+        at(1, 1, most(height, &|h| at(1, 1, h)))
+    }
+
+    /// Planes of an input channel.
+    fn planes(&self) -> usize {
+        self.phases.iter().product()
+    }
+
+    fn len(&self, g: &Geometry) -> usize {
+        g.co * self.dy_plane + g.ci * self.planes() * self.x_plane
+    }
+}
+
+/// Elements that `work` must have.
+pub fn work_len(geometry: &Geometry) -> usize {
+    let layout = Layout::new(geometry);
+    if layout.in_place { 1 } else { layout.len(geometry).max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KERNEL, Layout, work_len};
+    use crate::DType;
+    use crate::conv::Geometry;
+    use crate::conv::tests::{each, scalars, shapes, square};
+    use crate::harness::{Bench, assert_close, noise, places};
+
+    fn check(g: &Geometry, densities: &[f64]) {
+        let x = noise(g.n * g.ci * g.input_len(), 1);
+        let dy = noise(g.n * g.co * g.output_len(), 2);
+        let mut dense = vec![0.0; g.co * g.ci_group() * g.taps()];
+        each(g, |xi, wi, yi| dense[wi] += x[xi] * dy[yi]);
+        for &density in densities {
+            let idx = places(dense.len(), density);
+            let mut want: Vec<f64> = idx.iter().map(|&i| dense[i as usize]).collect();
+            want.extend([7.0, 7.0]);
+            for dtype in [DType::F32, DType::F64] {
+                let mut bench = Bench::new(&KERNEL, scalars(g));
+                bench.float("x", dtype, &x);
+                bench.float("dy", dtype, &dy);
+                bench.index("idx", &idx);
+                bench.float("dp", dtype, &vec![7.0; idx.len() + 2]);
+                bench.float("work", dtype, &vec![f64::NAN; work_len(g)]);
+                let tolerance = if dtype == DType::F32 { 2e-5 } else { 1e-12 };
+                assert_close(&bench.run()["dp"], &want, tolerance);
+            }
+        }
+    }
+
+    #[test]
+    fn is_the_dense_gradient_at_the_entries() {
+        for g in shapes() {
+            check(&g, &[0.0, 0.02, 0.3, 1.0]);
+        }
+        check(&Geometry { n: 5, ..square(1, 3, 4, 5, 3, 1) }, &[0.1]);
+    }
+
+    #[test]
+    fn work_is_cut_into_bands() {
+        let tall = Geometry { input: [1, 50, 45_000], output: [1, 50, 45_000], ..square(1, 1, 2, 8, 3, 1) };
+        assert!(Layout::new(&tall).band[1] < 50);
+        check(&tall, &[0.2]);
+        let deep =
+            Geometry { input: [50, 1, 45_000], output: [50, 1, 45_000], kernel: [3, 1, 3], pads: [1, 0, 1], ..tall };
+        assert!(Layout::new(&deep).band[0] < 50);
+        check(&deep, &[0.2]);
+    }
+}

@@ -1,0 +1,130 @@
+//! Gradient of a matrix weight at its trained entries only.
+//!
+//! The weight is `[rows, cols]` and entry `k` of `idx` is its flat position `r * cols + c`; positions ascend.
+//! `dp[k] = sum over batch, n of A[n, r] * B[n, c]`. `A` is `[batch, n, rows]`, or `[batch, rows, n]` if `a_t` is 1, and `B`
+//! likewise with `cols`. The dense gradient does not exist; cost grows with the number of entries. `dp` may be longer than
+//! `idx`; what is beyond is left alone.
+
+mod cpu;
+
+use crate::{Arg, DType, Kernel, ScalarKind, Types};
+
+/// Declaration of the kernel.
+pub const KERNEL: Kernel = Kernel {
+    name: "masked_matmul_grad",
+    args: &[
+        Arg::read("a", Types::Float),
+        Arg::read("b", Types::Float),
+        Arg::read("idx", Types::Only(DType::U32)),
+        Arg::write("dp", Types::Float),
+        Arg::write("work", Types::Float),
+    ],
+    scalars: &[
+        ("batch", ScalarKind::Int),
+        ("n", ScalarKind::Int),
+        ("rows", ScalarKind::Int),
+        ("cols", ScalarKind::Int),
+        ("a_t", ScalarKind::Int),
+        ("b_t", ScalarKind::Int),
+    ],
+    flops: |call| 2 * call.len("idx") as u64 * (call.int("batch") * call.int("n")) as u64,
+    cpu: cpu::run,
+};
+
+/// Elements that `work` holds at most, unless a few hundred tokens take more.
+const WORK: usize = 4 << 20;
+/// Tokens that are turned at once at least.
+const TOKENS: usize = 512;
+
+/// Tokens that pass through `work` together, and the distance of its rows.
+fn band(batch: usize, n: usize, rows: usize, b_t: bool) -> (usize, usize) {
+    let tokens = if b_t { n } else { batch * n };
+    let least = WORK / rows.max(1) / TOKENS * TOKENS;
+    let band = tokens.min(least.max(TOKENS));
+    // Rows a large power of two apart would share cache sets.
+    (band, band.next_multiple_of(16) + 16)
+}
+
+/// Elements that `work` must have.
+pub fn work_len(batch: usize, n: usize, rows: usize, _cols: usize, a_t: bool, b_t: bool) -> usize {
+    if a_t { 1 } else { (rows * band(batch, n, rows, b_t).1).max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KERNEL, work_len};
+    use crate::harness::{Bench, assert_close, noise, places};
+    use crate::{DType, Scalar};
+
+    fn check(batch: usize, n: usize, rows: usize, cols: usize) {
+        for (a_t, b_t) in [(false, false), (true, false), (false, true), (true, true)] {
+            let a = noise(batch * n * rows, 1);
+            let b = noise(batch * n * cols, 2);
+            let mut dense = vec![0.0; rows * cols];
+            for i in 0..batch {
+                for t in 0..n {
+                    let at = |of: usize, j: usize, turned: bool| {
+                        if turned { (i * of + j) * n + t } else { (i * n + t) * of + j }
+                    };
+                    for r in 0..rows {
+                        let left = a[at(rows, r, a_t)];
+                        for c in 0..cols {
+                            dense[r * cols + c] += left * b[at(cols, c, b_t)];
+                        }
+                    }
+                }
+            }
+            for density in [0.0, 0.01, 0.2, 1.0] {
+                let idx = places(dense.len(), density);
+                let mut want: Vec<f64> = idx.iter().map(|&i| dense[i as usize]).collect();
+                want.extend([7.0, 7.0]);
+                for dtype in [DType::F32, DType::F64] {
+                    let int = |v: usize| Scalar::Int(v as i64);
+                    let scalars =
+                        vec![int(batch), int(n), int(rows), int(cols), int(usize::from(a_t)), int(usize::from(b_t))];
+                    let mut bench = Bench::new(&KERNEL, scalars);
+                    bench.float("a", dtype, &a);
+                    bench.float("b", dtype, &b);
+                    bench.index("idx", &idx);
+                    bench.float("dp", dtype, &vec![7.0; idx.len() + 2]);
+                    bench.float("work", dtype, &vec![f64::NAN; work_len(batch, n, rows, cols, a_t, b_t)]);
+                    let tolerance = if dtype == DType::F32 { 1e-5 } else { 1e-12 };
+                    assert_close(&bench.run()["dp"], &want, tolerance);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn is_the_dense_gradient_at_the_entries() {
+        check(1, 1, 1, 1);
+        check(2, 7, 5, 9);
+        check(1, 700, 20, 37);
+        check(3, 33, 40, 300);
+        check(2, 530, 17, 70);
+        check(0, 5, 3, 4);
+        check(1, 0, 3, 4);
+    }
+
+    #[test]
+    fn work_is_cut_into_bands() {
+        // So many rows that a band is shorter than the tokens.
+        let (batch, n, rows, cols) = (1, 1200, 1 << 13, 2);
+        assert!(work_len(batch, n, rows, cols, false, false) < rows * n);
+        let a = noise(n * rows, 1);
+        let b = noise(n * cols, 2);
+        let idx: Vec<u32> = (0..40).map(|i| i * 400 + i % 2).collect();
+        let want: Vec<f64> = idx
+            .iter()
+            .map(|&i| (0..n).map(|t| a[t * rows + i as usize / cols] * b[t * cols + i as usize % cols]).sum())
+            .collect();
+        let int = |v: usize| Scalar::Int(v as i64);
+        let mut bench = Bench::new(&KERNEL, vec![int(batch), int(n), int(rows), int(cols), int(0), int(0)]);
+        bench.float("a", DType::F32, &a);
+        bench.float("b", DType::F32, &b);
+        bench.index("idx", &idx);
+        bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
+        bench.float("work", DType::F32, &vec![0.0; work_len(batch, n, rows, cols, false, false)]);
+        assert_close(&bench.run()["dp"], &want, 2e-5);
+    }
+}
