@@ -158,12 +158,12 @@ impl Timer {
         let (x, w) = (channels * size * size, channels * channels * kernel * kernel);
         let f = Data::Float;
         let label = format!("{channels} {kernel}x{kernel} {size}x{size}");
-        let dense = self.time(&format!("dense conv grad {label}"), "conv_grad_weight", &scalars, &[f(x), f(x), f(w)]);
+        let dense = self.time(&format!("masked dense conv {label}"), "conv_grad_weight", &scalars, &[f(x), f(x), f(w)]);
         for density in [0.0058, 0.058] {
             let idx = Self::entries(w, density);
             let args = [f(x), f(x), Data::Index(idx.clone()), f(idx.len()), f(masked_conv_grad::work_len(&g))];
             let ms = self.time(&format!("masked conv grad {label} {density}"), "masked_conv_grad", &scalars, &args);
-            println!("{:58} {:9.3} of the dense time", "", ms / dense);
+            report(ms / dense);
         }
     }
 
@@ -178,7 +178,7 @@ impl Timer {
             let args = [f(n * rows), f(n * cols), Data::Index(idx.clone()), f(idx.len()), f(work)];
             let label = format!("masked matmul grad {n} {rows}x{cols} {density}");
             let ms = self.time(&label, "masked_matmul_grad", &scalars, &args);
-            println!("{:58} {:9.3} of the dense time", "", ms / dense);
+            report(ms / dense);
         }
     }
 
@@ -194,6 +194,13 @@ impl Timer {
         self.time(&format!("attention {label}"), "attention", &scalars, &args);
         let args = [f(q), f(k), f(k), Data::None, f(q), f(l), f(q), f(q), f(k), f(k)];
         self.time(&format!("attention_grad {label}"), "attention_grad", &scalars, &args);
+    }
+}
+
+/// Prints a share of the dense time, if both were taken.
+fn report(share: f64) {
+    if share.is_finite() {
+        println!("{:58} {share:9.3} of the dense time", "");
     }
 }
 

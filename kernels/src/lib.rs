@@ -25,8 +25,16 @@ pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Ty
 pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 
 /// Every kernel, by name.
-pub const KERNELS: &[&Kernel] =
-    &[&attention::KERNEL, &attention_grad::KERNEL, &conv::KERNEL, &conv_grad_input::KERNEL, &gemm::KERNEL];
+pub const KERNELS: &[&Kernel] = &[
+    &attention::KERNEL,
+    &attention_grad::KERNEL,
+    &conv::KERNEL,
+    &conv_grad_input::KERNEL,
+    &conv_grad_weight::KERNEL,
+    &gemm::KERNEL,
+    &masked_conv_grad::KERNEL,
+    &masked_matmul_grad::KERNEL,
+];
 
 /// The kernel called `name`.
 pub fn find(name: &str) -> Option<&'static Kernel> {
