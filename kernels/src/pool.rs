@@ -21,7 +21,7 @@ struct Scratch(UnsafeCell<Box<[Line]>>);
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line([u8; 64]);
+struct Line(#[expect(dead_code, reason = "read as bytes")] [u8; 64]);
 
 // SAFETY: a scratch is reached only through `Pool::run`, by the one worker whose index it carries, and a worker runs one
 // task at a time because tasks never wait for other tasks of the pool.

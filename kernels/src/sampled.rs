@@ -14,9 +14,19 @@ pub(crate) const ROWS: usize = 1 << 15;
 
 /// Writes the range of places of each of `rows` whose column is in `columns` to `table`, first and end alternating.
 pub(crate) fn locate(idx: &[u32], row_len: usize, rows: Range<usize>, columns: &Range<usize>, table: &mut [u32]) {
-    let mut at = 0;
+    // Positions sought are near the last one found, so steps from there grow until they pass it.
+    let find = |from: usize, position: usize| {
+        let before = |at: usize| idx.get(at).is_some_and(|&i| (i as usize) < position);
+        let (mut low, mut step) = (from, 1);
+        while before(low + step - 1) {
+            low += step;
+            step *= 2;
+        }
+        let end = idx.len().min(low + step - 1);
+        low + idx[low..end].partition_point(|&i| (i as usize) < position)
+    };
+    let mut at = idx.partition_point(|&i| (i as usize) < rows.start * row_len);
     for (row, ends) in rows.zip(table.chunks_exact_mut(2)) {
-        let find = |from: usize, position: usize| from + idx[from..].partition_point(|&i| (i as usize) < position);
         at = find(at, row * row_len + columns.start);
         ends[0] = at as u32;
         at = find(at, row * row_len + columns.end);
@@ -36,11 +46,11 @@ pub(crate) struct Sampled<'a, T, A, B> {
     pub(crate) table: &'a [u32],
     /// Memory of the left operand.
     pub(crate) left: &'a [T],
-    /// Start of the run of a row.
+    /// Start of the run of a row, and what the row adds to the start of the runs of columns.
     pub(crate) left_at: A,
     /// Memory of the right operand.
     pub(crate) right: &'a [T],
-    /// Start of the run of a column, which may depend on the row.
+    /// Start of the run of a column, apart from what the row adds.
     pub(crate) right_at: B,
     /// Elements of a run.
     pub(crate) len: usize,
@@ -50,7 +60,7 @@ pub(crate) struct Sampled<'a, T, A, B> {
     pub(crate) out: &'a Shared<'a, T>,
 }
 
-impl<T: Real, A: Fn(usize) -> usize, B: Fn(usize, usize) -> usize> Sampled<'_, T, A, B> {
+impl<T: Real, A: Fn(usize) -> (usize, usize), B: Fn(u32) -> usize> Sampled<'_, T, A, B> {
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint places")]
     fn put(&self, place: usize, value: T) {
@@ -62,17 +72,21 @@ impl<T: Real, A: Fn(usize) -> usize, B: Fn(usize, usize) -> usize> Sampled<'_, T
     #[inline(always)]
     fn flush<const FMA: bool>(&self, pending: &[(usize, usize, usize)]) {
         let Some(&last) = pending.last() else { return };
-        let pairs: [_; AT_ONCE] = std::array::from_fn(|e| *pending.get(e).unwrap_or(&last));
-        let left = pairs.map(|p| &self.left[p.1..][..self.len]);
-        let right = pairs.map(|p| &self.right[p.2..][..self.len]);
-        let sums = dots::<T, FMA, AT_ONCE>(left, right, self.len);
+        let mut pairs = [last; AT_ONCE];
+        pairs[..pending.len()].copy_from_slice(pending);
+        let (mut left, mut right) = ([self.left; AT_ONCE], [self.right; AT_ONCE]);
+        for e in 0..AT_ONCE {
+            left[e] = &self.left[pairs[e].1..][..self.len];
+            right[e] = &self.right[pairs[e].2..][..self.len];
+        }
+        let sums = dots::<T, FMA>(left, right);
         for (p, sum) in pending.iter().zip(sums) {
             self.put(p.0, sum);
         }
     }
 }
 
-impl<T: Real, A: Fn(usize) -> usize, B: Fn(usize, usize) -> usize> Job for Sampled<'_, T, A, B> {
+impl<T: Real, A: Fn(usize) -> (usize, usize), B: Fn(u32) -> usize> Job for Sampled<'_, T, A, B> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -84,22 +98,23 @@ impl<T: Real, A: Fn(usize) -> usize, B: Fn(usize, usize) -> usize> Job for Sampl
             if place == end {
                 continue;
             }
-            let left_at = (self.left_at)(row);
+            let (left_at, added) = (self.left_at)(row);
             let first = row * self.row_len;
+            let right_at = |position: u32| added + (self.right_at)((position as usize - first) as u32);
             let left = &self.left[left_at..][..self.len];
             while place + AT_ONCE <= end {
                 let mut right = [left; AT_ONCE];
                 for (right, &position) in right.iter_mut().zip(&self.idx[place..]) {
-                    *right = &self.right[(self.right_at)(row, position as usize - first)..][..self.len];
+                    *right = &self.right[right_at(position)..][..self.len];
                 }
-                let sums = dots_of_row::<T, FMA, AT_ONCE>(left, right, self.len);
+                let sums = dots_of_row::<T, FMA>(left, right);
                 for (e, sum) in sums.into_iter().enumerate() {
                     self.put(place + e, sum);
                 }
                 place += AT_ONCE;
             }
             for place in place..end {
-                pending[waiting] = (place, left_at, (self.right_at)(row, self.idx[place] as usize - first));
+                pending[waiting] = (place, left_at, right_at(self.idx[place]));
                 waiting += 1;
                 if waiting == AT_ONCE {
                     self.flush::<FMA>(&pending);
@@ -111,47 +126,83 @@ impl<T: Real, A: Fn(usize) -> usize, B: Fn(usize, usize) -> usize> Job for Sampl
     }
 }
 
+/// A cache line's worth of elements.
+type Lane<T> = [T; LANES];
+
+/// `sum += a * b`, lane by lane.
+#[inline(always)]
+fn step<T: Real, const FMA: bool>(a: &Lane<T>, b: &Lane<T>, sum: &mut Lane<T>) {
+    for l in 0..LANES {
+        sum[l] = a[l].madd::<FMA>(b[l], sum[l]);
+    }
+}
+
+/// Adds the products of what is left after the whole lanes, and sums up.
+#[inline(always)]
+fn finish<T: Real, const FMA: bool>(left: &[T], right: &[T], mut sum: Lane<T>) -> T {
+    let (a, b) = (left.as_chunks::<LANES>().1, right.as_chunks::<LANES>().1);
+    if !a.is_empty() {
+        let (mut padded_a, mut padded_b) = ([T::of(0.0); LANES], [T::of(0.0); LANES]);
+        padded_a[..a.len()].copy_from_slice(a);
+        padded_b[..b.len()].copy_from_slice(b);
+        step::<T, FMA>(&padded_a, &padded_b, &mut sum);
+    }
+    total(sum)
+}
+
 /// Dot products of pairs of runs.
 #[inline(always)]
-fn dots<T: Real, const FMA: bool, const E: usize>(left: [&[T]; E], right: [&[T]; E], len: usize) -> [T; E] {
-    let whole = len / LANES;
-    let a = left.map(|l| &l.as_chunks::<LANES>().0[..whole]);
-    let b = right.map(|r| &r.as_chunks::<LANES>().0[..whole]);
-    let mut sums = [[T::of(0.0); LANES]; E];
-    for i in 0..whole {
-        for e in 0..E {
-            for l in 0..LANES {
-                sums[e][l] = a[e][i][l].madd::<FMA>(b[e][i][l], sums[e][l]);
-            }
+fn dots<T: Real, const FMA: bool>(left: [&[T]; AT_ONCE], right: [&[T]; AT_ONCE]) -> [T; AT_ONCE] {
+    let mut sums = [T::of(0.0); AT_ONCE];
+    // Two at a time, so that the pointers stay in registers.
+    let mut e = 0;
+    while e < AT_ONCE {
+        let (a0, b0) = (left[e].as_chunks::<LANES>().0, right[e].as_chunks::<LANES>().0);
+        let (a1, b1) = (left[e + 1].as_chunks::<LANES>().0, right[e + 1].as_chunks::<LANES>().0);
+        let (mut s0, mut s1) = ([T::of(0.0); LANES], [T::of(0.0); LANES]);
+        for (((a0, b0), a1), b1) in a0.iter().zip(b0).zip(a1).zip(b1) {
+            step::<T, FMA>(a0, b0, &mut s0);
+            step::<T, FMA>(a1, b1, &mut s1);
         }
+        sums[e] = finish::<T, FMA>(left[e], right[e], s0);
+        sums[e + 1] = finish::<T, FMA>(left[e + 1], right[e + 1], s1);
+        e += 2;
     }
-    for e in 0..E {
-        for (l, i) in (whole * LANES..len).enumerate() {
-            sums[e][l] = left[e][i].madd::<FMA>(right[e][i], sums[e][l]);
-        }
-    }
-    sums.map(total)
+    sums
 }
 
 /// Dot products of one run with several; the same sums as [`dots`] computes.
 #[inline(always)]
-fn dots_of_row<T: Real, const FMA: bool, const E: usize>(left: &[T], right: [&[T]; E], len: usize) -> [T; E] {
-    let whole = len / LANES;
-    let a = &left.as_chunks::<LANES>().0[..whole];
-    let b = right.map(|r| &r.as_chunks::<LANES>().0[..whole]);
-    let mut sums = [[T::of(0.0); LANES]; E];
-    for i in 0..whole {
-        let a = a[i];
-        for e in 0..E {
-            for l in 0..LANES {
-                sums[e][l] = a[l].madd::<FMA>(b[e][i][l], sums[e][l]);
-            }
-        }
+fn dots_of_row<T: Real, const FMA: bool>(left: &[T], right: [&[T]; AT_ONCE]) -> [T; AT_ONCE] {
+    let a = left.as_chunks::<LANES>().0;
+    let [r0, r1, r2, r3, r4, r5, r6, r7] = right;
+    let (b0, b1) = (r0.as_chunks::<LANES>().0, r1.as_chunks::<LANES>().0);
+    let (b2, b3) = (r2.as_chunks::<LANES>().0, r3.as_chunks::<LANES>().0);
+    let (b4, b5) = (r4.as_chunks::<LANES>().0, r5.as_chunks::<LANES>().0);
+    let (b6, b7) = (r6.as_chunks::<LANES>().0, r7.as_chunks::<LANES>().0);
+    let zero = [T::of(0.0); LANES];
+    let (mut s0, mut s1, mut s2, mut s3) = (zero, zero, zero, zero);
+    let (mut s4, mut s5, mut s6, mut s7) = (zero, zero, zero, zero);
+    let low = b0.iter().zip(b1).zip(b2).zip(b3);
+    let high = b4.iter().zip(b5).zip(b6).zip(b7);
+    for ((a, (((b0, b1), b2), b3)), (((b4, b5), b6), b7)) in a.iter().zip(low).zip(high) {
+        step::<T, FMA>(a, b0, &mut s0);
+        step::<T, FMA>(a, b1, &mut s1);
+        step::<T, FMA>(a, b2, &mut s2);
+        step::<T, FMA>(a, b3, &mut s3);
+        step::<T, FMA>(a, b4, &mut s4);
+        step::<T, FMA>(a, b5, &mut s5);
+        step::<T, FMA>(a, b6, &mut s6);
+        step::<T, FMA>(a, b7, &mut s7);
     }
-    for e in 0..E {
-        for (l, i) in (whole * LANES..len).enumerate() {
-            sums[e][l] = left[i].madd::<FMA>(right[e][i], sums[e][l]);
-        }
-    }
-    sums.map(total)
+    [
+        finish::<T, FMA>(left, r0, s0),
+        finish::<T, FMA>(left, r1, s1),
+        finish::<T, FMA>(left, r2, s2),
+        finish::<T, FMA>(left, r3, s3),
+        finish::<T, FMA>(left, r4, s4),
+        finish::<T, FMA>(left, r5, s5),
+        finish::<T, FMA>(left, r6, s6),
+        finish::<T, FMA>(left, r7, s7),
+    ]
 }

@@ -15,7 +15,7 @@ Run:
   python3.11 -m venv v
   v/bin/pip install torch==2.15.0 diffusers==0.42.0 transformers==5.23.0 accelerate==1.15.0 numpy==2.4.6 \
       onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.32.0 safetensors==0.8.0 scikit-learn==1.9.1
-  v/bin/python make.py                 # about 20 minutes on two cores
+  v/bin/python make.py                 # 10 to 20 minutes on two cores
   v/bin/python make.py --steps 200 --out short   # a short run, for checking only
 
 SEED below fixes the initial weights, the batches, the noise and the samples. Two threads are used
@@ -55,7 +55,7 @@ CLASSES = 10
 UNCOND = 10                       # class 10 stands for "no class"
 DROP = 0.1                        # how often a label becomes UNCOND in training
 T, BETA0, BETA1 = 1000, 1e-4, 0.02
-STEPS, BATCH, LR, WARMUP, DECAY, EMA = 12000, 64, 2e-3, 300, 0.01, 0.999
+STEPS, BATCH, LR, WARMUP, DECAY, EMA = 6000, 64, 2e-3, 200, 0.01, 0.998
 CLS_STEPS, CLS_BATCH, CLS_LR = 4000, 128, 3e-3
 SLANT = 0.3                       # the second look: columns moved per row
 

@@ -98,22 +98,27 @@ mod tests {
         let mut case = Case::new([1, 2, 6, 7, 4, 3], Some([0, 42, 7, 1]));
         let dy = noise(case.solve().y.len(), 5);
         let got = run(&case, &dy, DType::F64);
-        let loss = |case: &Case| -> f64 { case.solve().y.iter().zip(&dy).map(|(a, b)| a * b).sum() };
-        for (name, step) in [("dq", 1e-5), ("dk", 1e-5), ("dv", 1e-5)] {
-            for at in 0..got[name].len() {
-                let mut sides = [0.0; 2];
-                for (side, sign) in sides.iter_mut().zip([1.0, -1.0]) {
-                    let nudge = |case: &mut Case, by: f64| match name {
-                        "dq" => case.q[at] += by,
-                        "dk" => case.k[at] += by,
-                        _ => case.v[at] += by,
+        let step = 1e-5;
+        for name in ["dq", "dk", "dv"] {
+            for (at, &value) in got[name].iter().enumerate() {
+                let mut nudged = |by: f64| {
+                    let operand = match name {
+                        "dq" => &mut case.q,
+                        "dk" => &mut case.k,
+                        _ => &mut case.v,
                     };
-                    nudge(&mut case, sign * step);
-                    *side = loss(&case);
-                    nudge(&mut case, -sign * step);
-                }
-                let want = (sides[0] - sides[1]) / (2.0 * step);
-                assert!((got[name][at] - want).abs() < 1e-8, "{name}[{at}] is {}, not {want}", got[name][at]);
+                    let old = operand[at];
+                    operand[at] += by;
+                    let loss: f64 = case.solve().y.iter().zip(&dy).map(|(a, b)| a * b).sum();
+                    match name {
+                        "dq" => case.q[at] = old,
+                        "dk" => case.k[at] = old,
+                        _ => case.v[at] = old,
+                    }
+                    loss
+                };
+                let want = (nudged(step) - nudged(-step)) / (2.0 * step);
+                assert!((value - want).abs() < 1e-8, "{name}[{at}] is {value}, not {want}");
             }
         }
     }

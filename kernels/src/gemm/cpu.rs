@@ -8,11 +8,17 @@ use crate::{Launch, SCRATCH_BYTES, for_float, scratch};
 const TASK_FLOPS: usize = 4 << 20;
 /// Tasks that a large product is cut into.
 const TASKS: usize = 24;
-/// Largest extent of a block in either direction, and of a chunk of terms, where operands are turned.
+/// Extent of a block at most, where operands are turned.
 const TURNED: usize = 512;
 /// Rows of a block that make turning the right operand worthwhile.
 const TURNED_ROWS: usize = 16;
-const _: () = assert!(2 * TURNED * TURNED * size_of::<f64>() <= SCRATCH_BYTES);
+/// Terms of a chunk at most, where operands are turned.
+const TERMS: usize = 480;
+/// Elements between rows of turned operands, because rows a large power of two apart would share cache sets.
+const GAP: usize = 16;
+/// Elements of a turned left operand and of a turned right one.
+const SIZES: [usize; 2] = [TURNED * (TERMS + GAP), TERMS * (TURNED + GAP)];
+const _: () = assert!((SIZES[0] + SIZES[1]) * size_of::<f64>() <= SCRATCH_BYTES);
 
 pub(super) fn run(l: &Launch<'_>) {
     for_float!(l.dtype("c"), T => typed::<T>(l))
@@ -51,13 +57,14 @@ struct Turn<'a, T> {
     rows: usize,
     cols: usize,
     target: &'a mut [T],
+    target_row: usize,
 }
 
 impl<T: Real> Job for Turn<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        transpose::<T, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.rows);
+        transpose::<T, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.target_row);
     }
 }
 
@@ -118,22 +125,39 @@ fn typed<T: Real>(l: &Launch<'_>) {
                 unsafe { product_shared(part, alpha, a, b, beta, &c, start, sc) };
                 continue;
             }
-            let (low, high) = bytes.split_at_mut(TURNED * TURNED * size_of::<T>());
-            for from in (0..dims.k).step_by(TURNED) {
-                let part = Dims { k: TURNED.min(dims.k - from), ..part };
+            let (low, high) = bytes.split_at_mut(SIZES[0] * size_of::<T>());
+            let chunk = dims.k.div_ceil(dims.k.div_ceil(TERMS));
+            for from in (0..dims.k).step_by(chunk) {
+                let part = Dims { k: chunk.min(dims.k - from), ..part };
                 let (m, n, k) = (part.m, part.n, part.k);
                 let (source_a, source_b) = (&a[ao + i * sa[0] + from * sa[1]..], &b[bo + j * sb[1] + from * sb[0]..]);
                 let a = if left == Form::Turned {
-                    let target = scratch(&mut *low, m * k);
-                    dispatch(Turn { source: source_a, source_row: sa[1], rows: k, cols: m, target: &mut *target });
-                    Mat::new(&*target, k, 1)
+                    let pitch = k + GAP;
+                    let target = scratch(&mut *low, m * pitch);
+                    dispatch(Turn {
+                        source: source_a,
+                        source_row: sa[1],
+                        rows: k,
+                        cols: m,
+                        target: &mut *target,
+                        target_row: pitch,
+                    });
+                    Mat::new(&*target, pitch, 1)
                 } else {
                     Mat::new(source_a, sa[0], sa[1])
                 };
                 let b = if right == Form::Turned {
-                    let target = scratch(&mut *high, k * n);
-                    dispatch(Turn { source: source_b, source_row: sb[1], rows: n, cols: k, target: &mut *target });
-                    Mat::new(&*target, n, 1)
+                    let pitch = n + GAP;
+                    let target = scratch(&mut *high, k * pitch);
+                    dispatch(Turn {
+                        source: source_b,
+                        source_row: sb[1],
+                        rows: n,
+                        cols: k,
+                        target: &mut *target,
+                        target_row: pitch,
+                    });
+                    Mat::new(&*target, pitch, 1)
                 } else {
                     Mat::new(source_b, sb[0], sb[1])
                 };

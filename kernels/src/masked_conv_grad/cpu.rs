@@ -43,7 +43,7 @@ fn typed<T: Real>(l: &Launch<'_>) {
     }
     let work = l.shared::<T>("work");
     let x_start = g.co * layout.dy_plane;
-    let x_channel = layout.planes() * layout.x_plane;
+    let x_channel = layout.x_channel;
     let mut add = false;
     for image in (0..g.n).step_by(layout.images) {
         for depth in (0..g.output[0]).step_by(layout.band[0]) {
@@ -110,7 +110,7 @@ impl<T: Real> Job for Spread<'_, T> {
         }
         let channel = channel - g.co;
         let [_, ih, iw] = g.input;
-        for (phase, plane) in plane.chunks_exact_mut(layout.x_plane).enumerate() {
+        for (phase, plane) in plane.chunks_exact_mut(layout.x_plane).take(layout.planes()).enumerate() {
             let [_, ph, pw] = layout.phases;
             let phase = [phase / (ph * pw), phase / pw % ph, phase % pw];
             // Element q of a plane is input element q * stride + base.
@@ -166,7 +166,7 @@ fn sample<T: Real>(
     let (taps, row_len) = (g.taps(), g.ci_group() * g.taps());
     let (ci_group, co_group) = (g.ci_group(), g.co_group());
     let [_, eh, ew] = layout.extent;
-    let channel_len = layout.planes() * layout.x_plane;
+    let channel_len = layout.x_channel;
     // Where tap t reads, relative to the planes of its channel.
     let tap_at = |t: usize| {
         let [_, kh, kw] = g.kernel;
@@ -204,12 +204,13 @@ fn sample<T: Real>(
                 rows: rows.clone(),
                 table: &table[..2 * rows.len()],
                 left: dy,
-                left_at: |row| row * layout.dy_plane + start,
+                left_at: |row| (row * layout.dy_plane + start, row / co_group * ci_group * channel_len + start),
                 right: x,
-                right_at: |row, column| {
-                    let channel = row / co_group * ci_group + column / taps;
-                    let tap = taps_at.get(column % taps).map_or_else(|| tap_at(column % taps), |&at| at as usize);
-                    channel * channel_len + tap + start
+                right_at: |column| {
+                    let channel = column / taps as u32;
+                    let tap = (column - channel * taps as u32) as usize;
+                    let tap = taps_at.get(tap).map_or_else(|| tap_at(tap), |&at| at as usize);
+                    channel as usize * channel_len + tap
                 },
                 len: chunk.min(layout.dy_plane - start),
                 add: add || start > 0,

@@ -8,6 +8,7 @@
 mod cpu;
 
 use crate::conv::{Geometry, geometry};
+use crate::simd::LANES;
 use crate::{Arg, DType, Kernel, Types};
 
 /// Declaration of the kernel.
@@ -46,10 +47,12 @@ struct Layout {
     extent: [usize; 3],
     /// Remainders that taps have, in each dimension.
     phases: [usize; 3],
-    /// Elements of an output plane.
+    /// Elements of an output plane; they are rounded up, and input channels have as many more elements.
     dy_plane: usize,
     /// Elements of an input plane.
     x_plane: usize,
+    /// Elements of the planes of an input channel.
+    x_channel: usize,
     /// Whether both operands already have this layout, one image at a time.
     in_place: bool,
 }
@@ -65,7 +68,10 @@ impl Layout {
             let x_plane = images * extent.iter().product::<usize>();
             let in_place = g.taps() == 1 && g.input == g.output && g.strides == [1; 3] && g.pads == [0; 3];
             let missing: usize = (0..3).map(|d| reach[d] * extent[d + 1..].iter().product::<usize>()).sum();
-            Layout { images, band, extent, phases, dy_plane: x_plane.saturating_sub(missing), x_plane, in_place }
+            let run = x_plane.saturating_sub(missing);
+            let dy_plane = if in_place { run } else { run.next_multiple_of(LANES) };
+            let x_channel = x_plane * phases.iter().product::<usize>() + dy_plane - run;
+            Layout { images, band, extent, phases, dy_plane, x_plane, x_channel, in_place }
         };
         let [depth, height, _] = g.output;
         let fits = |l: &Layout| l.len(g) <= WORK;
@@ -98,7 +104,7 @@ impl Layout {
     }
 
     fn len(&self, g: &Geometry) -> usize {
-        g.co * self.dy_plane + g.ci * self.planes() * self.x_plane
+        g.co * self.dy_plane + g.ci * self.x_channel
     }
 }
 

@@ -14,8 +14,10 @@ const TASKS: usize = 8;
 /// Columns of a task at least, if there are so many.
 const LEAST_COLUMNS: usize = 48;
 /// Channels of the left operand that a task turns.
-const TURNED: usize = 32;
-const _: () = assert!(TOKENS * COLUMNS * size_of::<f64>() + ROWS * 2 * size_of::<u32>() <= SCRATCH_BYTES);
+const TURNED: usize = 64;
+/// Elements between rows of turned operands, because rows a large power of two apart would share cache sets.
+const GAP: usize = 16;
+const _: () = assert!((TOKENS + GAP) * COLUMNS * size_of::<f64>() + ROWS * 2 * size_of::<u32>() <= SCRATCH_BYTES);
 
 pub(super) fn run(l: &Launch<'_>) {
     for_float!(l.dtype("dp"), T => typed::<T>(l))
@@ -39,6 +41,7 @@ fn typed<T: Real>(l: &Launch<'_>) {
     let (batch, n) = if a_t || b_t { (batch, n) } else { (1, batch * n) };
     let (step, pitch) = if a_t { (n, n) } else { band(batch, n, rows, b_t) };
     let work = if a_t { None } else { Some(l.shared::<T>("work")) };
+    let panel_pitch = TOKENS.min(n).next_multiple_of(16) + GAP;
     let parts = cols.div_ceil(COLUMNS).max(TASKS.min(cols.div_ceil(LEAST_COLUMNS)));
     let width = cols.div_ceil(parts).next_multiple_of(8).min(COLUMNS);
     for image in 0..batch {
@@ -73,7 +76,7 @@ fn typed<T: Real>(l: &Launch<'_>) {
                         let (right, base, right_pitch) = if b_t {
                             (b, columns.start * n + from + start, n)
                         } else {
-                            let target = scratch::<T>(&mut *panel, columns.len() * TOKENS);
+                            let target = scratch::<T>(&mut *panel, columns.len() * panel_pitch);
                             let source = &b[(from + start) * cols + columns.start..];
                             dispatch(Turn {
                                 source,
@@ -81,9 +84,9 @@ fn typed<T: Real>(l: &Launch<'_>) {
                                 rows: len,
                                 cols: columns.len(),
                                 target: &mut *target,
-                                target_row: TOKENS,
+                                target_row: panel_pitch,
                             });
-                            (&*target, 0, TOKENS)
+                            (&*target, 0, panel_pitch)
                         };
                         dispatch(Sampled {
                             idx,
@@ -91,9 +94,9 @@ fn typed<T: Real>(l: &Launch<'_>) {
                             rows: rows.clone(),
                             table,
                             left,
-                            left_at: |row| row * pitch + start,
+                            left_at: |row| (row * pitch + start, base),
                             right,
-                            right_at: |_, column| base + (column - columns.start) * right_pitch,
+                            right_at: |column| (column as usize - columns.start) * right_pitch,
                             len,
                             add: image > 0 || from > 0 || start > 0,
                             out: &out,
