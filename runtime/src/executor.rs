@@ -1,0 +1,558 @@
+//! Runs a plan on a CPU. All memory is taken when the executor is made; a step allocates nothing.
+
+use crate::error::{Error, Result};
+use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program, Stored};
+use crate::tensor::Tensor;
+use sara_kernels::{Buffer, Call, DType, Launch, Pool, hyper};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A plan with its memory: weights, sparse state, constants, arena.
+pub struct Executor {
+    plan: Plan,
+    pool: Pool,
+    weights: Block,
+    weight_at: Vec<usize>,
+    constants: Block,
+    arena: Block,
+    state: Block,
+    state_at: Vec<StateAt>,
+    hyper_at: usize,
+    bound: Vec<Bound>,
+    poison: bool,
+}
+
+/// Where the state of a sparse weight lies, in bytes of the state block, and how many of its entries train now.
+#[derive(Clone, Copy)]
+struct StateAt {
+    index: usize,
+    param: usize,
+    gradient: usize,
+    moment1: usize,
+    moment2: usize,
+    count: usize,
+}
+
+/// The buffers of a program's launches, ready to be handed to kernels.
+struct Bound {
+    buffers: Vec<Buffer>,
+    lens: Vec<usize>,
+    /// Range of `buffers` for each step.
+    ranges: Vec<(usize, usize)>,
+}
+
+// SAFETY: the pointers in `Bound` point into the executor's own blocks, which move with it without moving their memory.
+#[expect(unsafe_code, reason = "pointers into memory that the executor owns")]
+unsafe impl Send for Bound {}
+// SAFETY: a shared executor only reads; everything that writes takes it exclusively.
+#[expect(unsafe_code, reason = "pointers into memory that the executor owns")]
+unsafe impl Sync for Bound {}
+
+/// Memory aligned to [`ALIGN`] bytes that never moves.
+struct Block(Box<[Line]>);
+
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl Block {
+    fn new(bytes: usize) -> Result<Block> {
+        let lines = bytes.div_ceil(size_of::<Line>());
+        let mut data = Vec::new();
+        data.try_reserve_exact(lines).map_err(|_| {
+            Error::Option(format!("{bytes} bytes of memory are not available; use a smaller batch or a smaller model"))
+        })?;
+        data.resize(lines, Line([0; 64]));
+        Ok(Block(data.into_boxed_slice()))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+
+    fn view<T: bytemuck::Pod>(&self, at: usize, len: usize) -> &[T] {
+        bytemuck::cast_slice(&self.bytes()[at..at + len * size_of::<T>()])
+    }
+
+    fn view_mut<T: bytemuck::Pod>(&mut self, at: usize, len: usize) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.bytes_mut()[at..at + len * size_of::<T>()])
+    }
+}
+
+/// Time that launches of a program took, by kernel.
+pub type Profile = HashMap<&'static str, (u64, Duration)>;
+
+impl Executor {
+    /// Reads the weights and takes all memory that the plan needs. `model` overrides the path that the plan remembers.
+    pub fn new(plan: Plan, threads: usize, model: Option<&Path>) -> Result<Executor> {
+        let path = model.map_or_else(|| plan.model.path.clone(), Path::to_path_buf);
+        check_identity(&plan, &path)?;
+        let pool = Pool::new(threads).map_err(|e| Error::Option(format!("no threads could be started: {e}")))?;
+        let (weight_at, weights) = load_weights(&plan, &path)?;
+        let mut constants = Block::new(plan.constants.len())?;
+        constants.bytes_mut()[..plan.constants.len()].copy_from_slice(&plan.constants);
+        let arena = Block::new(plan.arena_bytes as usize)?;
+        let mut end = 0;
+        let mut take = |bytes: usize| {
+            let at = end;
+            end += bytes.next_multiple_of(ALIGN as usize);
+            at
+        };
+        let state_at: Vec<StateAt> = plan
+            .sparse
+            .iter()
+            .map(|s| {
+                let bytes = s.index.len() * 4;
+                StateAt {
+                    index: take(bytes),
+                    param: take(bytes),
+                    gradient: take(bytes),
+                    moment1: take(bytes),
+                    moment2: take(bytes),
+                    count: s.index.len(),
+                }
+            })
+            .collect();
+        let hyper_at = take(hyper::LEN * 4);
+        let state = Block::new(end)?;
+        let poison = cfg!(debug_assertions);
+        let mut executor =
+            Executor { plan, pool, weights, weight_at, constants, arena, state, state_at, hyper_at, bound: Vec::new(), poison };
+        for s in 0..executor.plan.sparse.len() {
+            let index = executor.plan.sparse[s].index.clone();
+            let values: Vec<f32> = {
+                let w = executor.weight(executor.plan.sparse[s].weight);
+                index.iter().map(|i| w[*i as usize]).collect()
+            };
+            let at = executor.state_at[s];
+            executor.state.view_mut(at.index, at.count).copy_from_slice(&index);
+            executor.state.view_mut(at.param, at.count).copy_from_slice(&values);
+        }
+        executor.bind();
+        Ok(executor)
+    }
+
+    /// Fills the arena with NaN before each run, so that a read of what was never written shows. On by default in debug builds.
+    pub fn poison(&mut self, on: bool) {
+        self.poison = on;
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Elements of a weight that is computed in `f32`.
+    pub fn weight(&self, weight: u32) -> &[f32] {
+        let w = &self.plan.weights[weight as usize];
+        self.weights.view(self.weight_at[weight as usize], w.len() as usize)
+    }
+
+    /// Entries of sparse weight `s` that train now.
+    pub fn count(&self, s: usize) -> usize {
+        self.state_at[s].count
+    }
+
+    /// Positions of the entries of sparse weight `s` that train now.
+    pub fn index(&self, s: usize) -> &[u32] {
+        let at = self.state_at[s];
+        self.state.view(at.index, at.count)
+    }
+
+    /// State of sparse weight `s`: values, accumulated gradient, first and second moment.
+    pub fn state(&self, s: usize) -> [&[f32]; 4] {
+        let at = self.state_at[s];
+        [at.param, at.gradient, at.moment1, at.moment2].map(|offset| self.state.view(offset, at.count))
+    }
+
+    /// Replaces the state of sparse weight `s`: positions (a subset of the plan's), values and moments. The gradient becomes zero,
+    /// and the weight takes the values.
+    pub fn set_state(&mut self, s: usize, index: &[u32], values: &[f32], moment1: &[f32], moment2: &[f32]) -> Result<()> {
+        let sparse = &self.plan.sparse[s];
+        let name = self.plan.weights[sparse.weight as usize].name.clone();
+        let n = index.len();
+        if [values.len(), moment1.len(), moment2.len()] != [n; 3] {
+            return Err(Error::tensor(name, "index, values and moments have different lengths"));
+        }
+        let subset = index.is_sorted_by(|a, b| a < b) && index.iter().all(|i| sparse.index.binary_search(i).is_ok());
+        if !subset {
+            return Err(Error::tensor(name, "its positions are not among those that the plan trains"));
+        }
+        let (weight, at) = (sparse.weight, StateAt { count: n, ..self.state_at[s] });
+        self.state.view_mut(at.index, n).copy_from_slice(index);
+        self.state.view_mut(at.param, n).copy_from_slice(values);
+        self.state.view_mut(at.moment1, n).copy_from_slice(moment1);
+        self.state.view_mut(at.moment2, n).copy_from_slice(moment2);
+        self.state.view_mut::<f32>(at.gradient, n).fill(0.0);
+        self.state_at[s] = at;
+        let len = self.plan.weights[weight as usize].len() as usize;
+        let w = self.weights.view_mut::<f32>(self.weight_at[weight as usize], len);
+        for (i, v) in index.iter().zip(values) {
+            w[*i as usize] = *v;
+        }
+        self.bind();
+        Ok(())
+    }
+
+    /// Writes values into entries of a weight that do not train, such as those that re-selection left behind.
+    pub fn set_frozen(&mut self, weight: u32, index: &[u32], values: &[f32]) {
+        let len = self.plan.weights[weight as usize].len() as usize;
+        let w = self.weights.view_mut::<f32>(self.weight_at[weight as usize], len);
+        for (i, v) in index.iter().zip(values) {
+            w[*i as usize] = *v;
+        }
+    }
+
+    /// Keeps, of each sparse weight, the entries with `|w| < threshold`; the others stay where they are and train no more. Moments
+    /// of those that stay are kept. Returns how many entries train now.
+    pub fn reselect(&mut self, threshold: f64) -> u64 {
+        let mut total = 0;
+        for at in &mut self.state_at {
+            let (index, param, m, v) = (at.index, at.param, at.moment1, at.moment2);
+            let mut kept = 0;
+            for k in 0..at.count {
+                let value: f32 = self.state.view::<f32>(param, k + 1)[k];
+                if f64::from(value.abs()) < threshold {
+                    self.state.view_mut::<u32>(index, k + 1).swap(kept, k);
+                    for field in [param, m, v] {
+                        self.state.view_mut::<f32>(field, k + 1).swap(kept, k);
+                    }
+                    kept += 1;
+                }
+            }
+            at.count = kept;
+            self.state.view_mut::<f32>(at.gradient, kept).fill(0.0);
+            total += kept as u64;
+        }
+        self.bind();
+        total
+    }
+
+    /// The hyper-parameters.
+    pub fn hyper(&mut self) -> &mut [f32] {
+        self.state.view_mut(self.hyper_at, hyper::LEN)
+    }
+
+    /// Sets an input of a program. Integer widths and float widths are converted; anything else must fit exactly.
+    pub fn set_input(&mut self, program: &str, name: &str, tensor: &Tensor) -> Result<()> {
+        let program = self.program(program)?;
+        let port = program.inputs.iter().find(|p| p.name == name).ok_or_else(|| {
+            let names: Vec<&str> = program.inputs.iter().map(|p| p.name.as_str()).collect();
+            Error::tensor(name, format!("is not an input of the model; its inputs are {}", names.join(", ")))
+        })?;
+        let shape: Vec<usize> = port.shape.iter().map(|d| *d as usize).collect();
+        if tensor.shape() != shape {
+            return Err(Error::tensor(name, format!("must have shape {shape:?}, not {:?}", tensor.shape())));
+        }
+        let buffer = self.plan.buffer(port.buffer);
+        let Place::Arena(at) = buffer.place else { return Err(Error::tensor(name, "is not an input")) };
+        let converted = tensor.to_dtype(buffer.dtype).ok_or_else(|| {
+            Error::tensor(name, format!("must be {}, and {} cannot be converted without loss", buffer.dtype, tensor.dtype()))
+        })?;
+        let bytes = converted.bytes();
+        self.arena.bytes_mut()[at as usize..at as usize + bytes.len()].copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    /// An output of a program that ran last.
+    pub fn output(&self, program: &str, name: &str) -> Result<Tensor> {
+        let port = self.output_port(program, name)?;
+        let shape: Vec<usize> = port.shape.iter().map(|d| *d as usize).collect();
+        let bytes = self.bytes(port.buffer);
+        let dtype = self.plan.buffer(port.buffer).dtype;
+        Tensor::from_bytes(dtype, &shape, bytes).ok_or_else(|| Error::tensor(name, "does not fit its buffer"))
+    }
+
+    /// An output of one number, of a program that ran last. Allocates nothing.
+    pub fn scalar(&self, program: &str, name: &str) -> Result<f64> {
+        let port = self.output_port(program, name)?;
+        match self.plan.buffer(port.buffer).dtype {
+            DType::F64 => Ok(bytemuck::cast_slice::<u8, f64>(self.bytes(port.buffer))[0]),
+            DType::F32 => Ok(f64::from(bytemuck::cast_slice::<u8, f32>(self.bytes(port.buffer))[0])),
+            other => Err(Error::tensor(name, format!("is {other}, not a real number"))),
+        }
+    }
+
+    /// Runs a program. Its inputs must have been set since the last run of any program, because all share the arena.
+    pub fn run(&mut self, program: &str) -> Result<()> {
+        let at = self.position(program)?;
+        self.prepare(at);
+        let this = &*self;
+        this.pool.enter(|| {
+            for step in 0..this.plan.programs[at].steps.len() {
+                this.launch(at, step);
+            }
+        });
+        Ok(())
+    }
+
+    /// Runs a program and adds the time of each launch to `profile`.
+    pub fn run_profiled(&mut self, program: &str, profile: &mut Profile) -> Result<()> {
+        let at = self.position(program)?;
+        self.prepare(at);
+        for step in 0..self.plan.programs[at].steps.len() {
+            let start = Instant::now();
+            self.launch(at, step);
+            let entry = profile.entry(self.plan.programs[at].steps[step].kernel.name).or_default();
+            entry.0 += 1;
+            entry.1 += start.elapsed();
+        }
+        Ok(())
+    }
+
+    /// Runs a program until a launch writes a number that is not finite. Returns the tensor and the ONNX node that made it.
+    pub fn find_not_finite(&mut self, program: &str) -> Result<Option<(String, String)>> {
+        let at = self.position(program)?;
+        for port in &self.plan.programs[at].inputs {
+            if self.has_not_finite(port.buffer) {
+                return Ok(Some((port.name.clone(), String::new())));
+            }
+        }
+        for step in 0..self.plan.programs[at].steps.len() {
+            self.launch(at, step);
+            let s = &self.plan.programs[at].steps[step];
+            for (arg, buffer) in s.kernel.args.iter().zip(&s.args) {
+                let written = arg.mode != sara_kernels::Mode::Read && arg.name != "work";
+                if let Some(id) = buffer.filter(|id| written && self.has_not_finite(*id)) {
+                    return Ok(Some((self.plan.buffer(id).name.clone(), s.origin.clone())));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn has_not_finite(&self, id: BufferId) -> bool {
+        let bytes = self.bytes(id);
+        match self.plan.buffer(id).dtype {
+            DType::F32 => bytemuck::cast_slice::<u8, f32>(bytes).iter().any(|v| !v.is_finite()),
+            DType::F64 => bytemuck::cast_slice::<u8, f64>(bytes).iter().any(|v| !v.is_finite()),
+            _ => false,
+        }
+    }
+
+    fn program(&self, name: &str) -> Result<&Program> {
+        self.position(name).map(|i| &self.plan.programs[i])
+    }
+
+    fn position(&self, name: &str) -> Result<usize> {
+        self.plan
+            .programs
+            .iter()
+            .position(|p| p.name == name)
+            .ok_or_else(|| Error::Option(format!("the plan has no program `{name}`; compile it for this use")))
+    }
+
+    fn output_port(&self, program: &str, name: &str) -> Result<&Port> {
+        let program = self.program(program)?;
+        program
+            .outputs
+            .iter()
+            .find(|p| p.name == name)
+            .ok_or_else(|| Error::tensor(name, format!("is not an output of program `{}`", program.name)))
+    }
+
+    /// Poisons all of the arena but a program's inputs.
+    fn prepare(&mut self, program: usize) {
+        if !self.poison {
+            return;
+        }
+        let mut keep: Vec<(usize, usize)> = self.plan.programs[program]
+            .inputs
+            .iter()
+            .filter_map(|p| {
+                let b = self.plan.buffer(p.buffer);
+                match b.place {
+                    Place::Arena(at) => Some((at as usize, at as usize + b.len as usize * b.dtype.size())),
+                    _ => None,
+                }
+            })
+            .collect();
+        keep.sort_unstable();
+        let bytes = self.arena.bytes_mut();
+        let mut at = 0;
+        for (from, to) in keep {
+            bytes[at..from.max(at)].fill(0xff);
+            at = at.max(to);
+        }
+        bytes[at..].fill(0xff);
+    }
+
+    #[expect(unsafe_code, reason = "hands verified plan memory to kernels")]
+    fn launch(&self, program: usize, step: usize) {
+        let bound = &self.bound[program];
+        let (from, to) = bound.ranges[step];
+        let step = &self.plan.programs[program].steps[step];
+        let call = Call { kernel: step.kernel, lens: &bound.lens[from..to], scalars: &step.scalars };
+        // SAFETY: the buffers were bound to this executor's memory, which lives and does not move; the plan's verifier has
+        // checked that a written argument overlaps no other argument of its launch. `run` holds the executor exclusively.
+        unsafe { Launch::new(call, &bound.buffers[from..to], &self.pool) }.run();
+    }
+
+    fn bytes(&self, id: BufferId) -> &[u8] {
+        let (block, at, len) = self.locate(id);
+        let size = self.plan.buffer(id).dtype.size();
+        &block.bytes()[at..at + len * size]
+    }
+
+    /// Block, byte offset and current number of elements of a buffer.
+    fn locate(&self, id: BufferId) -> (&Block, usize, usize) {
+        let buffer = self.plan.buffer(id);
+        let len = buffer.len as usize;
+        let sparse = |s: u32| self.state_at[s as usize];
+        match buffer.place {
+            Place::Arena(at) => (&self.arena, at as usize, len),
+            Place::Weight(w) => (&self.weights, self.weight_at[w as usize], len),
+            Place::Constant(at) => (&self.constants, at as usize, len),
+            Place::Index(s) => (&self.state, sparse(s).index, sparse(s).count),
+            Place::Param(s) => (&self.state, sparse(s).param, sparse(s).count),
+            Place::Gradient(s) => (&self.state, sparse(s).gradient, sparse(s).count),
+            Place::Moment1(s) => (&self.state, sparse(s).moment1, sparse(s).count),
+            Place::Moment2(s) => (&self.state, sparse(s).moment2, sparse(s).count),
+            Place::Hyper => (&self.state, self.hyper_at, len),
+        }
+    }
+
+    /// Points every launch's arguments at this executor's memory, with the current lengths.
+    #[expect(unsafe_code, reason = "pointers into memory that the executor owns")]
+    fn bind(&mut self) {
+        // Pointers are taken from exclusive borrows, so that kernels may write through them.
+        let base = [
+            self.arena.bytes_mut().as_mut_ptr(),
+            self.weights.bytes_mut().as_mut_ptr(),
+            self.constants.bytes_mut().as_mut_ptr(),
+            self.state.bytes_mut().as_mut_ptr(),
+        ];
+        let bound = self.plan.programs.iter().map(|program| {
+            let mut bound = Bound { buffers: Vec::new(), lens: Vec::new(), ranges: Vec::new() };
+            for step in &program.steps {
+                let from = bound.buffers.len();
+                for arg in &step.args {
+                    let buffer = match arg {
+                        None => Buffer::NONE,
+                        Some(id) => {
+                            let b = self.plan.buffer(*id);
+                            let (_, at, len) = self.locate(*id);
+                            let base = match b.place {
+                                Place::Arena(_) => base[0],
+                                Place::Weight(_) => base[1],
+                                Place::Constant(_) => base[2],
+                                _ => base[3],
+                            };
+                            // SAFETY: the plan's verifier has checked that the buffer lies inside its block and is aligned;
+                            // blocks are initialised, never move and live as long as the executor.
+                            unsafe { Buffer::new(base.add(at), len, b.dtype) }
+                        }
+                    };
+                    bound.lens.push(buffer.len());
+                    bound.buffers.push(buffer);
+                }
+                bound.ranges.push((from, bound.buffers.len()));
+            }
+            bound
+        });
+        self.bound = bound.collect();
+    }
+}
+
+/// Bytes that an executor of this plan takes, by kind: weights, sparse state, constants, arena, scratch of the threads.
+pub fn memory(plan: &Plan, threads: usize) -> [(&'static str, u64); 5] {
+    let aligned = |bytes: u64| bytes.next_multiple_of(ALIGN);
+    let weights = plan.weights.iter().map(|w| aligned(w.len() * w.stored.loaded().size() as u64)).sum();
+    // Five arrays of four bytes; the plan keeps the initial index besides.
+    let state = plan.sparse.iter().map(|s| aligned(s.index.len() as u64 * 4) * 5 + s.index.len() as u64 * 4).sum::<u64>();
+    [
+        ("weights", weights),
+        ("sparse state", state + aligned(hyper::LEN as u64 * 4)),
+        ("constants", plan.constants.len() as u64 * 2),
+        ("arena", plan.arena_bytes),
+        ("scratch", (threads.max(1) * sara_kernels::SCRATCH_BYTES) as u64),
+    ]
+}
+
+fn check_identity(plan: &Plan, path: &Path) -> Result<()> {
+    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut hash = Sha256::new();
+    let mut bytes = 0;
+    let mut chunk = vec![0u8; 1 << 20];
+    loop {
+        let n = file.read(&mut chunk).map_err(|e| Error::io(path, e))?;
+        if n == 0 {
+            break;
+        }
+        hash.update(&chunk[..n]);
+        bytes += n as u64;
+    }
+    let sha256: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    if bytes != plan.model.bytes || sha256 != plan.model.sha256 {
+        return Err(Error::file(path, "is not the model that the plan was compiled from; compile the plan again"));
+    }
+    Ok(())
+}
+
+/// Reads all weights into one block. Returns each weight's offset.
+fn load_weights(plan: &Plan, model: &Path) -> Result<(Vec<usize>, Block)> {
+    let mut at = Vec::with_capacity(plan.weights.len());
+    let mut end = 0;
+    for w in &plan.weights {
+        at.push(end);
+        end += (w.len() as usize * w.stored.loaded().size()).next_multiple_of(ALIGN as usize);
+    }
+    let mut block = Block::new(end)?;
+    let folder = model.parent().unwrap_or(Path::new(""));
+    let mut files: HashMap<&str, (PathBuf, File)> = HashMap::new();
+    for (w, at) in plan.weights.iter().zip(&at) {
+        let (path, file) = match files.entry(&w.file) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let path = if w.file.is_empty() { model.to_owned() } else { folder.join(&w.file) };
+                let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
+                entry.insert((path, file))
+            }
+        };
+        let len = w.len() as usize;
+        let read = |buffer: &mut [u8], offset: u64| {
+            file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => {
+                    let found = file.metadata().map_or(0, |m| m.len());
+                    let end = w.offset + w.stored_bytes();
+                    Error::file(&*path, format!("ends at byte {found}, and weight `{}` needs bytes up to {end}; fetch it anew", w.name))
+                }
+                _ => Error::io(&*path, e),
+            })
+        };
+        match w.stored {
+            Stored::Plain(d) => read(block.view_mut::<u8>(*at, len * d.size()), w.offset)?,
+            Stored::F16 | Stored::Bf16 => {
+                const CHUNK: usize = 1 << 16;
+                let mut halves = vec![0u8; CHUNK * 2];
+                let out = block.view_mut::<f32>(*at, len);
+                for (i, part) in out.chunks_mut(CHUNK).enumerate() {
+                    let bytes = &mut halves[..part.len() * 2];
+                    read(bytes, w.offset + (i * CHUNK * 2) as u64)?;
+                    for (v, b) in part.iter_mut().zip(bytes.chunks_exact(2)) {
+                        let bits = u16::from_le_bytes([b[0], b[1]]);
+                        *v = match w.stored {
+                            Stored::F16 => half::f16::from_bits(bits).to_f32(),
+                            _ => half::bf16::from_bits(bits).to_f32(),
+                        };
+                    }
+                }
+            }
+        }
+    }
+    Ok((at, block))
+}
