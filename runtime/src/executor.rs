@@ -242,6 +242,13 @@ impl Executor {
         total
     }
 
+    /// Sets all accumulated gradients to zero.
+    pub fn clear_gradients(&mut self) {
+        for at in &self.state_at {
+            self.state.view_mut::<f32>(at.gradient, at.count).fill(0.0);
+        }
+    }
+
     /// The hyper-parameters.
     pub fn hyper(&mut self) -> &mut [f32] {
         self.state.view_mut(self.hyper_at, hyper::LEN)

@@ -2,12 +2,18 @@
 //!
 //! The runtime does not know how a plan came to be.
 
+pub mod adapter;
+pub mod checkpoint;
 mod error;
 pub mod executor;
 pub mod files;
 pub mod interpret;
+pub mod metrics;
 pub mod patch;
 pub mod plan;
+pub mod rng;
+pub mod schedule;
 pub mod tensor;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -15,7 +15,7 @@ use crate::ops::{IMPORTS, Op};
 use proto::{NodeProto, TensorProto, ValueInfoProto, data_type};
 use sara_kernels::{DType, Element};
 use sara_runtime::plan::{Stored, Weight};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 /// What is bound at import.
@@ -208,14 +208,7 @@ impl Importer<'_> {
 
     fn weight(&mut self, name: &str, shape: &[usize], stored: Stored, location: Location) -> ValueId {
         let index = self.graph.weights.len();
-        self.graph.weights.push(Weight {
-            name: name.to_owned(),
-            path: self.paths.get(name).cloned().unwrap_or_else(|| name.to_owned()),
-            shape: shape.iter().map(|d| *d as u64).collect(),
-            stored,
-            file: location.file,
-            offset: location.offset,
-        });
+        self.graph.weights.push(new_weight(&self.paths, name, shape, stored, location));
         self.graph.add_value(name, Type::new(stored.loaded(), shape), Def::Weight(index))
     }
 
@@ -359,6 +352,44 @@ pub fn dtype(number: i32) -> Option<DType> {
         data_type::BOOL => DType::Bool,
         _ => return None,
     })
+}
+
+/// Every float tensor of a model that lies in a file as it is: initialisers and Constant nodes, without building a graph.
+pub fn weights(model: &Model) -> Result<Vec<Weight>> {
+    let paths = weight_paths(model);
+    let graph = model.graph();
+    let constants = graph.node.iter().filter(|n| n.op_type == "Constant").filter_map(|n| {
+        let tensor = n.attribute.iter().find(|a| a.name == "value")?.t.as_ref()?;
+        Some((n.output.first()?.as_str(), tensor))
+    });
+    let mut weights = Vec::new();
+    for (name, tensor) in graph.initializer.iter().map(|t| (t.name.as_str(), t)).chain(constants) {
+        let shape = model.shape(tensor)?;
+        if !node::is_float(tensor) || shape.iter().product::<usize>() < 2 {
+            continue;
+        }
+        if let (Some(stored), Some(location)) = (Model::stored(tensor), model.locate(tensor)?) {
+            weights.push(new_weight(&paths, name, &shape, stored, location));
+        }
+    }
+    Ok(weights)
+}
+
+/// External files that a model names, relative to its folder.
+pub fn external_files(model: &Model) -> BTreeSet<String> {
+    let external = model.graph().initializer.iter().filter(|t| t.data_location == 1);
+    external.flat_map(|t| &t.external_data).filter(|e| e.key == "location").map(|e| e.value.clone()).collect()
+}
+
+fn new_weight(paths: &HashMap<String, String>, name: &str, shape: &[usize], stored: Stored, location: Location) -> Weight {
+    Weight {
+        name: name.to_owned(),
+        path: paths.get(name).cloned().unwrap_or_else(|| name.to_owned()),
+        shape: shape.iter().map(|d| *d as u64).collect(),
+        stored,
+        file: location.file,
+        offset: location.offset,
+    }
 }
 
 /// All elements of a weight, in the type they are computed in.

@@ -1,0 +1,252 @@
+//! Adapters: the difference that training made, as a small file.
+//!
+//! One safetensors file. For each weight, under its canonical path (the node that uses it, which is stable across exports): the
+//! positions `PATH.index` (`u32`, ascending) and the differences `PATH.delta` (`f32`). The metadata holds the hash of each base
+//! tensor, so that an adapter is never applied to another model.
+
+use crate::error::{Error, Result};
+use crate::plan::{Plan, Weight};
+use crate::tensor::{Metadata, Tensor, Tensors, read_safetensors, write_safetensors};
+use sara_kernels::DType;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const FORMAT: &str = "sara-adapter";
+const VERSION: &str = "1";
+const INDEX: &str = ".index";
+const DELTA: &str = ".delta";
+
+/// A sparse difference to one weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delta {
+    /// Flat positions, ascending.
+    pub index: Vec<u32>,
+    /// What is added there.
+    pub delta: Vec<f32>,
+    /// SHA-256 of the base weight's bytes as they lie in its file.
+    pub base_sha256: String,
+}
+
+/// Differences to the weights of a model, by canonical path.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Adapter {
+    /// The differences.
+    pub deltas: BTreeMap<String, Delta>,
+    /// Text that goes with them: base model, threshold, step.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Adapter {
+    /// Writes the adapter.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let mut metadata: Metadata = self.metadata.clone().into_iter().collect();
+        metadata.insert("format".into(), FORMAT.into());
+        metadata.insert("version".into(), VERSION.into());
+        let mut tensors = Tensors::new();
+        for (key, delta) in &self.deltas {
+            metadata.insert(format!("sha256:{key}"), delta.base_sha256.clone());
+            let index = Tensor::from_bytes(DType::U32, &[delta.index.len()], bytemuck::cast_slice(&delta.index));
+            tensors.extend(index.map(|t| (format!("{key}{INDEX}"), t)));
+            tensors.extend(Tensor::f32(&[delta.delta.len()], delta.delta.clone()).map(|t| (format!("{key}{DELTA}"), t)));
+        }
+        write_safetensors(path, &tensors, Some(metadata))
+    }
+
+    /// Reads and checks an adapter.
+    pub fn read(path: &Path) -> Result<Adapter> {
+        let (tensors, metadata) = read_safetensors(path)?;
+        let get = |key: &str| metadata.get(key).map(String::as_str);
+        if get("format") != Some(FORMAT) {
+            return Err(Error::file(path, "is not an adapter of sara: its metadata does not say `format: sara-adapter`"));
+        }
+        if get("version") != Some(VERSION) {
+            let found = get("version").unwrap_or("none");
+            return Err(Error::file(path, format!("has adapter version {found}, and this sara reads {VERSION}")));
+        }
+        let mut adapter = Adapter::default();
+        for (name, tensor) in &tensors {
+            let bad = |reason: &str| Error::file(path, format!("tensor `{name}` {reason}"));
+            if name.ends_with(DELTA) {
+                continue;
+            }
+            let key = name.strip_suffix(INDEX).ok_or_else(|| bad("is neither an index nor a delta"))?;
+            let (Tensor::U32(index), Some(Tensor::F32(delta))) = (tensor, tensors.get(&format!("{key}{DELTA}"))) else {
+                return Err(bad("is not u32, or has no delta of f32 beside it"));
+            };
+            let (index, delta): (Vec<u32>, Vec<f32>) = (index.iter().copied().collect(), delta.iter().copied().collect());
+            if index.len() != delta.len() || !index.is_sorted_by(|a, b| a < b) {
+                return Err(bad("does not ascend, or is not as long as its delta"));
+            }
+            if delta.iter().any(|d| !d.is_finite()) {
+                return Err(bad("has a delta that is not finite"));
+            }
+            let base = get(&format!("sha256:{key}")).ok_or_else(|| bad("has no hash of its base in the metadata"))?;
+            adapter.deltas.insert(key.to_owned(), Delta { index, delta, base_sha256: base.to_owned() });
+        }
+        if tensors.len() != 2 * adapter.deltas.len() {
+            return Err(Error::file(path, "has deltas without positions"));
+        }
+        let own = |key: &str| key == "format" || key == "version" || key.starts_with("sha256:");
+        adapter.metadata = metadata.into_iter().filter(|(k, _)| !own(k)).collect();
+        Ok(adapter)
+    }
+
+    /// The sum of scaled adapters of the same base.
+    pub fn combine(parts: &[(Adapter, f32)]) -> Result<Adapter> {
+        let mut sum: BTreeMap<String, (BTreeMap<u32, f32>, String)> = BTreeMap::new();
+        for (adapter, scale) in parts {
+            for (key, delta) in &adapter.deltas {
+                let entry = sum.entry(key.clone()).or_insert_with(|| (BTreeMap::new(), delta.base_sha256.clone()));
+                if entry.1 != delta.base_sha256 {
+                    return Err(Error::tensor(key, "the adapters are for different bases"));
+                }
+                for (i, d) in delta.index.iter().zip(&delta.delta) {
+                    *entry.0.entry(*i).or_insert(0.0) += scale * d;
+                }
+            }
+        }
+        let deltas = sum.into_iter().map(|(key, (values, base_sha256))| {
+            let (index, delta) = values.into_iter().unzip();
+            (key, Delta { index, delta, base_sha256 })
+        });
+        let metadata = parts.first().map(|(a, _)| a.metadata.clone()).unwrap_or_default();
+        Ok(Adapter { deltas: deltas.collect(), metadata })
+    }
+
+    /// New values of the weights that the adapter changes: the weight's number in `weights`, positions and values. Refuses an adapter
+    /// for another base.
+    pub fn apply(&self, model: &Path, weights: &[Weight]) -> Result<Vec<(usize, Vec<u32>, Vec<f32>)>> {
+        let mut patches = Vec::new();
+        for (key, delta) in &self.deltas {
+            let found = weights.iter().position(|w| w.path == *key);
+            let at = found.ok_or_else(|| Error::tensor(key, "the adapter is for another base: the model has no such weight"))?;
+            let weight = &weights[at];
+            let bytes = stored_bytes(model, weight)?;
+            if sha256(&bytes) != delta.base_sha256 {
+                return Err(Error::tensor(key, "the adapter is for another base: the model's weight has other values"));
+            }
+            let base = widen(&bytes, weight);
+            if delta.index.last().is_some_and(|i| *i as usize >= base.len()) {
+                return Err(Error::tensor(key, format!("the adapter has positions beyond the weight's {} elements", base.len())));
+            }
+            let values = delta.index.iter().zip(&delta.delta).map(|(i, d)| base[*i as usize] + d).collect();
+            patches.push((at, delta.index.clone(), values));
+        }
+        Ok(patches)
+    }
+}
+
+/// The adapter that turns the base into `values`: for each sparse weight of a plan, the values of its entries in order.
+///
+/// A difference is rounded to `f32`, so base plus difference can miss the value by half a unit in the last place of the base. What
+/// is deployed, as a model or as an adapter, is base plus difference.
+pub fn between(plan: &Plan, model: &Path, values: &[Vec<f32>]) -> Result<Adapter> {
+    let mut adapter = Adapter::default();
+    for (sparse, values) in plan.sparse.iter().zip(values) {
+        let weight = &plan.weights[sparse.weight as usize];
+        let bytes = stored_bytes(model, weight)?;
+        let base = widen(&bytes, weight);
+        let mut delta = Delta { index: Vec::new(), delta: Vec::new(), base_sha256: sha256(&bytes) };
+        for (i, value) in sparse.index.iter().zip(values) {
+            let from = base[*i as usize];
+            if from != *value {
+                delta.index.push(*i);
+                delta.delta.push(*value - from);
+            }
+        }
+        adapter.deltas.insert(weight.path.clone(), delta);
+    }
+    Ok(adapter)
+}
+
+fn stored_bytes(model: &Path, weight: &Weight) -> Result<Vec<u8>> {
+    let path = if weight.file.is_empty() {
+        model.to_owned()
+    } else {
+        model.parent().unwrap_or(Path::new("")).join(&weight.file)
+    };
+    let mut bytes = vec![0; weight.stored_bytes() as usize];
+    let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
+    file.read_exact_at(&mut bytes, weight.offset).map_err(|e| Error::io(&path, e))?;
+    Ok(bytes)
+}
+
+fn widen(bytes: &[u8], weight: &Weight) -> Vec<f32> {
+    use crate::plan::Stored;
+    let halves = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    match weight.stored {
+        Stored::F16 => halves.map(|b| half::f16::from_bits(b).to_f32()).collect(),
+        Stored::Bf16 => halves.map(|b| half::bf16::from_bits(b).to_f32()).collect(),
+        Stored::Plain(_) => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Stored;
+
+    fn weight(name: &str, offset: u64) -> Weight {
+        let stored = Stored::Plain(DType::F32);
+        Weight { name: name.into(), path: format!("/{name}/MatMul:1"), shape: vec![2, 2], stored, file: String::new(), offset }
+    }
+
+    fn model(folder: &Path) -> std::path::PathBuf {
+        let path = folder.join("m.onnx");
+        let values = [1.0f32, 2.0, 3.0, 4.0, 0.1, 0.2, 0.3, 0.4];
+        std::fs::write(&path, bytemuck::cast_slice(&values)).unwrap();
+        path
+    }
+
+    fn adapter(path: &Path) -> Adapter {
+        let bytes = stored_bytes(path, &weight("a", 0)).unwrap();
+        let delta = Delta { index: vec![1, 3], delta: vec![0.5, -1.0], base_sha256: sha256(&bytes) };
+        Adapter { deltas: BTreeMap::from([("/a/MatMul:1".to_owned(), delta)]), metadata: BTreeMap::new() }
+    }
+
+    #[test]
+    fn an_adapter_survives_its_file_and_applies() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = model(folder.path());
+        let made = adapter(&path);
+        let file = folder.path().join("a.safetensors");
+        made.write(&file).unwrap();
+        let read = Adapter::read(&file).unwrap();
+        assert_eq!(read, made);
+        let weights = [weight("b", 16), weight("a", 0)];
+        assert_eq!(read.apply(&path, &weights).unwrap(), [(1, vec![1, 3], vec![2.5, 3.0])]);
+        let twice = Adapter::combine(&[(read.clone(), 2.0), (read, -0.5)]).unwrap();
+        assert_eq!(twice.apply(&path, &weights).unwrap(), [(1, vec![1, 3], vec![2.75, 2.5])]);
+    }
+
+    #[test]
+    fn another_base_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = model(folder.path());
+        let made = adapter(&path);
+        for weights in [vec![weight("c", 0)], vec![weight("a", 16)]] {
+            let error = made.apply(&path, &weights).unwrap_err().to_string();
+            assert!(error.contains("/a/MatMul:1") && error.contains("another base"), "{error}");
+        }
+    }
+
+    #[test]
+    fn damage_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = model(folder.path());
+        let file = folder.path().join("a.safetensors");
+        let mut made = adapter(&path);
+        made.deltas.values_mut().for_each(|d| d.index = vec![3, 1]);
+        made.write(&file).unwrap();
+        assert!(Adapter::read(&file).unwrap_err().to_string().contains("does not ascend"));
+        write_safetensors(&file, &Tensors::new(), None).unwrap();
+        assert!(Adapter::read(&file).unwrap_err().to_string().contains("not an adapter"));
+    }
+}

@@ -1,0 +1,258 @@
+//! The training loop's state: SaRA (arXiv 2409.06633) with AdamW on the selected entries.
+
+use crate::error::{Error, Result};
+use crate::executor::Executor;
+use crate::rng::CounterRng;
+use crate::schedule::Schedule;
+use crate::tensor::Tensors;
+use sara_kernels::hyper;
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// Stream of random numbers from which the matrix of the low-rank term is drawn.
+const LOW_RANK_STREAM: u64 = 1;
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainOptions {
+    /// Learning rate at the top of the schedule.
+    pub learning_rate: f64,
+    /// Schedule of the learning rate.
+    pub lr_scheduler: Schedule,
+    /// Steps of warm-up.
+    pub lr_warmup_steps: u64,
+    /// Optimiser steps.
+    pub max_train_steps: u64,
+    /// Micro-batches of an optimiser step.
+    pub gradient_accumulation_steps: u64,
+    /// Decay of the first moment.
+    pub adam_beta1: f64,
+    /// Decay of the second moment.
+    pub adam_beta2: f64,
+    /// Added to AdamW's denominator.
+    pub adam_epsilon: f64,
+    /// Decoupled weight decay.
+    pub adam_weight_decay: f64,
+    /// Global norm to which gradients are clipped; 0 for no clipping.
+    pub max_grad_norm: f64,
+    /// Threshold of re-selection.
+    pub threshold: f64,
+    /// Before this step, counted from 0, the trained entries shrink to those with `|w| < threshold`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progressive_iter: Option<u64>,
+    /// Weight of the nuclear norm of the selected values.
+    pub lambda_rank: f64,
+    /// Seed of all random numbers.
+    pub seed: u64,
+}
+
+impl Default for TrainOptions {
+    fn default() -> TrainOptions {
+        TrainOptions {
+            learning_rate: 1e-3,
+            lr_scheduler: Schedule::Cosine,
+            lr_warmup_steps: 0,
+            max_train_steps: 1000,
+            gradient_accumulation_steps: 1,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            adam_weight_decay: 0.01,
+            max_grad_norm: 1.0,
+            threshold: 0.0,
+            progressive_iter: None,
+            lambda_rank: 5e-4,
+            seed: 42,
+        }
+    }
+}
+
+impl TrainOptions {
+    /// Refuses values that make no sense.
+    pub fn check(&self) -> Result<()> {
+        let bad = |name: &str, value: f64, needs: &str| Err(Error::Option(format!("{name} must be {needs}, not {value}")));
+        for (name, value) in [
+            ("--learning-rate", self.learning_rate),
+            ("--adam-weight-decay", self.adam_weight_decay),
+            ("--max-grad-norm", self.max_grad_norm),
+            ("--lambda-rank", self.lambda_rank),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                return bad(name, value, "a number of 0 or more");
+            }
+        }
+        for (name, value) in [("--adam-beta1", self.adam_beta1), ("--adam-beta2", self.adam_beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return bad(name, value, "at least 0 and below 1");
+            }
+        }
+        if !(self.adam_epsilon.is_finite() && self.adam_epsilon > 0.0) {
+            return bad("--adam-epsilon", self.adam_epsilon, "above 0");
+        }
+        if self.gradient_accumulation_steps == 0 {
+            return bad("--gradient-accumulation-steps", 0.0, "at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// What a step reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The step, counted from 1.
+    pub step: u64,
+    /// Mean loss of its micro-batches.
+    pub loss: f64,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Entries that train.
+    pub trainable: u64,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}
+
+/// An executor under training.
+pub struct Trainer {
+    /// The executor.
+    pub executor: Executor,
+    /// How it trains.
+    pub options: TrainOptions,
+    /// Steps done.
+    pub step: u64,
+}
+
+impl Trainer {
+    /// A trainer before its first step.
+    pub fn new(executor: Executor, options: TrainOptions) -> Result<Trainer> {
+        options.check()?;
+        for program in ["train", "update"] {
+            if executor.plan().program(program).is_none() {
+                return Err(Error::Option(format!("the plan has no program `{program}`; compile it for training")));
+            }
+        }
+        Ok(Trainer { executor, options, step: 0 })
+    }
+
+    /// Entries that train now.
+    pub fn trainable(&self) -> u64 {
+        (0..self.executor.plan().sparse.len()).map(|s| self.executor.count(s) as u64).sum()
+    }
+
+    /// One optimiser step on as many micro-batches as are accumulated. On an error no weight has changed.
+    pub fn step(&mut self, micro_batches: &[Tensors]) -> Result<Metrics> {
+        let start = Instant::now();
+        let wanted = self.options.gradient_accumulation_steps;
+        if micro_batches.len() as u64 != wanted {
+            return Err(Error::Option(format!("a step needs {wanted} micro-batches and was given {}", micro_batches.len())));
+        }
+        for batch in micro_batches {
+            self.check_batch(batch)?;
+        }
+        if self.options.progressive_iter == Some(self.step) {
+            self.executor.reselect(self.options.threshold);
+        }
+        let learning_rate = self.set_hyper();
+        let mut loss = 0.0;
+        for batch in micro_batches {
+            self.set_inputs(batch)?;
+            self.executor.run("train")?;
+            let own = self.executor.scalar("train", "loss")?;
+            if !own.is_finite() {
+                return Err(self.not_finite("the loss", batch));
+            }
+            loss += own / wanted as f64;
+        }
+        self.low_rank()?;
+        let finite = |s: usize| self.executor.state(s)[1].iter().all(|g| g.is_finite());
+        if !(0..self.executor.plan().sparse.len()).all(finite) {
+            return Err(self.not_finite("a gradient", &micro_batches[micro_batches.len() - 1]));
+        }
+        self.executor.run("update")?;
+        self.step += 1;
+        Ok(Metrics {
+            step: self.step,
+            loss,
+            learning_rate,
+            grad_norm: f64::from(self.executor.hyper()[hyper::NORM]),
+            trainable: self.trainable(),
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Names must be exactly the inputs of a training step.
+    fn check_batch(&self, batch: &Tensors) -> Result<()> {
+        let Some(program) = self.executor.plan().program("train") else { return Ok(()) };
+        let names = || program.inputs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+        if let Some(port) = program.inputs.iter().find(|p| !batch.contains_key(&p.name)) {
+            return Err(Error::tensor(&port.name, format!("is missing in the data; a step needs {}", names())));
+        }
+        if let Some(name) = batch.keys().find(|n| !program.inputs.iter().any(|p| p.name == **n)) {
+            return Err(Error::tensor(name, format!("is in the data and not an input; a step needs {}", names())));
+        }
+        Ok(())
+    }
+
+    fn set_inputs(&mut self, batch: &Tensors) -> Result<()> {
+        for (name, tensor) in batch {
+            self.executor.set_input("train", name, tensor)?;
+        }
+        Ok(())
+    }
+
+    fn set_hyper(&mut self) -> f64 {
+        let o = &self.options;
+        let rate = o.lr_scheduler.rate(o.learning_rate, self.step, o.lr_warmup_steps, o.max_train_steps);
+        let t = (self.step + 1).min(i32::MAX as u64) as i32;
+        let values = [
+            (hyper::LEARNING_RATE, rate),
+            (hyper::BETA1, o.adam_beta1),
+            (hyper::BETA2, o.adam_beta2),
+            (hyper::EPSILON, o.adam_epsilon),
+            (hyper::WEIGHT_DECAY, o.adam_weight_decay),
+            (hyper::CORRECTION1, 1.0 - o.adam_beta1.powi(t)),
+            (hyper::CORRECTION2, 1.0 - o.adam_beta2.powi(t)),
+            (hyper::MAX_NORM, o.max_grad_norm),
+            (hyper::GRADIENT_SCALE, 1.0 / o.gradient_accumulation_steps as f64),
+            (hyper::LAMBDA_RANK, o.lambda_rank),
+        ];
+        let hyper = self.executor.hyper();
+        for (slot, value) in values {
+            hyper[slot] = value as f32;
+        }
+        rate
+    }
+
+    /// Adds the subgradient of the nuclear norm of one matrix, drawn for this step (method of the paper: one matrix a step).
+    fn low_rank(&mut self) -> Result<()> {
+        let sparse = &self.executor.plan().sparse;
+        let eligible: Vec<String> = sparse
+            .iter()
+            .enumerate()
+            .filter(|(s, _)| self.executor.count(*s) > 0)
+            .filter_map(|(_, sparse)| sparse.low_rank.clone())
+            .collect();
+        if self.options.lambda_rank == 0.0 || eligible.is_empty() {
+            return Ok(());
+        }
+        let mut rng = CounterRng::new(self.options.seed ^ self.step.rotate_left(32), LOW_RANK_STREAM);
+        self.executor.run(&eligible[rng.below(eligible.len() as u32) as usize])
+    }
+
+    /// Names the first number that is not finite. The accumulated gradient is dropped, so that nothing of this step is left.
+    fn not_finite(&mut self, what: &'static str, batch: &Tensors) -> Error {
+        let step = self.step + 1;
+        let found = self.set_inputs(batch).and_then(|()| self.executor.find_not_finite("train"));
+        self.executor.clear_gradients();
+        match found {
+            Err(error) => error,
+            Ok(found) => {
+                let (tensor, origin) = found.unwrap_or_else(|| ("the low-rank term".to_owned(), String::new()));
+                let origin = if origin.is_empty() { String::new() } else { format!(" (node `{origin}`)") };
+                Error::NotFinite { step, what, tensor, origin }
+            }
+        }
+    }
+}
