@@ -144,7 +144,7 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let row = |n: &mut OnnxNode<'_, '_>, i: usize| {
         n.optional(i).map(|v| {
             let own = n.ty(v).shape.clone();
-            let v = if own.len() > shape.len() - axis && own.iter().product::<usize>() == shape[axis..].iter().product() {
+            let v = if own.len() > shape.len() - axis && own.iter().product::<usize>() == shape[axis..].iter().product::<usize>() {
                 n.reshape(v, &shape[axis..])?
             } else {
                 v
