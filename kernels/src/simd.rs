@@ -211,14 +211,37 @@ pub(crate) fn dot<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> T {
     total(even) + rest
 }
 
-/// Side of the tiles that [`transpose`] moves.
+/// Side of the tiles that [`Turn`] moves.
 const TILE: usize = 8;
-/// Columns that [`transpose`] moves together.
+/// Columns that [`Turn`] moves together.
 const STRIP: usize = 128;
 
-/// Writes `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`.
+/// A matrix to be turned: `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`.
+pub(crate) struct Turn<'a, T> {
+    /// Where it is.
+    pub(crate) source: &'a [T],
+    /// Distance of its rows.
+    pub(crate) source_row: usize,
+    /// Rows.
+    pub(crate) rows: usize,
+    /// Columns.
+    pub(crate) cols: usize,
+    /// Where its transpose goes.
+    pub(crate) target: &'a mut [T],
+    /// Distance of the rows of the transpose.
+    pub(crate) target_row: usize,
+}
+
+impl<T: Real> Job for Turn<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        transpose::<T, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.target_row);
+    }
+}
+
 #[inline(always)]
-pub(crate) fn transpose<T: Real, const FMA: bool>(
+fn transpose<T: Real, const FMA: bool>(
     source: &[T],
     source_row: usize,
     rows: usize,
@@ -270,22 +293,14 @@ mod tests {
         }
     }
 
-    struct Turn<'a, T>(&'a [T], usize, usize, usize, &'a mut [T], usize);
-    impl<T: Real> Job for Turn<'_, T> {
-        type Out = ();
-        #[inline(always)]
-        fn run<const FMA: bool>(self) {
-            transpose::<T, FMA>(self.0, self.1, self.2, self.3, self.4, self.5);
-        }
-    }
-
     #[test]
     fn transposes() {
         for (rows, cols) in [(1, 1), (8, 8), (9, 17), (16, 3), (31, 24), (0, 4)] {
             let (from, to) = (cols + 2, rows + 3);
             let source: Vec<f32> = (0..rows.max(1) * from).map(|i| i as f32).collect();
             let mut target = vec![-1.0; cols * to];
-            dispatch(Turn(&source, from, rows, cols, &mut target, to));
+            let (source, target) = (&source, &mut target);
+            dispatch(Turn { source, source_row: from, rows, cols, target, target_row: to });
             for j in 0..cols {
                 for i in 0..to {
                     let want = if i < rows { source[i * from + j] } else { -1.0 };

@@ -4,7 +4,7 @@
 
 use super::Shape;
 use crate::product::{Dims, Mat, product};
-use crate::simd::{Job, LANES, Real, dispatch, transpose};
+use crate::simd::{Job, LANES, Real, Turn, dispatch};
 use crate::{Launch, for_float, scratch};
 
 /// Queries of a block at most.
@@ -36,7 +36,14 @@ fn typed<T: Real>(l: &Launch<'_>) {
         let (total, decay) = rest.split_at_mut(lanes);
         let row = image * s.queries + from;
         turned.fill(zero);
-        dispatch(Turn { source: &q[row * dim..], rows: count, cols: dim, target: turned, target_row: lanes });
+        dispatch(Turn {
+            source: &q[row * dim..],
+            source_row: dim,
+            rows: count,
+            cols: dim,
+            target: turned,
+            target_row: lanes,
+        });
         sums.fill(zero);
         top.fill(T::LOWEST);
         total.fill(zero);
@@ -94,23 +101,6 @@ fn typed<T: Real>(l: &Launch<'_>) {
             }
         }
     });
-}
-
-/// Turns rows of queries into lanes.
-struct Turn<'a, T> {
-    source: &'a [T],
-    rows: usize,
-    cols: usize,
-    target: &'a mut [T],
-    target_row: usize,
-}
-
-impl<T: Real> Job for Turn<'_, T> {
-    type Out = ();
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        transpose::<T, FMA>(self.source, self.cols, self.rows, self.cols, self.target, self.target_row);
-    }
 }
 
 /// One step of the running softmax: replaces scores by exponentials and rescales what was summed before.

@@ -4,7 +4,7 @@
 
 use crate::attention::Shape;
 use crate::product::{Dims, Mat, product};
-use crate::simd::{Job, LANES, Real, dispatch, dot, transpose};
+use crate::simd::{Job, LANES, Real, Turn, dispatch, dot};
 use crate::{Launch, SCRATCH_BYTES, for_float, scratch};
 
 /// Keys of a block at most.
@@ -60,8 +60,15 @@ fn typed<T: Real>(l: &Launch<'_>) {
             let (k, v) = (&k[from * dim..], &v[from * value_dim..]);
             kt.fill(zero);
             vt.fill(zero);
-            dispatch(Turn { source: k, rows: count, cols: dim, target: &mut *kt, from_lanes: None, to: lanes });
-            dispatch(Turn { source: v, rows: count, cols: value_dim, target: &mut *vt, from_lanes: None, to: lanes });
+            dispatch(Turn { source: k, source_row: dim, rows: count, cols: dim, target: &mut *kt, target_row: lanes });
+            dispatch(Turn {
+                source: v,
+                source_row: value_dim,
+                rows: count,
+                cols: value_dim,
+                target: &mut *vt,
+                target_row: lanes,
+            });
             dkt.fill(zero);
             dvt.fill(zero);
             for start in (0..s.queries).step_by(QUERIES) {
@@ -99,37 +106,18 @@ fn typed<T: Real>(l: &Launch<'_>) {
                 product(sums, one, Mat::new(ds, lanes, 1), Mat::new(k, dim, 1), one, dq, [dim, 1]);
             }
             let dk = &mut dk[from * dim..][..count * dim];
-            dispatch(Turn { source: dkt, rows: dim, cols: count, target: dk, from_lanes: Some(lanes), to: dim });
+            dispatch(Turn { source: dkt, rows: dim, cols: count, target: dk, source_row: lanes, target_row: dim });
             let dv = &mut dv[from * value_dim..][..count * value_dim];
             dispatch(Turn {
                 source: dvt,
                 rows: value_dim,
                 cols: count,
                 target: dv,
-                from_lanes: Some(lanes),
-                to: value_dim,
+                source_row: lanes,
+                target_row: value_dim,
             });
         }
     });
-}
-
-/// Turns rows of keys or values into lanes, or back.
-struct Turn<'a, T> {
-    source: &'a [T],
-    rows: usize,
-    cols: usize,
-    target: &'a mut [T],
-    from_lanes: Option<usize>,
-    to: usize,
-}
-
-impl<T: Real> Job for Turn<'_, T> {
-    type Out = ();
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let row = self.from_lanes.unwrap_or(self.cols);
-        transpose::<T, FMA>(self.source, row, self.rows, self.cols, self.target, self.to);
-    }
 }
 
 /// Replaces scores by probabilities and the products of `dy` and `v` by the gradient of the unscaled scores.

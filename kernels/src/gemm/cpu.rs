@@ -1,7 +1,7 @@
 //! The product on a CPU: blocks of the result, each computed whole by one task.
 
 use crate::product::{Dims, Mat, product_shared};
-use crate::simd::{Job, Real, dispatch, transpose};
+use crate::simd::{Real, Turn, dispatch};
 use crate::{Launch, SCRATCH_BYTES, for_float, scratch};
 
 /// Floating-point operations that make a task worth starting.
@@ -49,23 +49,6 @@ enum Form {
     Plain,
     /// Turned in scratch memory, a chunk of terms at a time.
     Turned,
-}
-
-struct Turn<'a, T> {
-    source: &'a [T],
-    source_row: usize,
-    rows: usize,
-    cols: usize,
-    target: &'a mut [T],
-    target_row: usize,
-}
-
-impl<T: Real> Job for Turn<'_, T> {
-    type Out = ();
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        transpose::<T, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.target_row);
-    }
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]

@@ -138,7 +138,9 @@ mod tests {
                 bench.index("idx", &idx);
                 bench.float("dp", dtype, &vec![7.0; idx.len() + 2]);
                 bench.float("work", dtype, &vec![f64::NAN; work_len(g)]);
-                let tolerance = if dtype == DType::F32 { 2e-5 } else { 1e-12 };
+                // Rounding errors of a sum grow with the square root of its length.
+                let terms = ((g.n * g.output_len()) as f64).sqrt();
+                let tolerance = if dtype == DType::F32 { 2e-5_f64.max(5e-7 * terms) } else { 1e-12 * (1.0 + terms) };
                 assert_close(&bench.run()["dp"], &want, tolerance);
             }
         }
@@ -154,12 +156,18 @@ mod tests {
 
     #[test]
     fn work_is_cut_into_bands() {
-        let tall = Geometry { input: [1, 50, 45_000], output: [1, 50, 45_000], ..square(1, 1, 2, 8, 3, 1) };
+        let tall = Geometry {
+            input: [1, 50, 45_000],
+            output: [1, 50, 45_000],
+            kernel: [1, 3, 1],
+            pads: [0, 1, 0],
+            ..square(1, 1, 2, 8, 3, 1)
+        };
         assert!(Layout::new(&tall).band[1] < 50);
-        check(&tall, &[0.2]);
+        check(&tall, &[0.5]);
         let deep =
-            Geometry { input: [50, 1, 45_000], output: [50, 1, 45_000], kernel: [3, 1, 3], pads: [1, 0, 1], ..tall };
+            Geometry { input: [50, 1, 45_000], output: [50, 1, 45_000], kernel: [3, 1, 1], pads: [1, 0, 0], ..tall };
         assert!(Layout::new(&deep).band[0] < 50);
-        check(&deep, &[0.2]);
+        check(&deep, &[0.5]);
     }
 }

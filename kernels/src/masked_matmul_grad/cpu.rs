@@ -4,7 +4,7 @@
 
 use super::{TOKENS, band};
 use crate::sampled::{ROWS, Sampled, locate};
-use crate::simd::{Job, Real, dispatch, transpose};
+use crate::simd::{Real, Turn, dispatch};
 use crate::{Launch, SCRATCH_BYTES, for_float, scratch};
 
 /// Columns of a task at most.
@@ -105,23 +105,5 @@ fn typed<T: Real>(l: &Launch<'_>) {
                 }
             });
         }
-    }
-}
-
-/// Turns tokens into channels.
-struct Turn<'a, T> {
-    source: &'a [T],
-    source_row: usize,
-    rows: usize,
-    cols: usize,
-    target: &'a mut [T],
-    target_row: usize,
-}
-
-impl<T: Real> Job for Turn<'_, T> {
-    type Out = ();
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        transpose::<T, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.target_row);
     }
 }
