@@ -3,6 +3,7 @@
 //! The runtime does not know how a plan came to be.
 
 pub mod interpret;
+pub mod oracle;
 pub mod plan;
 mod error;
 pub use error::Error;
