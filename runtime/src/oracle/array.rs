@@ -3,7 +3,9 @@
 use std::fmt;
 
 use ort::session::SessionInputValue;
-use ort::value::{DynValue, PrimitiveTensorElementType, Shape, Tensor, TensorElementType, ValueType};
+use ort::value::{
+    DynValue, PrimitiveTensorElementType, Shape, Tensor, TensorElementType, ValueType,
+};
 
 use super::OracleError;
 
@@ -168,7 +170,8 @@ impl Array {
                 name: name.to_owned(),
                 dtype: self.dtype,
                 shape: self.shape.clone(),
-                expected: expected.map_or_else(|| "more than can be held".to_owned(), |n| n.to_string()),
+                expected: expected
+                    .map_or_else(|| "more than can be held".to_owned(), |n| n.to_string()),
                 actual: self.bytes.len(),
             });
         }
@@ -185,7 +188,9 @@ impl Array {
             OracleType::U32 => self.pods::<u32>(),
             OracleType::U16 => self.pods::<u16>(),
             OracleType::U8 => self.pods::<u8>(),
-            OracleType::Bool => self.value(self.bytes.iter().map(|&b| b != 0).collect::<Vec<bool>>()),
+            OracleType::Bool => {
+                self.value(self.bytes.iter().map(|&b| b != 0).collect::<Vec<bool>>())
+            }
         }
         .map_err(|e| OracleError::Run(format!("input {name:?}: {}", e.message())))
     }
@@ -239,7 +244,11 @@ impl Array {
             .map(|&d| usize::try_from(d))
             .collect::<Result<_, _>>()
             .map_err(|_| other(format!("a tensor of shape {shape:?}")))?;
-        Ok(Array { dtype, shape, bytes })
+        Ok(Array {
+            dtype,
+            shape,
+            bytes,
+        })
     }
 }
 

@@ -122,7 +122,10 @@ impl Places {
             search.add(file, How::Cache);
         }
         if let Some(env) = &self.virtual_env {
-            for file in site_packages(env).iter().filter_map(|dir| package_library(dir)) {
+            for file in site_packages(env)
+                .iter()
+                .filter_map(|dir| package_library(dir))
+            {
                 search.add(file, How::VirtualEnv);
             }
         }
@@ -160,8 +163,17 @@ pub fn find() -> Option<Found> {
 pub fn cache_dir() -> Option<PathBuf> {
     let base = env_path("XDG_CACHE_HOME")
         .filter(|dir| dir.is_absolute())
-        .or_else(|| Some(env_path("HOME").or_else(|| env_path("USERPROFILE"))?.join(".cache")))?;
-    Some(base.join("sara").join(format!("onnxruntime-{PINNED_VERSION}")))
+        .or_else(|| {
+            Some(
+                env_path("HOME")
+                    .or_else(|| env_path("USERPROFILE"))?
+                    .join(".cache"),
+            )
+        })?;
+    Some(
+        base.join("sara")
+            .join(format!("onnxruntime-{PINNED_VERSION}")),
+    )
 }
 
 /// The name under which the interpreter is looked up.
@@ -201,7 +213,8 @@ fn library_in(dir: &Path) -> Option<PathBuf> {
         .filter_map(|entry| {
             let version = library_version(entry.file_name().to_str()?)?;
             let path = entry.path();
-            path.is_file().then_some((version.is_empty(), version, path))
+            path.is_file()
+                .then_some((version.is_empty(), version, path))
         })
         .max()
         .map(|(_, _, path)| path)
@@ -216,7 +229,11 @@ fn package_library(dir: &Path) -> Option<PathBuf> {
 fn site_packages(env: &Path) -> Vec<PathBuf> {
     let mut dirs = vec![env.join("Lib").join("site-packages")];
     for lib in ["lib", "lib64"] {
-        for entry in std::fs::read_dir(env.join(lib)).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(env.join(lib))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             if entry.file_name().to_string_lossy().starts_with("python") {
                 dirs.push(entry.path().join("site-packages"));
             }
@@ -266,9 +283,21 @@ fn system_dirs() -> Vec<PathBuf> {
         .filter(|dir| !dir.as_os_str().is_empty())
         .collect();
     if !cfg!(windows) {
-        dirs.extend(["/usr/local/lib", "/usr/local/lib64", "/opt/homebrew/lib", "/opt/onnxruntime/lib"].map(PathBuf::from));
+        dirs.extend(
+            [
+                "/usr/local/lib",
+                "/usr/local/lib64",
+                "/opt/homebrew/lib",
+                "/opt/onnxruntime/lib",
+            ]
+            .map(PathBuf::from),
+        );
         dirs.extend(["/usr/lib", "/usr/lib64", "/lib", "/lib64"].map(PathBuf::from));
-        for entry in std::fs::read_dir("/usr/lib").into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir("/usr/lib")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             if entry.file_name().to_string_lossy().contains("-linux-") {
                 dirs.push(entry.path());
             }
@@ -291,8 +320,14 @@ mod tests {
     #[test]
     fn file_names() {
         assert_eq!(library_version("libonnxruntime.so"), Some(vec![]));
-        assert_eq!(library_version("libonnxruntime.so.1.20.1"), Some(vec![1, 20, 1]));
-        assert_eq!(library_version("libonnxruntime.1.20.1.dylib"), Some(vec![1, 20, 1]));
+        assert_eq!(
+            library_version("libonnxruntime.so.1.20.1"),
+            Some(vec![1, 20, 1])
+        );
+        assert_eq!(
+            library_version("libonnxruntime.1.20.1.dylib"),
+            Some(vec![1, 20, 1])
+        );
         assert_eq!(library_version("libonnxruntime.dylib"), Some(vec![]));
         assert_eq!(library_version("onnxruntime.dll"), Some(vec![]));
         assert_eq!(library_version("libonnxruntime_providers_shared.so"), None);
@@ -307,7 +342,9 @@ mod tests {
         touch(&at("named/libonnxruntime.so.1.9.0"));
         touch(&at("named/libonnxruntime.so.1.20.0"));
         touch(&at("cache/libonnxruntime.so.1.32.0"));
-        touch(&at("env/lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime.so.1.30.0"));
+        touch(&at(
+            "env/lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime.so.1.30.0",
+        ));
         touch(&at("sys/libonnxruntime.so.1.31.0"));
         touch(&at("sys/libonnxruntime.so"));
         let places = Places {
@@ -345,6 +382,9 @@ mod tests {
         };
         let search = places.search();
         assert!(search.found.is_empty());
-        assert!(search.notes[0].contains("/no/such/libonnxruntime.so"), "{search:?}");
+        assert!(
+            search.notes[0].contains("/no/such/libonnxruntime.so"),
+            "{search:?}"
+        );
     }
 }
