@@ -9,6 +9,7 @@ pub mod executor;
 pub mod files;
 pub mod interpret;
 pub mod metrics;
+pub mod oracle;
 pub mod patch;
 pub mod plan;
 pub mod rng;
