@@ -7,7 +7,7 @@ use super::OracleType;
 /// The ways to get a library, for messages that report that there is none.
 pub(crate) const THREE_WAYS: &str = "three ways to get it: set ORT_DYLIB_PATH to a libonnxruntime file; \
      run `python3 -m pip install onnxruntime` in the active Python environment; \
-     or let `sara doctor --fetch-onnxruntime` fill the cache, for which it needs python3, pip and a network";
+     or let sara fetch it into its cache, for which it needs python3, pip and a network";
 
 /// A failure of the ONNX Runtime oracle.
 #[derive(Debug, thiserror::Error)]

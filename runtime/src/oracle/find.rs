@@ -70,7 +70,11 @@ impl Search {
 
     fn add(&mut self, path: PathBuf, how: How) {
         let path = std::path::absolute(&path).unwrap_or(path);
-        if !self.found.iter().any(|f| f.path == path) {
+        let same = |other: &Path| match (other.canonicalize(), path.canonicalize()) {
+            (Ok(a), Ok(b)) => a == b,
+            _ => other == path,
+        };
+        if !self.found.iter().any(|f| same(&f.path)) {
             self.found.push(Found { path, how });
         }
     }

@@ -128,7 +128,8 @@ impl Oracle {
     /// Opens the bytes of a model. External data is read from files of `external_folder`, which must exist even if there
     /// is none.
     ///
-    /// ONNX Runtime copies the bytes and maps or reads external data by itself.
+    /// ONNX Runtime copies the bytes and maps the external data by itself. Recent versions refuse external data that is
+    /// a symbolic link out of the folder.
     pub fn session_from_bytes(
         &self,
         bytes: &[u8],
@@ -165,7 +166,12 @@ impl Oracle {
         let builder = ort::session::Session::builder(&self.environment)
             .map_err(|e| refused("of a new session", e.message()))?
             .with_optimization_level(options.optimization.level())
-            .map_err(|e| refused("graph optimization level", e.message()))?;
+            .map_err(|e| refused("graph optimization level", e.message()))?
+            .with_config_entry(
+                "session.disable_prepacking",
+                if options.prepacking { "0" } else { "1" },
+            )
+            .map_err(|e| refused("prepacking", e.message()))?;
         if options.intra_threads == 0 {
             return Ok(builder);
         }
@@ -185,7 +191,12 @@ fn load_library(path: &Path) -> Result<Environment, String> {
     // `ort` looks for a relative path beside the executable first.
     let path: PathBuf = std::path::absolute(path).map_err(|e| e.to_string())?;
     let environment = ort::init_from(&path)
-        .map_err(|e| e.to_string())?
+        .map_err(|e| match &e {
+            // The loader's own message is the cause of this error, not a part of its text.
+            ort::LoadDynamicError::Dlopen { error, .. } => std::error::Error::source(error)
+                .map_or_else(|| error.to_string(), ToString::to_string),
+            _ => e.to_string(),
+        })?
         .with_name("sara")
         .with_telemetry(false)
         .build()
@@ -246,13 +257,28 @@ impl Optimization {
     }
 }
 
-/// Settings of a session. The default disables optimisation and leaves the number of threads to ONNX Runtime.
+/// Settings of a session. The default is for comparing values: it optimises nothing, copies no weights and leaves the
+/// number of threads to ONNX Runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionOptions {
     /// Rewriting of the graph.
     pub optimization: Optimization,
     /// Threads that share the work of one operator; 0 for the choice of ONNX Runtime.
     pub intra_threads: usize,
+    /// Whether operators may keep copies of weights in layouts of their own. They run faster with them, and the copies
+    /// take as much memory as the weights, which are mapped from their files otherwise.
+    pub prepacking: bool,
+}
+
+impl SessionOptions {
+    /// The settings under which ONNX Runtime is as fast as it can be, for timing.
+    pub fn fastest(intra_threads: usize) -> SessionOptions {
+        SessionOptions {
+            optimization: Optimization::All,
+            intra_threads,
+            prepacking: true,
+        }
+    }
 }
 
 /// An input or output of a model.
@@ -329,9 +355,15 @@ impl Session {
         session: ort::Result<ort::session::Session>,
         model: String,
     ) -> Result<Session, OracleError> {
-        let session = session.map_err(|e| OracleError::Model {
-            model: model.clone(),
-            reason: e.message().to_owned(),
+        let session = session.map_err(|e| {
+            let mut reason = e.message().to_owned();
+            if reason.contains("escapes model directory") {
+                reason.push_str(
+                    "; files of external data may not be symbolic links out of the folder: replace them by copies or hard \
+                     links",
+                );
+            }
+            OracleError::Model { model, reason }
         })?;
         // `ort` panics on a value of optional type that holds nothing, so a model that could return one is refused.
         if let Some(port) = session
