@@ -1,2 +1,7 @@
-//! The command.
-fn main() {}
+//! The `sara` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sara::command::main()
+}

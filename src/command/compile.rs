@@ -1,0 +1,79 @@
+//! `sara compile`: a model becomes a training plan.
+
+use super::options::{Dims, Dump, HowMany, Select, Threads, observe};
+use super::{Failure, report};
+use sara_compiler::compile::{TrainOptions, compile_training};
+use sara_compiler::import::Model;
+use sara_runtime::schedule::auto_learning_rate;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The ONNX model.
+    model: PathBuf,
+    /// Where the plan goes.
+    #[arg(long, short, value_name = "PLAN")]
+    output: PathBuf,
+    #[command(flatten)]
+    dims: Dims,
+    #[command(flatten)]
+    select: Select,
+    #[command(flatten)]
+    amount: HowMany,
+    #[command(flatten)]
+    threads: Threads,
+    #[command(flatten)]
+    dump: Dump,
+    /// Print the plan's programs as text.
+    #[arg(long)]
+    print_plan: bool,
+    /// Report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    plan: PathBuf,
+    trainable: u64,
+    eligible: u64,
+    parameters: u64,
+    threshold: f64,
+    auto_learning_rate: f64,
+    seconds: f64,
+    memory: report::Memory,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let start = Instant::now();
+    let model = Model::open(&args.model)?;
+    let options =
+        TrainOptions { binding: args.dims.binding(), select: args.select.options(), amount: args.amount.amount()? };
+    let mut observer = args.dump.observer();
+    let plan = compile_training(&model, &options, observe(&mut observer))?;
+    plan.save(&args.output)?;
+    if args.print_plan {
+        println!("{plan}");
+    }
+    let memory = report::Memory::of(&plan, args.threads.count());
+    let report = Report {
+        plan: args.output.clone(),
+        trainable: plan.selection.trainable,
+        eligible: plan.selection.eligible,
+        parameters: plan.selection.total,
+        threshold: plan.selection.threshold,
+        auto_learning_rate: auto_learning_rate(plan.selection.threshold),
+        seconds: start.elapsed().as_secs_f64(),
+        memory,
+    };
+    if args.json {
+        return report::json(&report);
+    }
+    println!("{}", report::selection(&plan));
+    println!("learning rate by the paper's rule: {:.3e}", report.auto_learning_rate);
+    report.memory.print();
+    println!("wrote {} in {:.1} s", args.output.display(), report.seconds);
+    Ok(())
+}

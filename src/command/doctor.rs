@@ -1,0 +1,50 @@
+//! `sara doctor`: what this machine offers.
+
+use super::Failure;
+use sara_runtime::oracle::{Oracle, fetch, find};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Fetch ONNX Runtime into the cache if none is found (needs python3 with pip).
+    #[arg(long)]
+    fetch_onnxruntime: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    println!("sara {}", env!("CARGO_PKG_VERSION"));
+    println!("processor    {}", features().join(" "));
+    println!("threads      {}", std::thread::available_parallelism().map_or(1, usize::from));
+    if args.fetch_onnxruntime && find::find().is_none() {
+        let fetched = fetch::fetch()?;
+        println!("fetched      {}", fetched.path.display());
+    }
+    let search = find::search();
+    for found in &search.found {
+        println!("onnxruntime  {} ({})", found.path.display(), found.how);
+    }
+    for note in &search.notes {
+        println!("             {note}");
+    }
+    match Oracle::open_from(&search) {
+        Ok(oracle) => println!("             loaded, version {}", oracle.version()),
+        Err(error) => println!("onnxruntime  {error}"),
+    }
+    println!("cuda         not supported by this version");
+    Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn features() -> Vec<&'static str> {
+    let found = [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+    ];
+    found.into_iter().filter(|f| f.1).map(|f| f.0).collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn features() -> Vec<&'static str> {
+    vec![std::env::consts::ARCH]
+}

@@ -1,0 +1,71 @@
+//! How a command fails: a sentence and an exit code.
+
+use sara_runtime::oracle::OracleError;
+use std::fmt;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Anything without an exit code of its own.
+    Plain(String),
+    /// The command was used wrongly.
+    Usage(String),
+    /// The model cannot be trained.
+    Unsupported(String),
+    /// A comparison did not hold.
+    Verification(String),
+    /// Interrupted; a checkpoint was saved.
+    Interrupted(String),
+}
+
+impl Failure {
+    /// The process's exit code.
+    pub fn code(&self) -> u8 {
+        match self {
+            Failure::Plain(_) => 1,
+            Failure::Usage(_) => 2,
+            Failure::Unsupported(_) => 3,
+            Failure::Verification(_) => 4,
+            Failure::Interrupted(_) => 130,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Plain(s)
+            | Failure::Usage(s)
+            | Failure::Unsupported(s)
+            | Failure::Verification(s)
+            | Failure::Interrupted(s) => f.write_str(s),
+        }
+    }
+}
+
+impl From<sara_compiler::Error> for Failure {
+    fn from(error: sara_compiler::Error) -> Failure {
+        match error {
+            sara_compiler::Error::Unsupported { .. } => Failure::Unsupported(error.to_string()),
+            other => Failure::Plain(other.to_string()),
+        }
+    }
+}
+
+impl From<sara_runtime::Error> for Failure {
+    fn from(error: sara_runtime::Error) -> Failure {
+        Failure::Plain(error.to_string())
+    }
+}
+
+impl From<OracleError> for Failure {
+    fn from(error: OracleError) -> Failure {
+        Failure::Plain(error.to_string())
+    }
+}
+
+impl From<sara_runtime::patch::PatchError> for Failure {
+    fn from(error: sara_runtime::patch::PatchError) -> Failure {
+        Failure::Plain(error.to_string())
+    }
+}

@@ -1,0 +1,50 @@
+//! `sara gradients`: dense gradients of weights, for comparison with other tools.
+
+use super::Failure;
+use super::options::{Dims, Dump, Select, Threads, observe};
+use super::run::{execute, for_model};
+use sara_compiler::compile::compile_gradients;
+use sara_compiler::import::Model;
+use sara_compiler::passes::differentiate::TARGET;
+use sara_runtime::tensor::{read_safetensors, write_safetensors};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The ONNX model.
+    model: PathBuf,
+    /// Inputs and `target`: safetensors, one tensor for each of the model's inputs.
+    #[arg(long, value_name = "FILE")]
+    inputs: PathBuf,
+    /// Where the gradients go, as safetensors: one tensor for each selected weight under its ONNX name and shape.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    dims: Dims,
+    #[command(flatten)]
+    select: Select,
+    #[command(flatten)]
+    threads: Threads,
+    #[command(flatten)]
+    dump: Dump,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let model = Model::open(&args.model)?;
+    let (inputs, _) = read_safetensors(&args.inputs)?;
+    if !inputs.contains_key(TARGET) {
+        return Err(Failure::Plain(format!(
+            "{}: tensor `{TARGET}` is missing; gradients are of mean((output - {TARGET})^2)",
+            args.inputs.display()
+        )));
+    }
+    let inputs = for_model(&model, inputs, &[TARGET]);
+    let binding = args.dims.binding_for(&inputs, &[TARGET]);
+    let mut observer = args.dump.observer();
+    let plan = compile_gradients(&model, &binding, &args.select.options(), observe(&mut observer))?;
+    let mut outputs = execute(plan, "gradients", &inputs, args.threads.count(), &args.model)?;
+    let loss = outputs.remove("loss").map_or(f64::NAN, |l| l.to_f64()[0]);
+    write_safetensors(&args.output, &outputs, None)?;
+    println!("loss {loss:.9}, {} gradients", outputs.len());
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! `sara merge`: applies adapters to a model.
+
+use super::Failure;
+use super::export::write_model;
+use sara_compiler::import::Model;
+use sara_runtime::adapter::Adapter;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The ONNX model.
+    model: PathBuf,
+    /// An adapter, with a scale after a colon if it is not 1; repeat for more.
+    #[arg(long, required = true, value_name = "FILE[:SCALE]", value_parser = parse_scaled)]
+    adapter: Vec<(PathBuf, f32)>,
+    /// Where the merged model goes; its external data goes beside it.
+    #[arg(long, short, value_name = "MODEL")]
+    output: PathBuf,
+}
+
+fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
+    if let Some((path, scale)) = text.rsplit_once(':')
+        && let Ok(scale) = scale.parse::<f32>()
+    {
+        return if scale.is_finite() { Ok((path.into(), scale)) } else { Err(format!("`{scale}` is not a scale")) };
+    }
+    Ok((text.into(), 1.0))
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let model = Model::open(&args.model)?;
+    let mut parts = Vec::new();
+    for (path, scale) in &args.adapter {
+        parts.push((Adapter::read(path)?, *scale));
+    }
+    write_model(&model, &Adapter::combine(&parts)?, &args.output)
+}

@@ -1,0 +1,162 @@
+//! Options that several commands share.
+
+use super::Failure;
+use clap::Args;
+use regex::Regex;
+use sara_compiler::compile::Observer;
+use sara_compiler::import::Binding;
+use sara_compiler::ir::Graph;
+use sara_compiler::select::{self, Amount, Scope};
+use sara_runtime::tensor::Tensors;
+use std::num::NonZeroUsize;
+
+/// Shapes.
+#[derive(Args, Clone, Default)]
+pub(super) struct Dims {
+    /// Size of a named dimension, such as batch=2; repeat for more.
+    #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = parse_dim)]
+    dims: Vec<(String, usize)>,
+}
+
+fn parse_dim(text: &str) -> Result<(String, usize), String> {
+    let (name, size) = text.split_once('=').ok_or("write NAME=SIZE, such as batch=2")?;
+    match size.trim().parse() {
+        Ok(size) if size > 0 => Ok((name.trim().to_owned(), size)),
+        _ => Err(format!("`{size}` is not a size of 1 or more")),
+    }
+}
+
+impl Dims {
+    /// The binding that the flags ask for.
+    pub(super) fn binding(&self) -> Binding {
+        Binding { dims: self.dims.iter().cloned().collect(), ..Binding::default() }
+    }
+
+    /// The same, with inputs of these tensors' shapes.
+    pub(super) fn binding_for(&self, inputs: &Tensors, not: &[&str]) -> Binding {
+        let shapes = inputs.iter().filter(|(name, _)| !not.contains(&name.as_str()));
+        Binding { shapes: shapes.map(|(n, t)| (n.clone(), t.shape().to_vec())).collect(), ..self.binding() }
+    }
+}
+
+/// Which weights train.
+#[derive(Args, Clone)]
+pub(super) struct Select {
+    /// Kinds of weights: the matrices of convolutions and products, or every weight.
+    #[arg(long, value_enum, default_value = "matrices")]
+    select: ScopeArg,
+    /// Only weights whose ONNX name or node path matches this regular expression.
+    #[arg(long, value_name = "REGEX")]
+    target: Option<Regex>,
+    /// No weights whose ONNX name or node path matches this regular expression.
+    #[arg(long, value_name = "REGEX")]
+    exclude: Option<Regex>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ScopeArg {
+    Matrices,
+    All,
+}
+
+impl Select {
+    pub(super) fn options(&self) -> select::Options {
+        let scope = match self.select {
+            ScopeArg::Matrices => Scope::Matrices,
+            ScopeArg::All => Scope::All,
+        };
+        select::Options { scope, target: self.target.clone(), exclude: self.exclude.clone() }
+    }
+}
+
+/// How many entries train.
+#[derive(Args, Clone)]
+#[group(multiple = false)]
+pub(super) struct HowMany {
+    /// Entries with |w| below this train (the paper's rule). Default 2e-3.
+    #[arg(long, value_name = "T")]
+    threshold: Option<f64>,
+    /// About this many entries train, by the threshold that gives it: 5M, 200k or a number.
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    trainable_params: Option<u64>,
+    /// This share of each weight trains, its smallest entries: 1% or 0.01.
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    density: Option<f64>,
+}
+
+impl HowMany {
+    pub(super) fn amount(&self) -> Result<Amount, Failure> {
+        if let Some(t) = self.threshold.filter(|t| !(t.is_finite() && *t > 0.0)) {
+            return Err(Failure::Usage(format!("--threshold must be a number above 0, not {t}")));
+        }
+        Ok(match (self.threshold, self.trainable_params, self.density) {
+            (_, Some(count), _) => Amount::Count(count),
+            (_, _, Some(share)) => Amount::Density(share),
+            (threshold, None, None) => Amount::Threshold(threshold.unwrap_or(2e-3)),
+        })
+    }
+}
+
+fn parse_count(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.to_ascii_lowercase().strip_suffix(['k', 'm', 'b']) {
+        Some(digits) => (digits.to_owned(), text.to_ascii_lowercase().pop().unwrap_or('k')),
+        None => (text.to_owned(), '1'),
+    };
+    let factor = match unit {
+        'k' => 1e3,
+        'm' => 1e6,
+        'b' => 1e9,
+        _ => 1.0,
+    };
+    match digits.parse::<f64>() {
+        Ok(n) if n > 0.0 && n.is_finite() => Ok((n * factor) as u64),
+        _ => Err("write a number such as 5M, 200k or 12345".into()),
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let (digits, factor) = text.strip_suffix('%').map_or((text, 1.0), |d| (d, 0.01));
+    match digits.parse::<f64>() {
+        Ok(n) if n > 0.0 && n * factor <= 1.0 => Ok(n * factor),
+        _ => Err("write a share above 0 and at most 1, such as 1% or 0.01".into()),
+    }
+}
+
+/// Threads.
+#[derive(Args, Clone, Copy)]
+pub(super) struct Threads {
+    /// Threads to compute with; all cores by default. Results do not depend on it.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+impl Threads {
+    pub(super) fn count(self) -> usize {
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
+}
+
+/// Looking at passes.
+#[derive(Args, Clone, Default)]
+pub(super) struct Dump {
+    /// Print the graph after this pass (import, fold, canonicalise, sparsify, differentiate, update, fuse) to stdout.
+    #[arg(long, value_name = "PASS")]
+    dump_after: Option<String>,
+}
+
+impl Dump {
+    /// An observer that prints the graph the flag asks for.
+    pub(super) fn observer(&self) -> impl FnMut(&str, &Graph) -> sara_compiler::Result<()> + '_ {
+        move |pass, graph| {
+            if self.dump_after.as_deref() == Some(pass) {
+                println!("{graph}");
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Makes a closure usable as [`Observer`].
+pub(super) fn observe<F: FnMut(&str, &Graph) -> sara_compiler::Result<()>>(observer: &mut F) -> Observer<'_> {
+    observer
+}

@@ -1,0 +1,121 @@
+//! What several commands print.
+
+use sara_runtime::executor::memory;
+use sara_runtime::plan::Plan;
+use serde::Serialize;
+
+/// A number of bytes for people.
+pub(super) fn bytes(n: u64) -> String {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let n = n as f64;
+    if n >= 1024.0 * MIB {
+        format!("{:.2} GiB", n / (1024.0 * MIB))
+    } else if n >= 0.1 * MIB {
+        format!("{:.1} MiB", n / MIB)
+    } else {
+        format!("{:.1} KiB", n / 1024.0)
+    }
+}
+
+/// Rows in aligned columns; the first column is text, the others are numbers.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().enumerate().map(|(c, cell)| match c {
+            0 => format!("{cell:<w$}", w = widths[0]),
+            _ => format!("{cell:>w$}", w = widths[c]),
+        });
+        format!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Memory of a plan, by kind.
+#[derive(Serialize)]
+pub(super) struct Memory {
+    weights: u64,
+    sparse_state: u64,
+    constants: u64,
+    arena: u64,
+    scratch: u64,
+    /// Sum of the others: what training takes besides the program itself.
+    pub(super) total: u64,
+    /// Bytes alive at the busiest moment of each program: what no placement could go below.
+    programs: Vec<ProgramMemory>,
+}
+
+#[derive(Serialize)]
+struct ProgramMemory {
+    name: String,
+    arena: u64,
+    live: u64,
+    busiest: String,
+}
+
+impl Memory {
+    pub(super) fn of(plan: &Plan, threads: usize) -> Memory {
+        let [weights, sparse_state, constants, arena, scratch] = memory(plan, threads).map(|m| m.1);
+        let programs = plan.programs.iter().filter(|p| !p.name.starts_with("lowrank:")).map(|p| ProgramMemory {
+            name: p.name.clone(),
+            arena: p.arena_bytes,
+            live: p.peak.live_bytes,
+            busiest: p.steps.get(p.peak.step as usize).map_or(String::new(), |s| match s.origin.as_str() {
+                "" => s.kernel.name.to_owned(),
+                origin => format!("{} of {origin}", s.kernel.name),
+            }),
+        });
+        let total = weights + sparse_state + constants + arena + scratch;
+        Memory { weights, sparse_state, constants, arena, scratch, total, programs: programs.collect() }
+    }
+
+    pub(super) fn print(&self) {
+        let row = |name: &str, n: u64| vec![name.to_owned(), bytes(n)];
+        let rows = [
+            row("weights", self.weights),
+            row("sparse state", self.sparse_state),
+            row("constants", self.constants),
+            row("arena", self.arena),
+            row("scratch of the threads", self.scratch),
+            row("peak", self.total),
+        ];
+        println!("memory\n{}", table(&rows));
+        for p in &self.programs {
+            let share = if p.live == 0 { 1.0 } else { p.arena as f64 / p.live as f64 };
+            println!("  {}: arena {}, {:.3}x the bytes alive at {}", p.name, bytes(p.arena), share, p.busiest);
+        }
+    }
+}
+
+/// Selection of a plan, in words.
+pub(super) fn selection(plan: &Plan) -> String {
+    let s = &plan.selection;
+    format!(
+        "trainable params: {} || all params: {} || trainable%: {:.4} (threshold {:.4e})",
+        grouped(s.trainable),
+        grouped(s.total),
+        100.0 * s.trainable as f64 / s.total.max(1) as f64,
+        s.threshold
+    )
+}
+
+/// A number with its thousands apart.
+pub(super) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Prints a report as JSON to stdout.
+pub(super) fn json(value: &impl Serialize) -> Result<(), super::Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| super::Failure::Plain(e.to_string()))?;
+    println!("{text}");
+    Ok(())
+}

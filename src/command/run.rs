@@ -1,0 +1,80 @@
+//! `sara run`: a model forward.
+
+use super::Failure;
+use super::options::{Dims, Dump, Threads, observe};
+use sara_compiler::compile::compile_forward;
+use sara_compiler::import::Model;
+use sara_runtime::executor::Executor;
+use sara_runtime::tensor::{Tensors, read_safetensors, write_safetensors};
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The ONNX model.
+    model: PathBuf,
+    /// Inputs: safetensors, one tensor for each of the model's inputs.
+    #[arg(long, value_name = "FILE")]
+    inputs: PathBuf,
+    /// Where the outputs go, as safetensors.
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    dims: Dims,
+    #[command(flatten)]
+    threads: Threads,
+    #[command(flatten)]
+    dump: Dump,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let model = Model::open(&args.model)?;
+    let (inputs, _) = read_safetensors(&args.inputs)?;
+    let inputs = for_model(&model, inputs, &[]);
+    let mut observer = args.dump.observer();
+    let plan = compile_forward(&model, &args.dims.binding_for(&inputs, &[]), observe(&mut observer))?;
+    let outputs = execute(plan, "forward", &inputs, args.threads.count(), &args.model)?;
+    write_safetensors(&args.output, &outputs, None)?;
+    for (name, tensor) in &outputs {
+        println!("{name} {}{:?}", tensor.dtype(), tensor.shape());
+    }
+    Ok(())
+}
+
+/// The tensors that are inputs of the model, or in `also`. Files with inputs often hold more, such as expected results; a file
+/// that lacks an input is refused when the program runs.
+pub(super) fn for_model(model: &Model, tensors: Tensors, also: &[&str]) -> Tensors {
+    let known = |name: &str| also.contains(&name) || model.graph().input.iter().any(|i| i.name == name);
+    tensors.into_iter().filter(|(name, _)| known(name)).collect()
+}
+
+/// Runs one program of a plan on inputs and returns its outputs.
+pub(super) fn execute(
+    plan: sara_runtime::plan::Plan,
+    program: &str,
+    inputs: &Tensors,
+    threads: usize,
+    model: &Path,
+) -> Result<Tensors, Failure> {
+    let mut executor = Executor::new(plan, threads, Some(model))?;
+    let ports: Vec<(Vec<String>, Vec<String>)> = executor
+        .plan()
+        .programs
+        .iter()
+        .filter(|p| p.name == program)
+        .map(|p| (p.inputs.iter().map(|i| i.name.clone()).collect(), p.outputs.iter().map(|o| o.name.clone()).collect()))
+        .collect();
+    let Some((wanted, given)) = ports.into_iter().next() else { return Ok(Tensors::new()) };
+    for name in &wanted {
+        let tensor = inputs.get(name).ok_or_else(|| {
+            Failure::Plain(format!("input `{name}` is missing; the model needs {}", wanted.join(", ")))
+        })?;
+        executor.set_input(program, name, tensor)?;
+    }
+    executor.run(program)?;
+    let mut outputs = Tensors::new();
+    for name in given {
+        let tensor = executor.output(program, &name)?;
+        outputs.insert(name, tensor);
+    }
+    Ok(outputs)
+}
