@@ -3,6 +3,10 @@
 //! A plan holds programs (lists of kernel launches) over one table of weights, one set of sparse state and one arena. It knows
 //! files and offsets, but not how a program came to be.
 
+mod file;
+mod print;
+mod verify;
+
 use sara_kernels::{DType, Kernel, Scalar};
 use std::path::PathBuf;
 

@@ -1,0 +1,236 @@
+//! The plan's verifier. It runs when a plan is made and when one is loaded, so that executors can trust every offset.
+//!
+//! - **P01** A launch has one argument for each that its kernel declares, absent only where that is allowed, of an admitted element
+//!   type; all its real-number arguments declared `Float` have one type. Its scalars are of the declared kinds.
+//! - **P02** A buffer lies inside its region and is aligned; one of a weight, index or state has the length and type of it.
+//! - **P03** An argument that is written overlaps no other argument of its launch.
+//! - **P04** Arena buffers of a program that are alive together do not overlap.
+//! - **P05** Nothing in the arena is read before it is written.
+//! - **P06** Weights, values and moments are written only by `update`; gradients also by `train` and the low-rank programs;
+//!   hyper-parameters only by `update`; constants and indices by nothing.
+//! - **P07** Positions ascend and lie inside their weight; a weight is sparse at most once; a low-rank program exists.
+//! - **P08** Program names are unique; a program's inputs and outputs fit their buffers.
+//! - **P09** The recorded sizes of the arena and of each program's busiest step are what the steps need.
+
+use super::{ALIGN, Buffer, BufferId, Peak, Place, Plan, Program, Step};
+use crate::error::{Error, Result};
+use sara_kernels::{DType, Mode, Types, hyper};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+type Check = std::result::Result<(), (&'static str, String)>;
+
+impl Plan {
+    /// Checks all rules.
+    pub fn verify(&self) -> Result<()> {
+        self.check().map_err(|(rule, reason)| Error::Verify { rule, reason })
+    }
+
+    fn check(&self) -> Check {
+        self.sparse_weights()?;
+        for buffer in &self.buffers {
+            self.placed(buffer).map_err(|reason| ("P02", format!("buffer `{}` {reason}", buffer.name)))?;
+        }
+        let mut names = HashSet::new();
+        let mut arena = 0;
+        for program in &self.programs {
+            if !names.insert(program.name.as_str()) {
+                return Err(("P08", format!("two programs are called `{}`", program.name)));
+            }
+            for port in program.inputs.iter().chain(&program.outputs) {
+                let len = port.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
+                let buffer = self.buffers.get(port.buffer.0 as usize);
+                if buffer.is_none_or(|b| Some(b.len) != len) {
+                    return Err(("P08", format!("`{}` of program `{}` does not fit its buffer", port.name, program.name)));
+                }
+            }
+            for (i, step) in program.steps.iter().enumerate() {
+                let at = |(rule, reason): (&'static str, String)| {
+                    (rule, format!("step {i} of `{}` ({}): {reason}", program.name, step.kernel.name))
+                };
+                self.launch(step).map_err(at)?;
+                self.writes(program, step).map_err(at)?;
+            }
+            self.arena_of(program)?;
+            arena = arena.max(program.arena_bytes);
+        }
+        if arena != self.arena_bytes {
+            return Err(("P09", format!("the arena is said to need {} bytes and needs {arena}", self.arena_bytes)));
+        }
+        Ok(())
+    }
+
+    fn sparse_weights(&self) -> Check {
+        let mut seen = HashSet::new();
+        for sparse in &self.sparse {
+            let bad = |reason: &str| ("P07", format!("sparse weight {} {reason}", sparse.weight));
+            let weight = self.weights.get(sparse.weight as usize).ok_or_else(|| bad("does not exist"))?;
+            let last = sparse.index.last().copied();
+            if !sparse.index.is_sorted_by(|a, b| a < b) || last.is_some_and(|i| u64::from(i) >= weight.len()) {
+                return Err(bad("has positions that do not ascend inside it"));
+            }
+            if !seen.insert(sparse.weight) || weight.stored.loaded() != DType::F32 {
+                return Err(bad("is listed twice or not of real numbers"));
+            }
+            if sparse.low_rank.as_ref().is_some_and(|name| self.program(name).is_none()) {
+                return Err(bad("names a low-rank program that is not there"));
+            }
+        }
+        Ok(())
+    }
+
+    fn placed(&self, b: &Buffer) -> std::result::Result<(), String> {
+        let bytes = b.len.checked_mul(b.dtype.size() as u64).ok_or("is too large")?;
+        let inside = |at: u64, region: u64| {
+            let ends = at.checked_add(bytes).is_some_and(|end| end <= region);
+            if ends && at.is_multiple_of(ALIGN) { Ok(()) } else { Err("lies outside its region or is not aligned".into()) }
+        };
+        let fits = |len: Option<u64>, dtype: DType| {
+            if len == Some(b.len) && dtype == b.dtype { Ok(()) } else { Err("has not the length and type of what it is".into()) }
+        };
+        let entries = |s: u32| self.sparse.get(s as usize).map(|s| s.index.len() as u64);
+        match b.place {
+            Place::Arena(at) => inside(at, self.arena_bytes),
+            Place::Constant(at) => inside(at, self.constants.len() as u64),
+            Place::Weight(w) => {
+                let weight = self.weights.get(w as usize);
+                fits(weight.map(super::Weight::len), weight.map_or(b.dtype, |w| w.stored.loaded()))
+            }
+            Place::Index(s) => fits(entries(s), DType::U32),
+            Place::Param(s) | Place::Gradient(s) | Place::Moment1(s) | Place::Moment2(s) => fits(entries(s), DType::F32),
+            Place::Hyper => fits(Some(hyper::LEN as u64), DType::F32),
+        }
+    }
+
+    fn launch(&self, step: &Step) -> Check {
+        let kernel = step.kernel;
+        if step.args.len() != kernel.args.len() || step.scalars.len() != kernel.scalars.len() {
+            return Err(("P01", "has another number of arguments or scalars than its kernel".into()));
+        }
+        let mut float = None;
+        for (declared, arg) in kernel.args.iter().zip(&step.args) {
+            let Some(id) = arg else {
+                if declared.optional {
+                    continue;
+                }
+                return Err(("P01", format!("argument `{}` is absent", declared.name)));
+            };
+            let buffer = self.buffers.get(id.0 as usize).ok_or_else(|| ("P01", format!("buffer {} does not exist", id.0)))?;
+            let one_type = declared.types != Types::Float || *float.get_or_insert(buffer.dtype) == buffer.dtype;
+            if !declared.types.admits(buffer.dtype) || !one_type {
+                return Err(("P01", format!("argument `{}` cannot be {}", declared.name, buffer.dtype)));
+            }
+        }
+        for ((name, kind), value) in kernel.scalars.iter().zip(&step.scalars) {
+            if value.kind() != *kind {
+                return Err(("P01", format!("scalar `{name}` cannot be {value}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn writes(&self, program: &Program, step: &Step) -> Check {
+        for (i, declared) in step.kernel.args.iter().enumerate() {
+            let Some(id) = step.args[i].filter(|_| declared.mode != Mode::Read) else { continue };
+            let written = self.buffer(id);
+            let update = program.name == "update";
+            let legal = match written.place {
+                Place::Arena(_) => true,
+                Place::Weight(_) | Place::Param(_) | Place::Moment1(_) | Place::Moment2(_) | Place::Hyper => update,
+                Place::Gradient(_) => update || program.name == "train" || program.name.starts_with("lowrank:"),
+                Place::Index(_) | Place::Constant(_) => false,
+            };
+            if !legal {
+                return Err(("P06", format!("writes `{}`", written.name)));
+            }
+            for (j, other) in step.args.iter().enumerate() {
+                if let Some(other) = other.filter(|o| i != j && self.overlap(id, *o)) {
+                    return Err(("P03", format!("writes `{}`, which overlaps `{}`", written.name, self.buffer(other).name)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn overlap(&self, a: BufferId, b: BufferId) -> bool {
+        let (x, y) = (self.buffer(a), self.buffer(b));
+        match (x.place, y.place) {
+            (Place::Arena(p), Place::Arena(q)) => p < q + bytes(y) && q < p + bytes(x),
+            (p, q) => p == q,
+        }
+    }
+
+    /// Liveness, overlap and size of a program's arena.
+    fn arena_of(&self, program: &Program) -> Check {
+        let mut lives: HashMap<BufferId, (usize, usize)> = HashMap::new();
+        let arena = |id: &BufferId| matches!(self.buffer(*id).place, Place::Arena(_));
+        for port in program.inputs.iter().filter(|p| arena(&p.buffer)) {
+            lives.insert(port.buffer, (0, 0));
+        }
+        for (i, step) in program.steps.iter().enumerate() {
+            // Reads come first: a launch that writes a buffer for the first time must not read it too.
+            for reading in [true, false] {
+                for (declared, id) in step.kernel.args.iter().zip(&step.args) {
+                    let Some(id) = id.filter(|id| arena(id) && (declared.mode == Mode::Read) == reading) else { continue };
+                    if reading && !lives.contains_key(&id) {
+                        let name = &self.buffer(id).name;
+                        return Err(("P05", format!("step {i} of `{}` reads `{name}`, which nothing wrote", program.name)));
+                    }
+                    lives.entry(id).or_insert((i, i)).1 = i;
+                }
+            }
+        }
+        let last = program.steps.len().saturating_sub(1);
+        for port in program.outputs.iter().filter(|p| arena(&p.buffer)) {
+            match lives.get_mut(&port.buffer) {
+                Some(life) => life.1 = last,
+                None => return Err(("P05", format!("output `{}` of `{}` is never written", port.name, program.name))),
+            }
+        }
+        let mut begins = vec![Vec::new(); last + 2];
+        let mut ends = vec![Vec::new(); last + 2];
+        let mut size = 0;
+        for (id, (first, last)) in lives {
+            let buffer = self.buffer(id);
+            let Place::Arena(at) = buffer.place else { continue };
+            begins[first].push((at, id));
+            ends[last].push(at);
+            size = size.max(at + bytes(buffer));
+        }
+        if size != program.arena_bytes {
+            let said = program.arena_bytes;
+            return Err(("P09", format!("`{}` is said to need {said} bytes of the arena and needs {size}", program.name)));
+        }
+        let mut live: BTreeMap<u64, BufferId> = BTreeMap::new();
+        let (mut sum, mut peak) = (0, Peak::default());
+        for step in 0..=last {
+            for (at, id) in &begins[step] {
+                let end = at + bytes(self.buffer(*id));
+                let before = live.range(..=*at).next_back().filter(|(from, other)| *from + bytes(self.buffer(**other)) > *at);
+                let after = live.range(*at..end).next();
+                if let Some((_, other)) = before.or(after) {
+                    let (a, b) = (&self.buffer(*id).name, &self.buffer(*other).name);
+                    return Err(("P04", format!("`{a}` and `{b}` overlap in step {step} of `{}`", program.name)));
+                }
+                live.insert(*at, *id);
+                sum += bytes(self.buffer(*id));
+            }
+            if sum > peak.live_bytes {
+                peak = Peak { step: step as u32, live_bytes: sum };
+            }
+            for at in &ends[step] {
+                if let Some(id) = live.remove(at) {
+                    sum -= bytes(self.buffer(id));
+                }
+            }
+        }
+        if peak != program.peak {
+            return Err(("P09", format!("the busiest step of `{}` is {peak:?}, not {:?}", program.name, program.peak)));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that a buffer takes in the arena.
+fn bytes(b: &Buffer) -> u64 {
+    (b.len * b.dtype.size() as u64).next_multiple_of(ALIGN).max(ALIGN)
+}
