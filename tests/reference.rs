@@ -1,0 +1,242 @@
+//! Exports with PyTorch's outputs, gradients and training trajectories: what the product promises, against what PyTorch computed.
+
+use sara::compiler::compile::{TrainOptions, compile_forward, compile_gradients, compile_training, unobserved};
+use sara::compiler::import::{Binding, Model};
+use sara::compiler::passes::differentiate::TARGET;
+use sara::compiler::select::{self, Amount, Scope};
+use sara::runtime::executor::Executor;
+use sara::runtime::tensor::{Tensors, read_safetensors};
+use sara::runtime::train::{self, Trainer};
+use sara::runtime::schedule::Schedule;
+use std::path::PathBuf;
+
+const CASES: [&str; 8] = [
+    "ddpm_unet.ts",
+    "ddpm_unet.dynamo",
+    "dit.ts",
+    "dit.dynamo",
+    "sd15_unet.ts",
+    "sd15_unet.dynamo",
+    "sd3_mmdit.ts",
+    "sd3_mmdit.dynamo",
+];
+
+fn path(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(file)
+}
+
+fn tensors(file: &str) -> Tensors {
+    read_safetensors(&path(file)).unwrap().0
+}
+
+/// Inputs of a case and the binding to their shapes.
+fn inputs(case: &Tensors) -> (Tensors, Binding) {
+    let inputs: Tensors =
+        case.iter().filter(|(n, _)| !n.starts_with("expected")).map(|(n, t)| (n.clone(), t.clone())).collect();
+    let shapes = inputs.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape().to_vec())).collect();
+    (inputs, Binding { shapes, ..Binding::default() })
+}
+
+fn run(executor: &mut Executor, program: &str, inputs: &Tensors) {
+    let names: Vec<String> =
+        executor.plan().program(program).unwrap().inputs.iter().map(|p| p.name.clone()).collect();
+    for name in names {
+        executor.set_input(program, &name, &inputs[&name]).unwrap();
+    }
+    executor.run(program).unwrap();
+}
+
+fn check_forward(name: &str) {
+    let case = tensors(&format!("{name}.case.safetensors"));
+    let (inputs, binding) = inputs(&case);
+    let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
+    let plan = compile_forward(&model, &binding, &mut unobserved()).unwrap();
+    let mut executor = Executor::new(plan, 2, None).unwrap();
+    executor.poison(true);
+    run(&mut executor, "forward", &inputs);
+    let expected = case["expected.out_sample"].to_f64();
+    let found = executor.output("forward", "out_sample").unwrap().to_f64();
+    let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let worst = expected.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest;
+    println!("{name}: forward differs by {worst:.1e} of the largest output");
+    assert!(worst < 2e-4, "{name}: {worst:e}");
+}
+
+fn check_gradients(name: &str) {
+    let case = tensors(&format!("{name}.case.safetensors"));
+    let (inputs, binding) = inputs(&case);
+    let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
+    let options = select::Options { scope: Scope::All, ..select::Options::default() };
+    let plan = compile_gradients(&model, &binding, &options, &mut unobserved()).unwrap();
+    let mut executor = Executor::new(plan, 2, None).unwrap();
+    executor.poison(true);
+    run(&mut executor, "gradients", &inputs);
+    let expected = tensors(&format!("{name}.grads.safetensors"));
+    let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let all: f64 = expected.values().map(|t| norm(&t.to_f64()).powi(2)).sum::<f64>().sqrt();
+    let mut worst: f64 = 0.0;
+    for (weight, expected) in &expected {
+        let expected = expected.to_f64();
+        let found = executor.output("gradients", weight).unwrap_or_else(|e| panic!("{name}: {e}")).to_f64();
+        let difference: Vec<f64> = expected.iter().zip(&found).map(|(a, b)| a - b).collect();
+        // A key's bias has the gradient 0 in exact arithmetic, since softmax ignores shifts; both sides are then rounding noise.
+        let noise = 1e-7 * all;
+        let relative = norm(&difference) / norm(&expected).max(f64::MIN_POSITIVE);
+        if norm(&difference) > noise {
+            worst = worst.max(relative);
+            assert!(relative < 1e-3, "{name}: gradient of {weight} differs by {relative:e}");
+        }
+    }
+    println!("{name}: {} gradients differ by at most {worst:.1e} in relative norm", expected.len());
+}
+
+#[test]
+fn forward_is_that_of_pytorch() {
+    CASES.iter().for_each(|case| check_forward(case));
+}
+
+#[test]
+fn gradients_are_those_of_pytorch() {
+    CASES.iter().for_each(|case| check_gradients(case));
+}
+
+#[test]
+fn an_optimum_export_takes_one_timestep_per_sample() {
+    check_forward("pipeline.unet");
+    check_gradients("pipeline.unet");
+}
+
+/// Settings of a trajectory file, as far as they are needed here.
+#[derive(serde::Deserialize)]
+struct Trajectory {
+    threshold: f64,
+    lr: f64,
+    weight_decay: f64,
+    steps: u64,
+    reselect_after: u64,
+    trainable: u64,
+    after_reselect: u64,
+    matrix_weights: Vec<String>,
+    losses: Vec<f64>,
+}
+
+fn trajectory_trainer(name: &str, settings: &Trajectory, threads: usize) -> (Trainer, Tensors) {
+    let batches = tensors(&format!("trajectory/{name}.batches.safetensors"));
+    let shapes = batches.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape()[1..].to_vec()));
+    let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
+    let options = TrainOptions {
+        binding: Binding { shapes: shapes.collect(), ..Binding::default() },
+        select: select::Options::default(),
+        amount: Amount::Threshold(settings.threshold),
+    };
+    let plan = compile_training(&model, &options, &mut unobserved()).unwrap();
+    let mut chosen: Vec<&str> = plan.sparse.iter().map(|s| plan.weights[s.weight as usize].name.as_str()).collect();
+    chosen.sort_unstable();
+    for name in chosen {
+        assert!(settings.matrix_weights.iter().any(|w| w == name), "{name} is not among the reference's matrices");
+    }
+    assert_eq!(plan.selection.trainable, settings.trainable);
+    let options = train::TrainOptions {
+        learning_rate: settings.lr,
+        lr_scheduler: Schedule::Constant,
+        adam_weight_decay: settings.weight_decay,
+        max_grad_norm: 0.0,
+        max_train_steps: settings.steps,
+        threshold: settings.threshold,
+        progressive_iter: Some(settings.reselect_after),
+        lambda_rank: 0.0,
+        ..train::TrainOptions::default()
+    };
+    (Trainer::new(Executor::new(plan, threads, None).unwrap(), options).unwrap(), batches)
+}
+
+fn batch(batches: &Tensors, step: u64) -> Tensors {
+    batches.iter().map(|(n, t)| (n.clone(), t.at(step as usize).unwrap())).collect()
+}
+
+#[test]
+fn training_is_that_of_the_reference() {
+    for name in ["dit.dynamo", "sd15_unet.ts", "sd15_unet.dynamo"] {
+        let text = std::fs::read_to_string(path(&format!("trajectory/{name}.json"))).unwrap();
+        let settings: Trajectory = serde_json::from_str(&text).unwrap();
+        let (mut trainer, batches) = trajectory_trainer(name, &settings, 2);
+        let frozen: Vec<Vec<f32>> =
+            (0..trainer.executor.plan().weights.len()).map(|w| weight(&trainer, w).to_vec()).collect();
+        let mut worst_loss: f64 = 0.0;
+        for (step, expected) in settings.losses.iter().enumerate() {
+            let metrics = trainer.step(&[batch(&batches, step as u64)]).unwrap();
+            worst_loss = worst_loss.max((metrics.loss - expected).abs());
+        }
+        assert_eq!(trainer.trainable(), settings.after_reselect);
+        let mut worst_weight: f64 = 0.0;
+        let plan = trainer.executor.plan();
+        for (weight_name, expected) in &tensors(&format!("trajectory/{name}.final.safetensors")) {
+            let at = plan.weights.iter().position(|w| w.name == *weight_name).unwrap();
+            let found = weight(&trainer, at);
+            let far = expected.to_f64().iter().zip(found).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0.0, f64::max);
+            worst_weight = worst_weight.max(far);
+        }
+        println!("{name}: losses differ by at most {worst_loss:.1e}, weights by {worst_weight:.1e}");
+        assert!(worst_loss < 2e-5, "{name}: {worst_loss:e}");
+        assert!(worst_weight < 5e-4, "{name}: {worst_weight:e}");
+        // What does not train is untouched to the bit.
+        for (w, before) in frozen.iter().enumerate() {
+            let trained = plan.sparse.iter().find(|s| s.weight as usize == w).map_or(&[][..], |s| &s.index);
+            let changed = before.iter().zip(weight(&trainer, w)).enumerate().filter(|(_, (a, b))| a.to_bits() != b.to_bits());
+            for (i, _) in changed {
+                assert!(trained.binary_search(&(i as u32)).is_ok(), "{name}: frozen entry {i} of weight {w} changed");
+            }
+        }
+    }
+}
+
+fn weight(trainer: &Trainer, w: usize) -> &[f32] {
+    trainer.executor.weight(w as u32)
+}
+
+#[test]
+fn runs_are_equal_to_the_bit_on_one_and_two_threads() {
+    let name = "dit.dynamo";
+    let text = std::fs::read_to_string(path(&format!("trajectory/{name}.json"))).unwrap();
+    let settings: Trajectory = serde_json::from_str(&text).unwrap();
+    let outcome = |threads| {
+        let (mut trainer, batches) = trajectory_trainer(name, &settings, threads);
+        let losses: Vec<u64> =
+            (0..settings.steps).map(|s| trainer.step(&[batch(&batches, s)]).unwrap().loss.to_bits()).collect();
+        let state: Vec<Vec<u32>> = (0..trainer.executor.plan().sparse.len())
+            .map(|s| trainer.executor.state(s)[0].iter().map(|v| v.to_bits()).collect())
+            .collect();
+        (losses, state)
+    };
+    let one = outcome(1);
+    assert!(one == outcome(1), "two runs differ");
+    assert!(one == outcome(2), "one and two threads differ");
+}
+
+#[test]
+fn masked_gradients_are_the_dense_ones_at_the_mask() {
+    for name in ["sd15_unet.ts", "dit.dynamo"] {
+        let case = tensors(&format!("{name}.case.safetensors"));
+        let (inputs, binding) = inputs(&case);
+        let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
+        let dense = compile_gradients(&model, &binding, &select::Options::default(), &mut unobserved()).unwrap();
+        let mut dense = Executor::new(dense, 2, None).unwrap();
+        run(&mut dense, "gradients", &inputs);
+        let options = TrainOptions { binding, select: select::Options::default(), amount: Amount::Density(0.1) };
+        let plan = compile_training(&model, &options, &mut unobserved()).unwrap();
+        let mut sparse = Executor::new(plan, 2, None).unwrap();
+        sparse.hyper()[sara::kernels::hyper::GRADIENT_SCALE] = 1.0;
+        run(&mut sparse, "train", &inputs);
+        let mut worst: f64 = 0.0;
+        for (s, entry) in sparse.plan().sparse.iter().enumerate() {
+            let name = &sparse.plan().weights[entry.weight as usize].name;
+            let full = dense.output("gradients", name).unwrap().to_f64();
+            let scale = full.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+            for (i, g) in entry.index.iter().zip(sparse.state(s)[1]) {
+                worst = worst.max((full[*i as usize] - f64::from(*g)).abs() / scale);
+            }
+        }
+        println!("{name}: masked and dense gradients differ by {worst:.1e} of the largest entry");
+        assert!(worst < 1e-5, "{name}: {worst:e}");
+    }
+}
