@@ -100,7 +100,8 @@ fn agree(before: &Graph, after: &Graph) -> Result<(), String> {
 
 /// Returns and accumulated gradients of a run over forward and backward.
 fn outcome(graph: &Graph) -> Result<BTreeMap<String, Vec<f64>>, String> {
-    let results = execute(graph, &[Block::Forward, Block::Backward], |id| Some(data(graph, id))).map_err(|e| e.to_string())?;
+    let results =
+        execute(graph, &[Block::Forward, Block::Backward], |id| Some(data(graph, id))).map_err(|e| e.to_string())?;
     let types: BTreeMap<&str, DType> = graph
         .values()
         .map(|(_, v)| (v.name.as_str(), v.ty.dtype))

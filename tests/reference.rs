@@ -5,9 +5,9 @@ use sara::compiler::import::{Binding, Model};
 use sara::compiler::passes::differentiate::TARGET;
 use sara::compiler::select::{self, Amount, Scope};
 use sara::runtime::executor::Executor;
+use sara::runtime::schedule::Schedule;
 use sara::runtime::tensor::{Tensors, read_safetensors};
 use sara::runtime::train::{self, Trainer};
-use sara::runtime::schedule::Schedule;
 use std::path::PathBuf;
 
 const CASES: [&str; 8] = [
@@ -38,8 +38,7 @@ fn inputs(case: &Tensors) -> (Tensors, Binding) {
 }
 
 fn run(executor: &mut Executor, program: &str, inputs: &Tensors) {
-    let names: Vec<String> =
-        executor.plan().program(program).unwrap().inputs.iter().map(|p| p.name.clone()).collect();
+    let names: Vec<String> = executor.plan().program(program).unwrap().inputs.iter().map(|p| p.name.clone()).collect();
     for name in names {
         executor.set_input(program, &name, &inputs[&name]).unwrap();
     }
@@ -182,7 +181,8 @@ fn training_is_that_of_the_reference() {
         // What does not train is untouched to the bit.
         for (w, before) in frozen.iter().enumerate() {
             let trained = plan.sparse.iter().find(|s| s.weight as usize == w).map_or(&[][..], |s| &s.index);
-            let changed = before.iter().zip(weight(&trainer, w)).enumerate().filter(|(_, (a, b))| a.to_bits() != b.to_bits());
+            let changed =
+                before.iter().zip(weight(&trainer, w)).enumerate().filter(|(_, (a, b))| a.to_bits() != b.to_bits());
             for (i, _) in changed {
                 assert!(trained.binary_search(&(i as u32)).is_ok(), "{name}: frozen entry {i} of weight {w} changed");
             }

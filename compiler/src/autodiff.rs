@@ -106,11 +106,8 @@ impl<'g> Grad<'g> {
         let lead = from.len() - shape.len();
         let axes: Vec<usize> =
             (0..from.len()).filter(|&i| i < lead || (shape[i - lead] == 1 && from[i] != 1)).collect();
-        let sum = if axes.is_empty() {
-            x
-        } else {
-            self.emit(Reduce { op: "sum".to_owned(), axes, keepdims: false }, &[x])?
-        };
+        let sum =
+            if axes.is_empty() { x } else { self.emit(Reduce { op: "sum".to_owned(), axes, keepdims: false }, &[x])? };
         self.reshape(sum, shape)
     }
 }

@@ -45,7 +45,12 @@ pub fn execute(
         };
         let bytes = bytes.ok_or_else(|| Error::Option(format!("there is no data for `%{}`", value.name)))?;
         if bytes.len() != value.ty.bytes() {
-            return Err(Error::Option(format!("`%{}` needs {} bytes, not {}", value.name, value.ty.bytes(), bytes.len())));
+            return Err(Error::Option(format!(
+                "`%{}` needs {} bytes, not {}",
+                value.name,
+                value.ty.bytes(),
+                bytes.len()
+            )));
         }
         memory.set(buffer, &bytes);
         if matches!(value.def, Def::State(State::Gradient, _) | Def::Param(_)) {

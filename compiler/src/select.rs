@@ -129,10 +129,18 @@ fn only_angles(graph: &Graph, users: &[Vec<NodeId>], weight: ValueId) -> bool {
             let node = graph.node(*id);
             match &node.op {
                 Op::Unary(u) if u.op == "sin" || u.op == "cos" => angle = true,
-                Op::Unary(_) | Op::Binary(_) | Op::Reshape(_) | Op::Cast(_) | Op::Expand(_) | Op::Slice(_) | Op::Transpose(_) => {
+                Op::Unary(_)
+                | Op::Binary(_)
+                | Op::Reshape(_)
+                | Op::Cast(_)
+                | Op::Expand(_)
+                | Op::Slice(_)
+                | Op::Transpose(_) => {
                     stack.extend(&node.outputs);
                 }
-                Op::MatMul(_) if graph.ty(weight).len() <= graph.ty(node.outputs[0]).len() => stack.extend(&node.outputs),
+                Op::MatMul(_) if graph.ty(weight).len() <= graph.ty(node.outputs[0]).len() => {
+                    stack.extend(&node.outputs)
+                }
                 _ => return false,
             }
             if stack.len() > 64 {
@@ -169,7 +177,8 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
     }
     let total = graph.weights.iter().map(|w| w.len()).sum();
     let eligible: u64 = weights.iter().map(|w| graph.weights[*w].len()).sum();
-    let read = |weight: usize| read_weight(model, &graph.weights[weight]).map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(&b));
+    let read =
+        |weight: usize| read_weight(model, &graph.weights[weight]).map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(&b));
     let threshold = match amount {
         Amount::Threshold(t) => t,
         Amount::Count(count) => threshold_for(count, &weights, read)?,
@@ -182,7 +191,10 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
         let values = read(weight)?;
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
             let name = &graph.weights[weight].name;
-            return Err(Error::file(&model.path, format!("weight `{name}` is {} at {at}; repair it or exclude it", values[at])));
+            return Err(Error::file(
+                &model.path,
+                format!("weight `{name}` is {} at {at}; repair it or exclude it", values[at]),
+            ));
         }
         smallest = values.iter().fold(smallest, |m, v| m.min(v.abs()));
         let own = match amount {
@@ -190,8 +202,7 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
             _ => threshold,
         };
         largest = largest.max(own);
-        let index: Vec<u32> =
-            (0u32..).zip(&values).filter(|(_, v)| f64::from(v.abs()) < own).map(|(i, _)| i).collect();
+        let index: Vec<u32> = (0u32..).zip(&values).filter(|(_, v)| f64::from(v.abs()) < own).map(|(i, _)| i).collect();
         chosen.index.insert(weight, index);
     }
     let trainable = chosen.index.values().map(|i| i.len() as u64).sum();

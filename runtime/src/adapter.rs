@@ -50,7 +50,8 @@ impl Adapter {
             metadata.insert(format!("sha256:{key}"), delta.base_sha256.clone());
             let index = Tensor::from_bytes(DType::U32, &[delta.index.len()], bytemuck::cast_slice(&delta.index));
             tensors.extend(index.map(|t| (format!("{key}{INDEX}"), t)));
-            tensors.extend(Tensor::f32(&[delta.delta.len()], delta.delta.clone()).map(|t| (format!("{key}{DELTA}"), t)));
+            tensors
+                .extend(Tensor::f32(&[delta.delta.len()], delta.delta.clone()).map(|t| (format!("{key}{DELTA}"), t)));
         }
         write_safetensors(path, &tensors, Some(metadata))
     }
@@ -60,7 +61,10 @@ impl Adapter {
         let (tensors, metadata) = read_safetensors(path)?;
         let get = |key: &str| metadata.get(key).map(String::as_str);
         if get("format") != Some(FORMAT) {
-            return Err(Error::file(path, "is not an adapter of sara: its metadata does not say `format: sara-adapter`"));
+            return Err(Error::file(
+                path,
+                "is not an adapter of sara: its metadata does not say `format: sara-adapter`",
+            ));
         }
         if get("version") != Some(VERSION) {
             let found = get("version").unwrap_or("none");
@@ -76,7 +80,8 @@ impl Adapter {
             let (Tensor::U32(index), Some(Tensor::F32(delta))) = (tensor, tensors.get(&format!("{key}{DELTA}"))) else {
                 return Err(bad("is not u32, or has no delta of f32 beside it"));
             };
-            let (index, delta): (Vec<u32>, Vec<f32>) = (index.iter().copied().collect(), delta.iter().copied().collect());
+            let (index, delta): (Vec<u32>, Vec<f32>) =
+                (index.iter().copied().collect(), delta.iter().copied().collect());
             if index.len() != delta.len() || !index.is_sorted_by(|a, b| a < b) {
                 return Err(bad("does not ascend, or is not as long as its delta"));
             }
@@ -122,7 +127,8 @@ impl Adapter {
         let mut patches = Vec::new();
         for (key, delta) in &self.deltas {
             let found = weights.iter().position(|w| w.path == *key);
-            let at = found.ok_or_else(|| Error::tensor(key, "the adapter is for another base: the model has no such weight"))?;
+            let at = found
+                .ok_or_else(|| Error::tensor(key, "the adapter is for another base: the model has no such weight"))?;
             let weight = &weights[at];
             let bytes = stored_bytes(model, weight)?;
             if sha256(&bytes) != delta.base_sha256 {
@@ -130,7 +136,10 @@ impl Adapter {
             }
             let base = widen(&bytes, weight);
             if delta.index.last().is_some_and(|i| *i as usize >= base.len()) {
-                return Err(Error::tensor(key, format!("the adapter has positions beyond the weight's {} elements", base.len())));
+                return Err(Error::tensor(
+                    key,
+                    format!("the adapter has positions beyond the weight's {} elements", base.len()),
+                ));
             }
             let values = delta.index.iter().zip(&delta.delta).map(|(i, d)| base[*i as usize] + d).collect();
             patches.push((at, delta.index.clone(), values));
@@ -195,7 +204,14 @@ mod tests {
 
     fn weight(name: &str, offset: u64) -> Weight {
         let stored = Stored::Plain(DType::F32);
-        Weight { name: name.into(), path: format!("/{name}/MatMul:1"), shape: vec![2, 2], stored, file: String::new(), offset }
+        Weight {
+            name: name.into(),
+            path: format!("/{name}/MatMul:1"),
+            shape: vec![2, 2],
+            stored,
+            file: String::new(),
+            offset,
+        }
     }
 
     fn model(folder: &Path) -> std::path::PathBuf {

@@ -103,10 +103,14 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
     let manifest: BTreeMap<String, Entry> = read_json(&folder.join(MANIFEST))?;
     for name in [STATE, TRAINER] {
         let path = folder.join(name);
-        let wanted = manifest.get(name).ok_or_else(|| Error::file(folder.join(MANIFEST), format!("does not list {name}")))?;
+        let wanted =
+            manifest.get(name).ok_or_else(|| Error::file(folder.join(MANIFEST), format!("does not list {name}")))?;
         let found = entry(&path)?;
         if (found.bytes, &found.sha256) != (wanted.bytes, &wanted.sha256) {
-            return Err(Error::file(path, "is damaged: size or hash differ from the manifest; use an older checkpoint"));
+            return Err(Error::file(
+                path,
+                "is damaged: size or hash differ from the manifest; use an older checkpoint",
+            ));
         }
     }
     let path = folder.join(TRAINER);
@@ -118,7 +122,10 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
         return Err(Error::file(path, "model_sha256 differs: the checkpoint is of another model"));
     }
     if saved.selection_sha256 != selection_hash(trainer) {
-        return Err(Error::file(path, "selection_sha256 differs: the checkpoint is of a plan with other trained entries"));
+        return Err(Error::file(
+            path,
+            "selection_sha256 differs: the checkpoint is of a plan with other trained entries",
+        ));
     }
     let state = folder.join(STATE);
     let (tensors, _) = read_safetensors(&state)?;
@@ -151,7 +158,9 @@ pub fn latest(run: &Path) -> Result<Option<PathBuf>> {
     let entries = fs::read_dir(run).map_err(|e| Error::io(run, e))?;
     let mut found: Vec<PathBuf> = entries
         .filter_map(|e| e.ok().map(|e| e.path()))
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("checkpoint-")) && p.join(MANIFEST).is_file())
+        .filter(|p| {
+            p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("checkpoint-")) && p.join(MANIFEST).is_file()
+        })
         .collect();
     found.sort();
     Ok(found.pop())
@@ -185,5 +194,6 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
     let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(path, format!("{e}; the checkpoint is damaged or of another version")))
+    serde_json::from_str(&text)
+        .map_err(|e| Error::file(path, format!("{e}; the checkpoint is damaged or of another version")))
 }

@@ -36,7 +36,9 @@ pub enum Error {
     #[error("{0}")]
     Option(String),
     /// A number that is not finite.
-    #[error("step {step}: {what} is not finite; first in `{tensor}`{origin}; nothing was saved from this step. Lower the learning rate, or check the data and the model for NaN and inf")]
+    #[error(
+        "step {step}: {what} is not finite; first in `{tensor}`{origin}; nothing was saved from this step. Lower the learning rate, or check the data and the model for NaN and inf"
+    )]
     NotFinite {
         /// The training step.
         step: u64,

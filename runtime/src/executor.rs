@@ -125,8 +125,19 @@ impl Executor {
         let hyper_at = take(hyper::LEN * 4);
         let state = Block::new(end)?;
         let poison = cfg!(debug_assertions);
-        let mut executor =
-            Executor { plan, pool, weights, weight_at, constants, arena, state, state_at, hyper_at, bound: Vec::new(), poison };
+        let mut executor = Executor {
+            plan,
+            pool,
+            weights,
+            weight_at,
+            constants,
+            arena,
+            state,
+            state_at,
+            hyper_at,
+            bound: Vec::new(),
+            poison,
+        };
         for s in 0..executor.plan.sparse.len() {
             let index = executor.plan.sparse[s].index.clone();
             let values: Vec<f32> = {
@@ -181,7 +192,14 @@ impl Executor {
 
     /// Replaces the state of sparse weight `s`: positions (a subset of the plan's), values and moments. The gradient becomes zero,
     /// and the weight takes the values.
-    pub fn set_state(&mut self, s: usize, index: &[u32], values: &[f32], moment1: &[f32], moment2: &[f32]) -> Result<()> {
+    pub fn set_state(
+        &mut self,
+        s: usize,
+        index: &[u32],
+        values: &[f32],
+        moment1: &[f32],
+        moment2: &[f32],
+    ) -> Result<()> {
         let sparse = &self.plan.sparse[s];
         let name = self.plan.weights[sparse.weight as usize].name.clone();
         let n = index.len();
@@ -268,7 +286,10 @@ impl Executor {
         let buffer = self.plan.buffer(port.buffer);
         let Place::Arena(at) = buffer.place else { return Err(Error::tensor(name, "is not an input")) };
         let converted = tensor.to_dtype(buffer.dtype).ok_or_else(|| {
-            Error::tensor(name, format!("must be {}, and {} cannot be converted without loss", buffer.dtype, tensor.dtype()))
+            Error::tensor(
+                name,
+                format!("must be {}, and {} cannot be converted without loss", buffer.dtype, tensor.dtype()),
+            )
         })?;
         let bytes = converted.bytes();
         self.arena.bytes_mut()[at as usize..at as usize + bytes.len()].copy_from_slice(&bytes);
@@ -480,7 +501,8 @@ pub fn memory(plan: &Plan, threads: usize) -> [(&'static str, u64); 5] {
     let aligned = |bytes: u64| bytes.next_multiple_of(ALIGN);
     let weights = plan.weights.iter().map(|w| aligned(w.len() * w.stored.loaded().size() as u64)).sum();
     // Five arrays of four bytes; the plan keeps the initial index besides.
-    let state = plan.sparse.iter().map(|s| aligned(s.index.len() as u64 * 4) * 5 + s.index.len() as u64 * 4).sum::<u64>();
+    let state =
+        plan.sparse.iter().map(|s| aligned(s.index.len() as u64 * 4) * 5 + s.index.len() as u64 * 4).sum::<u64>();
     [
         ("weights", weights),
         ("sparse state", state + aligned(hyper::LEN as u64 * 4)),
@@ -536,7 +558,10 @@ fn load_weights(plan: &Plan, model: &Path) -> Result<(Vec<usize>, Block)> {
                 std::io::ErrorKind::UnexpectedEof => {
                     let found = file.metadata().map_or(0, |m| m.len());
                     let end = w.offset + w.stored_bytes();
-                    Error::file(&*path, format!("ends at byte {found}, and weight `{}` needs bytes up to {end}; fetch it anew", w.name))
+                    Error::file(
+                        &*path,
+                        format!("ends at byte {found}, and weight `{}` needs bytes up to {end}; fetch it anew", w.name),
+                    )
                 }
                 _ => Error::io(&*path, e),
             })

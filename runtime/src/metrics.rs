@@ -23,7 +23,8 @@ impl Log {
                 .collect(),
             _ => String::new(),
         };
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(path).map_err(|e| Error::io(path, e))?;
+        let mut file =
+            OpenOptions::new().create(true).write(true).truncate(true).open(path).map_err(|e| Error::io(path, e))?;
         file.write_all(kept.as_bytes()).map_err(|e| Error::io(path, e))?;
         Ok(Log { path: path.to_owned(), file })
     }

@@ -46,7 +46,12 @@ pub enum PatchError {
 /// Copies `model` and its external files to `output` and the folder around it, with `patches` applied.
 ///
 /// `external` lists the external files, relative to the model's folder; they keep their names, because the model names them.
-pub fn export(model: &Path, external: &BTreeSet<String>, patches: &[Patch<'_>], output: &Path) -> Result<(), PatchError> {
+pub fn export(
+    model: &Path,
+    external: &BTreeSet<String>,
+    patches: &[Patch<'_>],
+    output: &Path,
+) -> Result<(), PatchError> {
     let from = model.parent().unwrap_or(Path::new(""));
     let to = output.parent().unwrap_or(Path::new(""));
     let mut by_file: BTreeMap<&str, Vec<&Patch<'_>>> = BTreeMap::new();
@@ -57,14 +62,12 @@ pub fn export(model: &Path, external: &BTreeSet<String>, patches: &[Patch<'_>], 
     for patch in patches {
         by_file.entry(&patch.weight.file).or_default().push(patch);
     }
-    fs::create_dir_all(if to.as_os_str().is_empty() { Path::new(".") } else { to }).map_err(|source| io_error(to, source))?;
+    fs::create_dir_all(if to.as_os_str().is_empty() { Path::new(".") } else { to })
+        .map_err(|source| io_error(to, source))?;
     let mut done = Vec::new();
     for (file, patches) in by_file {
-        let (source, target) = if file.is_empty() {
-            (model.to_owned(), output.to_owned())
-        } else {
-            (from.join(file), to.join(file))
-        };
+        let (source, target) =
+            if file.is_empty() { (model.to_owned(), output.to_owned()) } else { (from.join(file), to.join(file)) };
         if same_file(&source, &target) {
             let file = source.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
             return Err(PatchError::Overwrites { path: output.to_owned(), file });
@@ -117,7 +120,9 @@ fn write_file(source: &Path, target: &Path, patches: &[&Patch<'_>]) -> Result<St
         file.flush()?;
         Ok(file)
     })()
-    .map_err(|e: io::Error| if e.kind() == io::ErrorKind::NotFound { io_error(source, e) } else { io_error(target, e) })?;
+    .map_err(
+        |e: io::Error| if e.kind() == io::ErrorKind::NotFound { io_error(source, e) } else { io_error(target, e) },
+    )?;
     for patch in patches {
         apply(&file, patch).map_err(|e| match e {
             Ok(source) => io_error(target, source),

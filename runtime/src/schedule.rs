@@ -44,7 +44,9 @@ impl Schedule {
             Schedule::Linear => base * ((t - s) / (t - w).max(1.0)).max(0.0),
             Schedule::Cosine => base * (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0),
             Schedule::CosineWithRestarts if progress >= 1.0 => 0.0,
-            Schedule::CosineWithRestarts => base * (0.5 * (1.0 + (std::f64::consts::PI * progress.fract()).cos())).max(0.0),
+            Schedule::CosineWithRestarts => {
+                base * (0.5 * (1.0 + (std::f64::consts::PI * progress.fract()).cos())).max(0.0)
+            }
             Schedule::Polynomial => {
                 const END: f64 = 1e-7;
                 if step > total { END } else { (base - END) * (1.0 - progress) + END }

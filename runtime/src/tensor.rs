@@ -270,7 +270,10 @@ mod tests {
     fn conversions_keep_values() {
         let t = Tensor::i64(&[2], vec![3, -4]).unwrap();
         assert_eq!(t.to_dtype(DType::F32).unwrap().to_f64(), [3.0, -4.0]);
-        assert_eq!(Tensor::f32(&[1], vec![2.0]).unwrap().to_dtype(DType::I64).unwrap(), Tensor::i64(&[1], vec![2]).unwrap());
+        assert_eq!(
+            Tensor::f32(&[1], vec![2.0]).unwrap().to_dtype(DType::I64).unwrap(),
+            Tensor::i64(&[1], vec![2]).unwrap()
+        );
         assert!(Tensor::f32(&[1], vec![2.5]).unwrap().to_dtype(DType::I64).is_none(), "a fraction is not an integer");
         assert_eq!(t.at(1).unwrap().to_f64(), [-4.0]);
         assert!(t.at(2).is_none());

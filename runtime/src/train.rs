@@ -71,7 +71,8 @@ impl Default for TrainOptions {
 impl TrainOptions {
     /// Refuses values that make no sense.
     pub fn check(&self) -> Result<()> {
-        let bad = |name: &str, value: f64, needs: &str| Err(Error::Option(format!("{name} must be {needs}, not {value}")));
+        let bad =
+            |name: &str, value: f64, needs: &str| Err(Error::Option(format!("{name} must be {needs}, not {value}")));
         for (name, value) in [
             ("--learning-rate", self.learning_rate),
             ("--adam-weight-decay", self.adam_weight_decay),
@@ -146,7 +147,10 @@ impl Trainer {
         let start = Instant::now();
         let wanted = self.options.gradient_accumulation_steps;
         if micro_batches.len() as u64 != wanted {
-            return Err(Error::Option(format!("a step needs {wanted} micro-batches and was given {}", micro_batches.len())));
+            return Err(Error::Option(format!(
+                "a step needs {wanted} micro-batches and was given {}",
+                micro_batches.len()
+            )));
         }
         for batch in micro_batches {
             self.check_batch(batch)?;

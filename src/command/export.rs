@@ -52,7 +52,12 @@ pub(super) fn write_model(model: &Model, adapter: &Adapter, output: &Path) -> Re
         values.iter().map(|(w, index, values)| Patch { weight: &table[*w], index, values }).collect();
     export(&model.path, &external_files(model), &patches, output)?;
     let tuned: usize = patches.iter().map(|p| p.index.len()).sum();
-    println!("wrote {} ({} values in {} weights tuned)", output.display(), super::report::grouped(tuned as u64), patches.len());
+    println!(
+        "wrote {} ({} values in {} weights tuned)",
+        output.display(),
+        super::report::grouped(tuned as u64),
+        patches.len()
+    );
     Ok(())
 }
 
@@ -61,10 +66,8 @@ fn write_weights(model: &Model, adapter: &Adapter, path: &Path) -> Result<(), Fa
     let mut tensors = Tensors::new();
     for (w, index, values) in adapter.apply(&model.path, &table)? {
         let weight = &table[w];
-        let mut all: Vec<f32> = read_weight(model, weight)?
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
+        let mut all: Vec<f32> =
+            read_weight(model, weight)?.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         for (i, v) in index.iter().zip(values) {
             all[*i as usize] = v;
         }

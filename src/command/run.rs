@@ -61,7 +61,9 @@ pub(super) fn execute(
         .programs
         .iter()
         .filter(|p| p.name == program)
-        .map(|p| (p.inputs.iter().map(|i| i.name.clone()).collect(), p.outputs.iter().map(|o| o.name.clone()).collect()))
+        .map(|p| {
+            (p.inputs.iter().map(|i| i.name.clone()).collect(), p.outputs.iter().map(|o| o.name.clone()).collect())
+        })
         .collect();
     let Some((wanted, given)) = ports.into_iter().next() else { return Ok(Tensors::new()) };
     for name in &wanted {

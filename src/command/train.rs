@@ -188,9 +188,8 @@ impl RunFile {
     /// Reads `run.toml` of a run folder.
     pub(super) fn read(run: &Path) -> Result<RunFile, Failure> {
         let path = run.join("run.toml");
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Failure::Plain(format!("{}: {e}; give the --output-dir of a `sara train`", path.display()))
-        })?;
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| Failure::Plain(format!("{}: {e}; give the --output-dir of a `sara train`", path.display())))?;
         toml::from_str(&text).map_err(|e| Failure::Plain(format!("{}: {e}", path.display())))
     }
 }

@@ -70,14 +70,18 @@ impl Importer<'_> {
         let model = self.model;
         let proto = model.graph();
         if !proto.sparse_initializer.is_empty() {
-            return Err(Error::file(&model.path, "holds sparse initialisers, which are not supported; export dense ones"));
+            return Err(Error::file(
+                &model.path,
+                "holds sparse initialisers, which are not supported; export dense ones",
+            ));
         }
         let initialisers: HashSet<&str> = proto.initializer.iter().map(|t| t.name.as_str()).collect();
         for tensor in &proto.initializer {
             let value = self.tensor(&tensor.name, tensor)?;
             self.env.insert(tensor.name.clone(), value);
         }
-        let inputs: Vec<&ValueInfoProto> = proto.input.iter().filter(|i| !initialisers.contains(i.name.as_str())).collect();
+        let inputs: Vec<&ValueInfoProto> =
+            proto.input.iter().filter(|i| !initialisers.contains(i.name.as_str())).collect();
         self.bind_inputs(&inputs, binding)?;
         let mut refused = Refused::default();
         for node in &proto.node {
@@ -85,9 +89,10 @@ impl Importer<'_> {
         }
         refused.finish()?;
         for output in &proto.output {
-            let value = self.env.get(&output.name).copied().ok_or_else(|| {
-                Error::file(&model.path, format!("output `{}` is produced by no node", output.name))
-            })?;
+            let value =
+                self.env.get(&output.name).copied().ok_or_else(|| {
+                    Error::file(&model.path, format!("output `{}` is produced by no node", output.name))
+                })?;
             self.graph.returns.push((output.name.clone(), value));
         }
         if self.graph.returns.is_empty() {
@@ -98,10 +103,15 @@ impl Importer<'_> {
     }
 
     fn bind_inputs(&mut self, inputs: &[&ValueInfoProto], binding: &Binding) -> Result<()> {
-        let unknown: Vec<&str> = binding.shapes.keys().map(String::as_str).filter(|n| !inputs.iter().any(|i| i.name == *n)).collect();
+        let unknown: Vec<&str> =
+            binding.shapes.keys().map(String::as_str).filter(|n| !inputs.iter().any(|i| i.name == *n)).collect();
         if !unknown.is_empty() {
             let known: Vec<&str> = inputs.iter().map(|i| i.name.as_str()).collect();
-            return Err(Error::Option(format!("the model has no input `{}`; its inputs are {}", unknown.join("`, `"), known.join(", "))));
+            return Err(Error::Option(format!(
+                "the model has no input `{}`; its inputs are {}",
+                unknown.join("`, `"),
+                known.join(", ")
+            )));
         }
         // Whole shapes bind the named dimensions of all inputs.
         for input in inputs {
@@ -117,7 +127,10 @@ impl Importer<'_> {
         if let Some(name) = binding.dims.keys().find(|n| !known.contains(n.as_str())) {
             let mut names: Vec<&str> = known.into_iter().collect();
             names.sort_unstable();
-            return Err(Error::Option(format!("the model has no dimension `{name}`; its dimensions are {}", names.join(", "))));
+            return Err(Error::Option(format!(
+                "the model has no dimension `{name}`; its dimensions are {}",
+                names.join(", ")
+            )));
         }
         let mut open = Vec::new();
         let mut bound = Vec::new();
@@ -127,17 +140,25 @@ impl Importer<'_> {
         if !open.is_empty() {
             open.sort();
             open.dedup();
-            return Err(Error::Option(format!("these dimensions are open; bind each with --dim NAME=SIZE: {}", open.join(", "))));
+            return Err(Error::Option(format!(
+                "these dimensions are open; bind each with --dim NAME=SIZE: {}",
+                open.join(", ")
+            )));
         }
         let batch = bound.iter().find(|s| s.len() >= 2).map_or(1, |s| s[0]);
         for (input, mut shape) in inputs.iter().zip(bound) {
             let elem = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).map_or(0, |t| t.elem_type);
             let dtype = dtype(elem).ok_or_else(|| {
-                Error::file(&self.model.path, format!("input `{}` has element type {elem}, which is not supported", input.name))
+                Error::file(
+                    &self.model.path,
+                    format!("input `{}` has element type {elem}, which is not supported", input.name),
+                )
             })?;
             let single = shape.is_empty() || (shape == [1] && batch > 1 && fixed_or_alone(input));
             let given = binding.shapes.get(&input.name);
-            let scalar = single && given.is_none_or(|g| *g == [batch]) && !(shape.is_empty() && given.is_some_and(Vec::is_empty));
+            let scalar = single
+                && given.is_none_or(|g| *g == [batch])
+                && !(shape.is_empty() && given.is_some_and(Vec::is_empty));
             let declared_scalar = shape.is_empty();
             if scalar {
                 shape = vec![batch];
@@ -181,7 +202,8 @@ impl Importer<'_> {
     pub(crate) fn tensor(&mut self, name: &str, tensor: &TensorProto) -> Result<ValueId> {
         let shape = self.model.shape(tensor)?;
         let len: usize = shape.iter().product();
-        if node::is_float(tensor) && len >= 2
+        if node::is_float(tensor)
+            && len >= 2
             && let (Some(stored), Some(location)) = (Model::stored(tensor), self.model.locate(tensor)?)
         {
             let value = self.weight(name, &shape, stored, location);
@@ -222,7 +244,13 @@ impl Importer<'_> {
         read_weight(self.model, &self.graph.weights[index]).map(|bytes| Some(bytemuck::pod_collect_to_vec(&bytes)))
     }
 
-    pub(crate) fn emit(&mut self, op: Op, inputs: &[Option<ValueId>], name: &str, origin: &Arc<str>) -> Result<Vec<ValueId>> {
+    pub(crate) fn emit(
+        &mut self,
+        op: Op,
+        inputs: &[Option<ValueId>],
+        name: &str,
+        origin: &Arc<str>,
+    ) -> Result<Vec<ValueId>> {
         let constant = |v: &ValueId| matches!(self.graph.value(*v).def, Def::Const(Payload::Known(_)));
         if !inputs.iter().flatten().all(constant) {
             return self.graph.emit(Block::Forward, op, inputs, name, origin);
@@ -250,7 +278,8 @@ impl Importer<'_> {
     fn import_node(&mut self, node: &NodeProto, refused: &mut Refused) -> Result<()> {
         let default = node.domain.is_empty() || node.domain == "ai.onnx";
         let found = IMPORTS.iter().find(|row| default && row.0 == node.op_type);
-        let label = if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
+        let label =
+            if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
         let Some((_, import)) = found else {
             refused.operator(node, &label);
             return Ok(());
@@ -263,7 +292,9 @@ impl Importer<'_> {
             return Err(Error::Node {
                 node: label,
                 operator: node.op_type.clone(),
-                reason: format!("reads `{missing}`, which nothing before it produces; the file is damaged or not sorted"),
+                reason: format!(
+                    "reads `{missing}`, which nothing before it produces; the file is damaged or not sorted"
+                ),
             });
         }
         let mut n = OnnxNode { importer: self, node, origin: label.as_str().into(), asked: HashSet::new() };
@@ -381,7 +412,13 @@ pub fn external_files(model: &Model) -> BTreeSet<String> {
     external.flat_map(|t| &t.external_data).filter(|e| e.key == "location").map(|e| e.value.clone()).collect()
 }
 
-fn new_weight(paths: &HashMap<String, String>, name: &str, shape: &[usize], stored: Stored, location: Location) -> Weight {
+fn new_weight(
+    paths: &HashMap<String, String>,
+    name: &str,
+    shape: &[usize],
+    stored: Stored,
+    location: Location,
+) -> Weight {
     Weight {
         name: name.to_owned(),
         path: paths.get(name).cloned().unwrap_or_else(|| name.to_owned()),
@@ -402,7 +439,8 @@ pub fn read_weight(model: &Model, weight: &Weight) -> Result<Vec<u8>> {
 fn weight_paths(model: &Model) -> HashMap<String, String> {
     const VIEWS: [&str; 5] = ["Identity", "Transpose", "Reshape", "Cast", "Constant"];
     let graph = model.graph();
-    let mut source: HashMap<&str, &str> = graph.initializer.iter().map(|t| (t.name.as_str(), t.name.as_str())).collect();
+    let mut source: HashMap<&str, &str> =
+        graph.initializer.iter().map(|t| (t.name.as_str(), t.name.as_str())).collect();
     let mut paths = HashMap::new();
     let mut taken = HashSet::new();
     for node in &graph.node {

@@ -117,15 +117,16 @@ impl Model {
         let get = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
         let number = |key: &str| match get(key) {
             None => Ok(None),
-            Some(text) => text
-                .parse::<u64>()
-                .map(Some)
-                .map_err(|_| self.bad_tensor(tensor, format!("has external data with {key} `{text}`, which is not a number"))),
+            Some(text) => text.parse::<u64>().map(Some).map_err(|_| {
+                self.bad_tensor(tensor, format!("has external data with {key} `{text}`, which is not a number"))
+            }),
         };
         let file = get("location").unwrap_or_default();
-        let safe = !file.is_empty() && Path::new(file).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+        let safe = !file.is_empty()
+            && Path::new(file).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if !safe {
-            return Err(self.bad_tensor(tensor, format!("names external data at `{file}`, which is outside the model's folder")));
+            return Err(self
+                .bad_tensor(tensor, format!("names external data at `{file}`, which is outside the model's folder")));
         }
         let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(wanted as u64));
         if length != wanted as u64 {
@@ -133,12 +134,21 @@ impl Model {
         }
         let path = self.folder().join(file);
         let there = std::fs::metadata(&path).map_err(|e| {
-            Error::file(&path, format!("holds the external data of tensor `{}` and cannot be read ({e}); put it beside {}", tensor.name, self.path.display()))
+            Error::file(
+                &path,
+                format!(
+                    "holds the external data of tensor `{}` and cannot be read ({e}); put it beside {}",
+                    tensor.name,
+                    self.path.display()
+                ),
+            )
         })?;
         if offset.checked_add(length).is_none_or(|end| end > there.len()) {
             let reason = format!(
                 "is too short: tensor `{}` needs bytes {offset}..{} and the file has {}; fetch it anew",
-                tensor.name, offset.saturating_add(length), there.len()
+                tensor.name,
+                offset.saturating_add(length),
+                there.len()
             );
             return Err(Error::file(&path, reason));
         }
@@ -201,8 +211,12 @@ impl Model {
         let typed = || tensor.int32_data.iter().map(|v| i64::from(*v)).collect::<Vec<i64>>();
         let values: Vec<i64> = match tensor.data_type {
             data_type::INT8 if !raw.is_empty() => raw.iter().map(|b| i64::from(*b as i8)).collect(),
-            data_type::INT16 if !raw.is_empty() => raw.chunks_exact(2).map(|b| i64::from(i16::from_le_bytes([b[0], b[1]]))).collect(),
-            data_type::UINT16 if !raw.is_empty() => raw.chunks_exact(2).map(|b| i64::from(u16::from_le_bytes([b[0], b[1]]))).collect(),
+            data_type::INT16 if !raw.is_empty() => {
+                raw.chunks_exact(2).map(|b| i64::from(i16::from_le_bytes([b[0], b[1]]))).collect()
+            }
+            data_type::UINT16 if !raw.is_empty() => {
+                raw.chunks_exact(2).map(|b| i64::from(u16::from_le_bytes([b[0], b[1]]))).collect()
+            }
             data_type::INT8 | data_type::INT16 | data_type::UINT16 => typed(),
             data_type::UINT64 if !raw.is_empty() => bytemuck::pod_collect_to_vec::<u8, i64>(&raw[..raw.len() / 8 * 8]),
             data_type::UINT64 => tensor.uint64_data.iter().map(|v| *v as i64).collect(),

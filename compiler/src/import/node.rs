@@ -1,7 +1,7 @@
 //! What an operator's import function sees of its ONNX node.
 
-use super::proto::{AttributeProto, NodeProto, TensorProto, data_type};
 use super::Importer;
+use super::proto::{AttributeProto, NodeProto, TensorProto, data_type};
 use crate::error::{Error, Result};
 use crate::ir::{Def, Graph, Payload, Type, ValueId};
 use crate::ops::{Binary, Cast, Expand, Op, Reshape, Unary};
@@ -112,7 +112,8 @@ impl OnnxNode<'_, '_> {
     /// A list of integers that must not be negative.
     pub fn sizes(&mut self, name: &str) -> Result<Option<Vec<usize>>> {
         let Some(values) = self.ints(name)? else { return Ok(None) };
-        let sizes: Option<Vec<usize>> = values.iter().map(|v| usize::try_from(*v).ok().filter(|v| *v < 1 << 32)).collect();
+        let sizes: Option<Vec<usize>> =
+            values.iter().map(|v| usize::try_from(*v).ok().filter(|v| *v < 1 << 32)).collect();
         sizes.map(Some).ok_or_else(|| self.fail(format!("attribute `{name}` = {values:?} is not supported")))
     }
 
@@ -167,14 +168,18 @@ impl OnnxNode<'_, '_> {
     /// Operand `i` as constant integers that must not be negative.
     pub fn const_sizes(&self, i: usize) -> Result<Vec<usize>> {
         let values = self.const_ints(i)?;
-        let sizes: Option<Vec<usize>> = values.iter().map(|v| usize::try_from(*v).ok().filter(|v| *v < 1 << 32)).collect();
+        let sizes: Option<Vec<usize>> =
+            values.iter().map(|v| usize::try_from(*v).ok().filter(|v| *v < 1 << 32)).collect();
         sizes.ok_or_else(|| self.fail(format!("operand {i} = {values:?} is not a shape")))
     }
 
     /// Operand `i` as constant integers, if it is there.
     pub fn optional_ints(&self, i: usize) -> Result<Option<Vec<i64>>> {
         let Some(value) = self.optional(i) else { return Ok(None) };
-        let found = self.importer.known::<i64>(value)?.or(self.importer.known::<i32>(value)?.map(|v| v.into_iter().map(i64::from).collect()));
+        let found = self
+            .importer
+            .known::<i64>(value)?
+            .or(self.importer.known::<i32>(value)?.map(|v| v.into_iter().map(i64::from).collect()));
         found.map(Some).ok_or_else(|| self.not_constant(i))
     }
 
@@ -186,7 +191,10 @@ impl OnnxNode<'_, '_> {
         }
         // As for attributes: what is meant is the shortest decimal that gives the stored number.
         let decimal = |v: f32| v.to_string().parse().unwrap_or(f64::from(v));
-        let found = self.importer.known::<f64>(value)?.or(self.importer.known::<f32>(value)?.map(|v| v.into_iter().map(decimal).collect()));
+        let found = self
+            .importer
+            .known::<f64>(value)?
+            .or(self.importer.known::<f32>(value)?.map(|v| v.into_iter().map(decimal).collect()));
         found.map(Some).ok_or_else(|| self.not_constant(i))
     }
 

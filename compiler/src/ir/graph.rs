@@ -114,8 +114,7 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Stage; 5] =
-        [Stage::Imported, Stage::Canonical, Stage::Sparse, Stage::Differentiated, Stage::Fused];
+    pub const ALL: [Stage; 5] = [Stage::Imported, Stage::Canonical, Stage::Sparse, Stage::Differentiated, Stage::Fused];
 
     /// The name in texts.
     pub fn name(self) -> &'static str {

@@ -38,8 +38,10 @@ impl Parser {
         if let Some(rest) = line.strip_prefix("graph ") {
             let (name, stage) = rest.split_once(" stage=").ok_or("a graph needs a name and a stage")?;
             self.graph.name = name.to_owned();
-            self.graph.stage =
-                Stage::ALL.into_iter().find(|s| s.name() == stage).ok_or_else(|| format!("there is no stage `{stage}`"))?;
+            self.graph.stage = Stage::ALL
+                .into_iter()
+                .find(|s| s.name() == stage)
+                .ok_or_else(|| format!("there is no stage `{stage}`"))?;
             return Ok(());
         }
         if let Some(rest) = line.strip_prefix("return") {
@@ -121,7 +123,10 @@ impl Parser {
             "state" => {
                 let (state, param) = rest.split_once(" of ").ok_or("state is `of` a param")?;
                 let kinds = [State::Gradient, State::Moment1, State::Moment2];
-                let state = kinds.into_iter().find(|s| s.name() == state).ok_or_else(|| format!("there is no state `{state}`"))?;
+                let state = kinds
+                    .into_iter()
+                    .find(|s| s.name() == state)
+                    .ok_or_else(|| format!("there is no state `{state}`"))?;
                 Def::State(state, self.value(param)?)
             }
             "hyper" => Def::Hyper,
@@ -168,9 +173,11 @@ fn unquote(text: &str) -> Parsed<String> {
 }
 
 fn ty(text: &str) -> Parsed<Type> {
-    let (dtype, dims) = text.strip_suffix(']').and_then(|t| t.split_once('[')).ok_or_else(|| format!("`{text}` is not a type"))?;
+    let (dtype, dims) =
+        text.strip_suffix(']').and_then(|t| t.split_once('[')).ok_or_else(|| format!("`{text}` is not a type"))?;
     let dtype = DType::from_name(dtype).ok_or_else(|| format!("there is no element type `{dtype}`"))?;
-    let shape = dims.split(',').filter(|d| !d.is_empty()).map(|d| d.parse().map_err(|_| format!("`{d}` is not a dimension")));
+    let shape =
+        dims.split(',').filter(|d| !d.is_empty()).map(|d| d.parse().map_err(|_| format!("`{d}` is not a dimension")));
     Ok(Type { dtype, shape: shape.collect::<Parsed<_>>()? })
 }
 
@@ -178,7 +185,8 @@ fn payload(text: &str, ty: &Type) -> Parsed<Payload> {
     if let Some(hash) = text.strip_prefix('#') {
         return u64::from_str_radix(hash, 16).map(Payload::Opaque).map_err(|_| format!("`#{hash}` is not a hash"));
     }
-    let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or_else(|| format!("`{text}` is not a list"))?;
+    let inner =
+        text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or_else(|| format!("`{text}` is not a list"))?;
     fn list<T: sara_kernels::Element + std::str::FromStr>(inner: &str, len: usize) -> Parsed<Payload> {
         let values: Vec<T> = inner
             .split(',')
@@ -210,7 +218,10 @@ fn attributes(text: &str) -> Parsed<Attrs> {
 fn scalar(text: &str) -> Parsed<Scalar> {
     if let Some(list) = text.strip_prefix('[') {
         let list = list.strip_suffix(']').ok_or("`]` is missing")?;
-        let values = list.split(',').filter(|v| !v.is_empty()).map(|v| v.parse().map_err(|_| format!("`{v}` is not an integer")));
+        let values = list
+            .split(',')
+            .filter(|v| !v.is_empty())
+            .map(|v| v.parse().map_err(|_| format!("`{v}` is not an integer")));
         return Ok(Scalar::Ints(values.collect::<Parsed<_>>()?));
     }
     if let Ok(value) = text.parse::<i64>() {

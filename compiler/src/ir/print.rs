@@ -51,11 +51,8 @@ pub fn display_node(graph: &Graph, id: NodeId) -> String {
         let _ = write!(line, "{} = ", results.join(", "));
     }
     line.push_str(node.op.name());
-    let operands: Vec<String> = node
-        .inputs
-        .iter()
-        .map(|v| v.map_or("_".to_owned(), |v| format!("%{}", graph.value(v).name)))
-        .collect();
+    let operands: Vec<String> =
+        node.inputs.iter().map(|v| v.map_or("_".to_owned(), |v| format!("%{}", graph.value(v).name))).collect();
     if !operands.is_empty() {
         let _ = write!(line, " {}", operands.join(", "));
     }

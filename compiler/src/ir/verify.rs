@@ -58,7 +58,10 @@ fn definitions(graph: &Graph) -> Check {
                 match made.get(input) {
                     None => return Err(("V01", format!("{} is read before it is defined", name(graph, *input)))),
                     Some(from) if *from > block => {
-                        return Err(("V02", format!("{} of {} is read in {}", name(graph, *input), from.name(), block.name())));
+                        return Err((
+                            "V02",
+                            format!("{} of {} is read in {}", name(graph, *input), from.name(), block.name()),
+                        ));
                     }
                     Some(_) => {}
                 }
@@ -82,7 +85,8 @@ fn types(graph: &Graph) -> Check {
     for id in graph.program() {
         let node = graph.node(id);
         let inputs: Vec<Option<&Type>> = node.inputs.iter().map(|i| i.map(|v| graph.ty(v))).collect();
-        let inferred = node.op.infer(&inputs).map_err(|e| ("V03", format!("{}: {e}", super::display_node(graph, id))))?;
+        let inferred =
+            node.op.infer(&inputs).map_err(|e| ("V03", format!("{}: {e}", super::display_node(graph, id))))?;
         let stored: Vec<&Type> = node.outputs.iter().map(|v| graph.ty(*v)).collect();
         if inferred.iter().collect::<Vec<_>>() != stored {
             return Err(("V03", format!("{} should give {inferred:?}", super::display_node(graph, id))));
@@ -117,7 +121,14 @@ fn sparse(graph: &Graph) -> Check {
                 if let Some(positions) = payload.elements::<u32>() {
                     let inside = positions.last().is_none_or(|p| (*p as usize) < w.ty.len());
                     if !positions.is_sorted_by(|a, b| a < b) || !inside || positions.len() != value.ty.len() {
-                        return Err(("V06", format!("{} is not a list of ascending positions in {}", name(graph, id), name(graph, *weight))));
+                        return Err((
+                            "V06",
+                            format!(
+                                "{} is not a list of ascending positions in {}",
+                                name(graph, id),
+                                name(graph, *weight)
+                            ),
+                        ));
                     }
                 }
             }
@@ -140,7 +151,14 @@ fn sparse(graph: &Graph) -> Check {
             let node = graph.node(*id);
             let reads = node.inputs.iter().flatten().find(|v| indexed.contains(v));
             if let Some(weight) = reads.filter(|_| !matches!(node.op, Op::SparseDelta(_))) {
-                return Err(("V07", format!("{} reads {} without its trained entries", super::display_node(graph, *id), name(graph, *weight))));
+                return Err((
+                    "V07",
+                    format!(
+                        "{} reads {} without its trained entries",
+                        super::display_node(graph, *id),
+                        name(graph, *weight)
+                    ),
+                ));
             }
         }
     }

@@ -195,12 +195,16 @@ impl Window<'_> {
         if !(1..=3).contains(&spatial) || w.len() != x.len() {
             return Err(format!("takes one to three spatial dimensions, not operands {x:?} and {w:?}"));
         }
-        if [self.strides.len(), self.dilations.len(), self.pads.len() / 2] != [spatial; 3] || self.strides.contains(&0) {
+        if [self.strides.len(), self.dilations.len(), self.pads.len() / 2] != [spatial; 3] || self.strides.contains(&0)
+        {
             return Err(format!("strides, dilations and pads must fit {spatial} dimensions"));
         }
         let fits = self.groups > 0 && x[1] == w[1] * self.groups && w[0] % self.groups == 0;
         if !fits {
-            return Err(format!("{} input and {} output channels do not fit {} groups and weight {w:?}", x[1], w[0], self.groups));
+            return Err(format!(
+                "{} input and {} output channels do not fit {} groups and weight {w:?}",
+                x[1], w[0], self.groups
+            ));
         }
         let mut y = vec![x[0], w[0]];
         for i in 0..spatial {

@@ -43,8 +43,11 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         Some(right) => right.replace("...", &hidden(ellipsis)).chars().collect(),
         None => {
             let all: Vec<char> = terms.iter().flat_map(|t| t.labels.clone()).collect();
-            let mut once: Vec<char> =
-                all.iter().copied().filter(|c| c.is_alphabetic() && all.iter().filter(|d| *d == c).count() == 1).collect();
+            let mut once: Vec<char> = all
+                .iter()
+                .copied()
+                .filter(|c| c.is_alphabetic() && all.iter().filter(|d| *d == c).count() == 1)
+                .collect();
             once.sort_unstable();
             hidden(ellipsis).chars().chain(once).collect()
         }
@@ -87,7 +90,10 @@ fn product(n: &mut OnnxNode<'_, '_>, a: Term, b: Term, needed: &[char]) -> Resul
     let dims_cols = &shape_b[batch.len() + inner.len()..];
     let k = size(&shape_a[batch.len() + rows.len()..]);
     let left = n.reshape(a.value, &[size(dims_batch), size(dims_rows), k])?;
-    let right = n.reshape(b.value, &[size(&shape_b[..batch.len()]), size(&shape_b[batch.len()..batch.len() + inner.len()]), size(dims_cols)])?;
+    let right = n.reshape(
+        b.value,
+        &[size(&shape_b[..batch.len()]), size(&shape_b[batch.len()..batch.len() + inner.len()]), size(dims_cols)],
+    )?;
     let y = n.emit(MatMul { trans_a: false, trans_b: false }, &[left, right])?;
     let value = n.reshape(y, &[dims_batch, dims_rows, dims_cols].concat())?;
     Ok(Term { value, labels: [batch, rows, cols].concat() })

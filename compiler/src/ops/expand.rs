@@ -45,8 +45,7 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let wanted = n.const_sizes(1)?;
     let own = n.ty(x).shape.clone();
-    let shape = broadcast(&own, &wanted)
-        .ok_or_else(|| n.fail(format!("{own:?} does not broadcast to {wanted:?}")))?;
+    let shape = broadcast(&own, &wanted).ok_or_else(|| n.fail(format!("{own:?} does not broadcast to {wanted:?}")))?;
     n.expand(x, &shape).map(|y| vec![y])
 }
 

@@ -142,15 +142,19 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         return Err(n.fail("its mean and deviation are used, which only training graphs do"));
     }
     let row = |n: &mut OnnxNode<'_, '_>, i: usize| {
-        n.optional(i).map(|v| {
-            let own = n.ty(v).shape.clone();
-            let v = if own.len() > shape.len() - axis && own.iter().product::<usize>() == shape[axis..].iter().product::<usize>() {
-                n.reshape(v, &shape[axis..])?
-            } else {
-                v
-            };
-            n.expand(v, &shape[axis..])
-        }).transpose()
+        n.optional(i)
+            .map(|v| {
+                let own = n.ty(v).shape.clone();
+                let v = if own.len() > shape.len() - axis
+                    && own.iter().product::<usize>() == shape[axis..].iter().product::<usize>()
+                {
+                    n.reshape(v, &shape[axis..])?
+                } else {
+                    v
+                };
+                n.expand(v, &shape[axis..])
+            })
+            .transpose()
     };
     let (scale, bias) = (row(n, 1)?, row(n, 2)?);
     Ok(vec![n.emit_all(LayerNorm { axis, epsilon }, &[Some(x), scale, bias])?[0]])

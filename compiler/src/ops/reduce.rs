@@ -154,4 +154,3 @@ pub(super) fn import_global_average(n: &mut OnnxNode<'_, '_>) -> Result<Vec<Valu
     let rank = n.ty(x).rank();
     n.emit(Reduce { op: "mean".into(), axes: (2..rank).collect(), keepdims: true }, &[x]).map(|y| vec![y])
 }
-

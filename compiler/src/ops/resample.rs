@@ -133,12 +133,24 @@ impl Resize {
         let (x, from_f, to_f) = (i as f64, from as f64, to as f64);
         Some(match self.transform.as_str() {
             "half_pixel" => (x + 0.5) / scale - 0.5,
-            "pytorch_half_pixel" => if to > 1 { (x + 0.5) / scale - 0.5 } else { 0.0 },
+            "pytorch_half_pixel" => {
+                if to > 1 {
+                    (x + 0.5) / scale - 0.5
+                } else {
+                    0.0
+                }
+            }
             "half_pixel_symmetric" => {
                 let adjusted = to_f / (scale * from_f);
                 from_f / 2.0 * (1.0 - adjusted) + (x + 0.5) / scale - 0.5
             }
-            "align_corners" => if to > 1 { x * (from_f - 1.0) / (to_f - 1.0) } else { 0.0 },
+            "align_corners" => {
+                if to > 1 {
+                    x * (from_f - 1.0) / (to_f - 1.0)
+                } else {
+                    0.0
+                }
+            }
             "asymmetric" => x / scale,
             "tf_crop_and_resize" => {
                 let (start, end) = roi;
@@ -185,9 +197,8 @@ impl Resize {
                 _ => 0.0,
             }
         };
-        let mut taps: Vec<(i64, f64)> = (start..start + end)
-            .map(|o| (base as i64 + o, filter((o as f64 - (x - base)) * shrink)))
-            .collect();
+        let mut taps: Vec<(i64, f64)> =
+            (start..start + end).map(|o| (base as i64 + o, filter((o as f64 - (x - base)) * shrink))).collect();
         if self.exclude_outside {
             taps.retain(|t| (0..=last).contains(&t.0));
         }
@@ -256,7 +267,8 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         let span = roi.as_ref().map_or((0.0, 1.0), |r| (r[k], r[k + axes.len()]));
         let mut rows = Vec::with_capacity(to);
         for i in 0..to {
-            let at = resize.source(i, from, to, scale, span)
+            let at = resize
+                .source(i, from, to, scale, span)
                 .ok_or_else(|| n.fail(format!("coordinate_transformation_mode `{}` is not known", resize.transform)))?;
             if crop && !(0.0..=from as f64 - 1.0).contains(&at) {
                 if outside != 0.0 {
@@ -266,7 +278,9 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
                 continue;
             }
             let taps = resize.taps(at, from, scale);
-            rows.push(taps.ok_or_else(|| n.fail(format!("mode `{}` with nearest_mode `{}` is not known", resize.mode, resize.nearest)))?);
+            rows.push(taps.ok_or_else(|| {
+                n.fail(format!("mode `{}` with nearest_mode `{}` is not known", resize.mode, resize.nearest))
+            })?);
         }
         y = Table::new(rows).apply(n, y, axis)?;
     }
@@ -284,7 +298,11 @@ pub(super) fn import_upsample(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> 
         exclude_outside: false,
         antialias: false,
     };
-    let scales = if n.opset() < 9 { n.floats("scales")?.map(|s| s.into_iter().map(f64::from).collect()) } else { n.optional_floats(1)? };
+    let scales = if n.opset() < 9 {
+        n.floats("scales")?.map(|s| s.into_iter().map(f64::from).collect())
+    } else {
+        n.optional_floats(1)?
+    };
     let scales: Vec<f64> = scales.ok_or_else(|| n.fail("scales are missing"))?;
     let mut y = x;
     for (axis, scale) in scales.into_iter().enumerate().filter(|s| s.1 != 1.0) {
@@ -309,7 +327,8 @@ pub(super) fn import_average_pool(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueI
     let include = n.int("count_include_pad", 0)? != 0;
     let ceil = n.int("ceil_mode", 0)? != 0;
     let auto = n.text("auto_pad", "NOTSET")?;
-    let fits = shape.len() == spatial + 2 && [strides.len(), dilations.len()] == [spatial; 2] && pads.len() == 2 * spatial;
+    let fits =
+        shape.len() == spatial + 2 && [strides.len(), dilations.len()] == [spatial; 2] && pads.len() == 2 * spatial;
     if !fits || strides.contains(&0) || kernel.contains(&0) {
         return Err(n.fail(format!("kernel {kernel:?} and the other attributes do not fit input {shape:?}")));
     }
@@ -321,7 +340,8 @@ pub(super) fn import_average_pool(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueI
         if auto != "NOTSET" {
             let out = from.div_ceil(s);
             let total = if auto == "VALID" { 0 } else { ((out.max(1) - 1) * s + reach).saturating_sub(from) };
-            (begin, end) = if auto == "SAME_LOWER" { (total - total / 2, total / 2) } else { (total / 2, total - total / 2) };
+            (begin, end) =
+                if auto == "SAME_LOWER" { (total - total / 2, total / 2) } else { (total / 2, total - total / 2) };
         }
         let padded = from + begin + end;
         let room = padded.checked_sub(reach).ok_or_else(|| n.fail("the kernel is larger than the padded input"))?;

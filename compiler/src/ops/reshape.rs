@@ -51,7 +51,9 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     for (i, &dim) in wanted.iter().enumerate() {
         shape.push(match dim {
             -1 if open.replace(i).is_none() => 1,
-            0 if !allow_zero => *own.get(i).ok_or_else(|| n.fail(format!("shape {wanted:?} copies dimension {i}, which is not there")))?,
+            0 if !allow_zero => *own
+                .get(i)
+                .ok_or_else(|| n.fail(format!("shape {wanted:?} copies dimension {i}, which is not there")))?,
             dim => usize::try_from(dim).map_err(|_| n.fail(format!("shape {wanted:?} is not legal")))?,
         });
     }
@@ -72,7 +74,8 @@ pub(super) fn import_flatten(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let shape = n.ty(x).shape.clone();
     let axis = n.int("axis", 1)?;
     let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
-    let axis = usize::try_from(axis).ok().filter(|a| *a <= shape.len()).ok_or_else(|| n.fail("axis is out of range"))?;
+    let axis =
+        usize::try_from(axis).ok().filter(|a| *a <= shape.len()).ok_or_else(|| n.fail("axis is out of range"))?;
     let outer: usize = shape[..axis].iter().product();
     let inner: usize = shape[axis..].iter().product();
     n.reshape(x, &[outer, inner]).map(|y| vec![y])

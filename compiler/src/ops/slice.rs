@@ -89,7 +89,8 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         let absolute = |p: i64| if p < 0 { p.saturating_add(dim) } else { p };
         let (low, high) = if step > 0 { (0, dim) } else { (-1, dim - 1) };
         // A start before the first element means the first, whichever way the slice runs.
-        let begin = absolute(begins[k]).clamp(if step > 0 { 0 } else { 0.min(dim - 1) }, if step > 0 { dim } else { dim - 1 });
+        let begin =
+            absolute(begins[k]).clamp(if step > 0 { 0 } else { 0.min(dim - 1) }, if step > 0 { dim } else { dim - 1 });
         let end = absolute(ends[k]).clamp(low, high);
         let span = if step > 0 { end - begin } else { begin - end };
         let count = if span <= 0 { 0 } else { (span - 1) / step.abs() + 1 };

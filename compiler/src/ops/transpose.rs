@@ -62,7 +62,10 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let rank = n.ty(x).rank();
     let perm = match n.ints("perm")? {
-        Some(perm) => perm.into_iter().map(|p| usize::try_from(p).map_err(|_| n.fail("perm is negative"))).collect::<Result<_>>()?,
+        Some(perm) => perm
+            .into_iter()
+            .map(|p| usize::try_from(p).map_err(|_| n.fail("perm is negative")))
+            .collect::<Result<_>>()?,
         None => (0..rank).rev().collect(),
     };
     n.emit(Transpose { perm }, &[x]).map(|y| vec![y])

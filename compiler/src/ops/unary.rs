@@ -135,7 +135,9 @@ fn scalars(op: &str, alpha: f64, beta: f64) -> Vec<Scalar> {
 pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let name = n.op_type();
-    let Some((_, word, alpha)) = NAMES.iter().find(|row| row.0 == name) else { return Err(n.fail("is not elementwise")) };
+    let Some((_, word, alpha)) = NAMES.iter().find(|row| row.0 == name) else {
+        return Err(n.fail("is not elementwise"));
+    };
     let alpha = match alpha {
         Some(default) => n.float("alpha", *default)?,
         None => 0.0,

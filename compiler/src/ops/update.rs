@@ -173,9 +173,18 @@ type Matrix = (sara_runtime::plan::BufferId, [i64; 2]);
 fn gemm(l: &mut Lower<'_>, a: Matrix, b: Matrix, c: Matrix, [m, n, k]: [usize; 3], alpha: f64, beta: f64) {
     let none = || dims(&[]);
     let scalars = vec![
-        int(m), int(n), int(k), none(), none(), none(), none(),
-        Scalar::Ints(a.1.to_vec()), Scalar::Ints(b.1.to_vec()), Scalar::Ints(c.1.to_vec()),
-        Scalar::Float(alpha), Scalar::Float(beta),
+        int(m),
+        int(n),
+        int(k),
+        none(),
+        none(),
+        none(),
+        none(),
+        Scalar::Ints(a.1.to_vec()),
+        Scalar::Ints(b.1.to_vec()),
+        Scalar::Ints(c.1.to_vec()),
+        Scalar::Float(alpha),
+        Scalar::Float(beta),
     ];
     l.launch("gemm", &[Some(a.0), Some(b.0), Some(c.0)], scalars);
 }

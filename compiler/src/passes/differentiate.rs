@@ -18,7 +18,8 @@ const SUFFIX: &str = ".d";
 /// Runs the pass for the params of sparse weights. Their gradients become returns called after the params until the update pass
 /// takes them.
 pub fn run(graph: &mut Graph) -> Result<()> {
-    let params: Vec<ValueId> = graph.values().filter(|(_, v)| matches!(v.def, Def::Param(_))).map(|(id, _)| id).collect();
+    let params: Vec<ValueId> =
+        graph.values().filter(|(_, v)| matches!(v.def, Def::Param(_))).map(|(id, _)| id).collect();
     let loss = add_loss(graph)?;
     let used = graph.use_counts();
     for (param, gradient) in gradients(graph, loss, &params)? {
@@ -65,7 +66,13 @@ pub fn gradients(graph: &mut Graph, loss: ValueId, wanted: &[ValueId]) -> Result
         let node = graph.node(id).clone();
         let Some(&output) = node.outputs.first() else { continue };
         // The loss is a scalar whose gradient is 1, which MseLoss takes for granted.
-        let dy = if output == loss { loss } else if let Some(dy) = gradient.get(&output) { *dy } else { continue };
+        let dy = if output == loss {
+            loss
+        } else if let Some(dy) = gradient.get(&output) {
+            *dy
+        } else {
+            continue;
+        };
         for (slot, input) in node.inputs.iter().enumerate() {
             let Some(input) = input.filter(|v| needed.contains(v)) else { continue };
             let name = format!("{}{SUFFIX}", graph.value(input).name);

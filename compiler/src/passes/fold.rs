@@ -35,7 +35,9 @@ fn no_effect(r: &mut Rewriter<'_>, id: NodeId) -> Result<Option<Vec<ValueId>>> {
     let idle = match &node.op {
         Op::Reshape(_) | Op::Expand(_) | Op::Cast(_) => same,
         Op::Transpose(t) => t.perm.is_sorted(),
-        Op::Binary(b) => same && matches!((b.op.as_str(), scalar(1)), ("mul" | "div", Some(1.0)) | ("add" | "sub", Some(0.0))),
+        Op::Binary(b) => {
+            same && matches!((b.op.as_str(), scalar(1)), ("mul" | "div", Some(1.0)) | ("add" | "sub", Some(0.0)))
+        }
         _ => false,
     };
     if idle {

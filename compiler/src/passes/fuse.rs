@@ -35,9 +35,14 @@ fn push_take(r: &mut Rewriter<'_>, id: NodeId) -> Result<Option<Vec<ValueId>>> {
         // Take(sum_b A_b' B_b, idx) and Take(A' B, idx) are sampled products
         (Op::Reduce(reduce), Some(x), _) if reduce.op == "sum" && reduce.axes == [0] && r.graph.ty(x).rank() == 3 => {
             let Some(Op::MatMul(m)) = r.graph.producer(x).map(|p| p.op.clone()) else { return Ok(None) };
-            let Some([Some(a), Some(b)]) = r.graph.producer(x).map(|p| [p.inputs[0], p.inputs[1]]) else { return Ok(None) };
+            let Some([Some(a), Some(b)]) = r.graph.producer(x).map(|p| [p.inputs[0], p.inputs[1]]) else {
+                return Ok(None);
+            };
             let shape = r.graph.ty(x).shape.clone();
-            if r.graph.ty(a).rank() != 3 || r.graph.ty(b).rank() != 3 || r.graph.ty(a).shape[0] != r.graph.ty(b).shape[0] {
+            if r.graph.ty(a).rank() != 3
+                || r.graph.ty(b).rank() != 3
+                || r.graph.ty(a).shape[0] != r.graph.ty(b).shape[0]
+            {
                 return Ok(None);
             }
             let op = MaskedMatMulGrad { rows: shape[1], cols: shape[2], a_t: !m.trans_a, b_t: m.trans_b };

@@ -3,9 +3,7 @@
 use std::fmt;
 
 use ort::session::SessionInputValue;
-use ort::value::{
-    DynValue, PrimitiveTensorElementType, Shape, Tensor, TensorElementType, ValueType,
-};
+use ort::value::{DynValue, PrimitiveTensorElementType, Shape, Tensor, TensorElementType, ValueType};
 
 use super::OracleError;
 
@@ -153,10 +151,7 @@ impl Array {
     pub fn expected_len(&self) -> Option<usize> {
         // A zero extent makes the array empty however large the others are, but ONNX Runtime multiplies them in order,
         // so the whole product has to fit.
-        let count = self
-            .shape
-            .iter()
-            .try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+        let count = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
         i64::try_from(count.checked_mul(self.dtype.size())?).ok()?;
         let count = if self.shape.contains(&0) { 0 } else { count };
         Some(count * self.dtype.size())
@@ -170,8 +165,7 @@ impl Array {
                 name: name.to_owned(),
                 dtype: self.dtype,
                 shape: self.shape.clone(),
-                expected: expected
-                    .map_or_else(|| "more than can be held".to_owned(), |n| n.to_string()),
+                expected: expected.map_or_else(|| "more than can be held".to_owned(), |n| n.to_string()),
                 actual: self.bytes.len(),
             });
         }
@@ -188,9 +182,7 @@ impl Array {
             OracleType::U32 => self.pods::<u32>(),
             OracleType::U16 => self.pods::<u16>(),
             OracleType::U8 => self.pods::<u8>(),
-            OracleType::Bool => {
-                self.value(self.bytes.iter().map(|&b| b != 0).collect::<Vec<bool>>())
-            }
+            OracleType::Bool => self.value(self.bytes.iter().map(|&b| b != 0).collect::<Vec<bool>>()),
         }
         .map_err(|e| OracleError::Run(format!("input {name:?}: {}", e.message())))
     }
@@ -211,10 +203,7 @@ impl Array {
 
     /// Copies an output value. `name` is for messages.
     pub(super) fn from_value(name: &str, value: &DynValue) -> Result<Array, OracleError> {
-        let other = |actual: String| OracleError::OutputType {
-            name: name.to_owned(),
-            actual,
-        };
+        let other = |actual: String| OracleError::OutputType { name: name.to_owned(), actual };
         let ValueType::Tensor { ty, .. } = value.dtype() else {
             return Err(other(value.dtype().to_string()));
         };
@@ -244,11 +233,7 @@ impl Array {
             .map(|&d| usize::try_from(d))
             .collect::<Result<_, _>>()
             .map_err(|_| other(format!("a tensor of shape {shape:?}")))?;
-        Ok(Array {
-            dtype,
-            shape,
-            bytes,
-        })
+        Ok(Array { dtype, shape, bytes })
     }
 }
 

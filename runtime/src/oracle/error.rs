@@ -26,9 +26,7 @@ pub enum OracleError {
         tried: String,
     },
     /// `ORT_DYLIB_PATH` is set to something that is not a usable library.
-    #[error(
-        "ORT_DYLIB_PATH is `{path}`, {reason}; correct it, or unset it to search the other places"
-    )]
+    #[error("ORT_DYLIB_PATH is `{path}`, {reason}; correct it, or unset it to search the other places")]
     BadVariable {
         /// The value of the variable.
         path: PathBuf,
@@ -147,9 +145,7 @@ pub enum OracleError {
         reason: String,
     },
     /// A downloaded wheel is not the one that the program knows.
-    #[error(
-        "the wheel `{wheel}` has SHA-256 {actual}, but {expected} is expected; it was not used"
-    )]
+    #[error("the wheel `{wheel}` has SHA-256 {actual}, but {expected} is expected; it was not used")]
     Hash {
         /// File name of the wheel.
         wheel: String,

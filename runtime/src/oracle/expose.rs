@@ -213,14 +213,6 @@ mod tests {
         for byte in 0..=255u8 {
             assert!(expose(&[byte; 40], &["a"]).is_err(), "{byte}");
         }
-        assert!(
-            expose(
-                &[
-                    0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1
-                ],
-                &["a"]
-            )
-            .is_err()
-        );
+        assert!(expose(&[0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], &["a"]).is_err());
     }
 }

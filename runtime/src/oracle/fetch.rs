@@ -49,10 +49,9 @@ impl fmt::Display for Checked {
         match self {
             Checked::Cached => f.write_str("it was in the cache already"),
             Checked::Hash(wheel) => write!(f, "from `{wheel}`, whose hash is the pinned one"),
-            Checked::VersionOnly(wheel) => write!(
-                f,
-                "from `{wheel}`, of which no hash is known: only its version was checked"
-            ),
+            Checked::VersionOnly(wheel) => {
+                write!(f, "from `{wheel}`, of which no hash is known: only its version was checked")
+            }
         }
     }
 }
@@ -69,59 +68,34 @@ pub struct Fetched {
 /// Makes sure that the cache holds the pinned library, downloading it if necessary.
 pub fn fetch() -> Result<Fetched, OracleError> {
     let cache = find::cache_dir().ok_or_else(|| {
-        failed(
-            "there is no place for the cache, because neither XDG_CACHE_HOME nor HOME is set"
-                .to_owned(),
-        )
+        failed("there is no place for the cache, because neither XDG_CACHE_HOME nor HOME is set".to_owned())
     })?;
     fetch_into(&cache)
 }
 
 /// Like [`fetch`], with a directory in the place of the cache.
 pub fn fetch_into(cache: &Path) -> Result<Fetched, OracleError> {
-    let places = find::Places {
-        cache: Some(cache.to_owned()),
-        ..find::Places::default()
-    };
+    let places = find::Places { cache: Some(cache.to_owned()), ..find::Places::default() };
     if let Some(found) = places.search().found.into_iter().next() {
-        return Ok(Fetched {
-            path: found.path,
-            checked: Checked::Cached,
-        });
+        return Ok(Fetched { path: found.path, checked: Checked::Cached });
     }
-    fs::create_dir_all(cache)
-        .map_err(|e| failed(format!("`{}` cannot be made: {e}", cache.display())))?;
-    let downloads =
-        tempfile::tempdir().map_err(|e| failed(format!("no temporary directory: {e}")))?;
+    fs::create_dir_all(cache).map_err(|e| failed(format!("`{}` cannot be made: {e}", cache.display())))?;
+    let downloads = tempfile::tempdir().map_err(|e| failed(format!("no temporary directory: {e}")))?;
     let wheel = download(downloads.path())?;
-    let bytes = fs::read(&wheel)
-        .map_err(|e| failed(format!("`{}` cannot be read: {e}", wheel.display())))?;
-    let name = wheel
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let bytes = fs::read(&wheel).map_err(|e| failed(format!("`{}` cannot be read: {e}", wheel.display())))?;
+    let name = wheel.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     install(&name, &bytes, cache)
 }
 
 fn failed(reason: String) -> OracleError {
-    OracleError::Fetch {
-        version: PINNED_VERSION,
-        reason,
-    }
+    OracleError::Fetch { version: PINNED_VERSION, reason }
 }
 
 /// Has pip download the wheel for its own interpreter, or else one for any interpreter on this platform.
 fn download(to: &Path) -> Result<PathBuf, OracleError> {
     let mut attempts: Vec<&[&str]> = vec![&[]];
     if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        attempts.push(&[
-            "--implementation",
-            "cp",
-            "--python-version",
-            "3.13",
-            "--platform",
-            "manylinux_2_28_x86_64",
-        ]);
+        attempts.push(&["--implementation", "cp", "--python-version", "3.13", "--platform", "manylinux_2_28_x86_64"]);
     }
     let mut reasons = Vec::new();
     for extra in attempts {
@@ -141,19 +115,11 @@ fn download(to: &Path) -> Result<PathBuf, OracleError> {
         reasons.push(last_lines(&String::from_utf8_lossy(&output.stderr)));
     }
     reasons.dedup();
-    Err(failed(format!(
-        "`{} -m pip download` failed: {}",
-        find::PYTHON,
-        reasons.join(" / ")
-    )))
+    Err(failed(format!("`{} -m pip download` failed: {}", find::PYTHON, reasons.join(" / "))))
 }
 
 fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(3)..].join(" ")
 }
 
@@ -185,42 +151,30 @@ fn install(name: &str, wheel: &[u8], cache: &Path) -> Result<Fetched, OracleErro
 
 fn check(name: &str, wheel: &[u8]) -> Result<Checked, OracleError> {
     if !name.starts_with(&format!("onnxruntime-{PINNED_VERSION}-")) {
-        return Err(failed(format!(
-            "pip downloaded `{name}`, which is of another version"
-        )));
+        return Err(failed(format!("pip downloaded `{name}`, which is of another version")));
     }
     let Some((_, expected)) = PINNED_WHEELS.iter().find(|(known, _)| *known == name) else {
         return Ok(Checked::VersionOnly(name.to_owned()));
     };
-    let actual: String = Sha256::digest(wheel)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let actual: String = Sha256::digest(wheel).iter().map(|byte| format!("{byte:02x}")).collect();
     if actual == *expected {
         Ok(Checked::Hash(name.to_owned()))
     } else {
-        Err(OracleError::Hash {
-            wheel: name.to_owned(),
-            expected,
-            actual,
-        })
+        Err(OracleError::Hash { wheel: name.to_owned(), expected, actual })
     }
 }
 
 /// The library in a wheel: its file name and its bytes.
 fn library(name: &str, wheel: &[u8]) -> Result<(String, Vec<u8>), OracleError> {
     let damaged = |reason: String| failed(format!("`{name}` cannot be unpacked: {reason}"));
-    let mut archive =
-        zip::ZipArchive::new(Cursor::new(wheel)).map_err(|e| damaged(e.to_string()))?;
+    let mut archive = zip::ZipArchive::new(Cursor::new(wheel)).map_err(|e| damaged(e.to_string()))?;
     let member = archive.file_names().flatten().find_map(|path| {
         let file = path.strip_prefix("onnxruntime/capi/")?;
         find::library_version(file)?;
         Some((file.to_owned(), path.into_owned()))
     });
     let Some((file, path)) = member else {
-        return Err(damaged(
-            "it holds no shared library of ONNX Runtime".to_owned(),
-        ));
+        return Err(damaged("it holds no shared library of ONNX Runtime".to_owned()));
     };
     let mut bytes = Vec::new();
     archive
@@ -230,9 +184,7 @@ fn library(name: &str, wheel: &[u8]) -> Result<(String, Vec<u8>), OracleError> {
         .read_to_end(&mut bytes)
         .map_err(|e| damaged(e.to_string()))?;
     if bytes.len() as u64 > MOST_BYTES {
-        return Err(damaged(format!(
-            "`{path}` is larger than {MOST_BYTES} bytes"
-        )));
+        return Err(damaged(format!("`{path}` is larger than {MOST_BYTES} bytes")));
     }
     Ok((file, bytes))
 }
@@ -244,8 +196,7 @@ mod tests {
     /// A wheel with uncompressed members.
     fn wheel(members: &[(&str, &[u8])]) -> Vec<u8> {
         let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
-        let stored = zip::write::SimpleFileOptions::default()
-            .compression_method(zip::CompressionMethod::Stored);
+        let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
         for (name, bytes) in members {
             writer.start_file(*name, stored).expect("a member");
             std::io::Write::write_all(&mut writer, bytes).expect("its bytes");
@@ -276,10 +227,7 @@ mod tests {
         let cache = tempfile::tempdir().expect("temporary directory");
         let bytes = wheel(&[("onnxruntime/capi/libonnxruntime.so", b"library")]);
         let (known, _) = PINNED_WHEELS[0];
-        assert!(matches!(
-            install(known, &bytes, cache.path()),
-            Err(OracleError::Hash { .. })
-        ));
+        assert!(matches!(install(known, &bytes, cache.path()), Err(OracleError::Hash { .. })));
         let fetch_error = |name: &str, bytes: &[u8]| match install(name, bytes, cache.path()) {
             Err(OracleError::Fetch { reason, .. }) => reason,
             other => panic!("{other:?}"),
@@ -294,14 +242,8 @@ mod tests {
     #[test]
     fn pinned_wheels_are_of_the_pinned_version() {
         for (name, hash) in PINNED_WHEELS {
-            assert!(
-                name.starts_with(&format!("onnxruntime-{PINNED_VERSION}-")),
-                "{name}"
-            );
-            assert!(
-                hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()),
-                "{name}"
-            );
+            assert!(name.starts_with(&format!("onnxruntime-{PINNED_VERSION}-")), "{name}");
+            assert!(hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
         }
     }
 }

@@ -126,10 +126,7 @@ impl Places {
             search.add(file, How::Cache);
         }
         if let Some(env) = &self.virtual_env {
-            for file in site_packages(env)
-                .iter()
-                .filter_map(|dir| package_library(dir))
-            {
+            for file in site_packages(env).iter().filter_map(|dir| package_library(dir)) {
                 search.add(file, How::VirtualEnv);
             }
         }
@@ -137,10 +134,9 @@ impl Places {
             for package in ask_python(python) {
                 match package_library(&package) {
                     Some(file) => search.add(file, How::Python(python.clone())),
-                    None => search.notes.push(format!(
-                        "the onnxruntime package `{}` holds no shared library",
-                        package.display()
-                    )),
+                    None => search
+                        .notes
+                        .push(format!("the onnxruntime package `{}` holds no shared library", package.display())),
                 }
             }
         }
@@ -167,26 +163,15 @@ pub fn find() -> Option<Found> {
 pub fn cache_dir() -> Option<PathBuf> {
     let base = env_path("XDG_CACHE_HOME")
         .filter(|dir| dir.is_absolute())
-        .or_else(|| {
-            Some(
-                env_path("HOME")
-                    .or_else(|| env_path("USERPROFILE"))?
-                    .join(".cache"),
-            )
-        })?;
-    Some(
-        base.join("sara")
-            .join(format!("onnxruntime-{PINNED_VERSION}")),
-    )
+        .or_else(|| Some(env_path("HOME").or_else(|| env_path("USERPROFILE"))?.join(".cache")))?;
+    Some(base.join("sara").join(format!("onnxruntime-{PINNED_VERSION}")))
 }
 
 /// The name under which the interpreter is looked up.
 pub(super) const PYTHON: &str = if cfg!(windows) { "python" } else { "python3" };
 
 fn env_path(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// The version in a library's file name, empty for a name without one, or `None` for another file.
@@ -217,8 +202,7 @@ fn library_in(dir: &Path) -> Option<PathBuf> {
         .filter_map(|entry| {
             let version = library_version(entry.file_name().to_str()?)?;
             let path = entry.path();
-            path.is_file()
-                .then_some((version.is_empty(), version, path))
+            path.is_file().then_some((version.is_empty(), version, path))
         })
         .max()
         .map(|(_, _, path)| path)
@@ -233,11 +217,7 @@ fn package_library(dir: &Path) -> Option<PathBuf> {
 fn site_packages(env: &Path) -> Vec<PathBuf> {
     let mut dirs = vec![env.join("Lib").join("site-packages")];
     for lib in ["lib", "lib64"] {
-        for entry in std::fs::read_dir(env.join(lib))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in std::fs::read_dir(env.join(lib)).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with("python") {
                 dirs.push(entry.path().join("site-packages"));
             }
@@ -257,11 +237,7 @@ fn ask_python(python: &Path) -> Vec<PathBuf> {
         spec = importlib.util.find_spec('onnxruntime')\n\
         for folder in (spec.submodule_search_locations or []) if spec else []:\n    \
             print(folder)\n";
-    let answer = Command::new(python)
-        .args(["-c", QUESTION])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output();
+    let answer = Command::new(python).args(["-c", QUESTION]).stdin(Stdio::null()).stderr(Stdio::null()).output();
     match answer {
         Ok(answer) if answer.status.success() => String::from_utf8_lossy(&answer.stdout)
             .lines()
@@ -283,25 +259,13 @@ fn system_dirs() -> Vec<PathBuf> {
         "LD_LIBRARY_PATH"
     };
     let listed: OsString = std::env::var_os(variable).unwrap_or_default();
-    let mut dirs: Vec<PathBuf> = std::env::split_paths(&listed)
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .collect();
+    let mut dirs: Vec<PathBuf> = std::env::split_paths(&listed).filter(|dir| !dir.as_os_str().is_empty()).collect();
     if !cfg!(windows) {
         dirs.extend(
-            [
-                "/usr/local/lib",
-                "/usr/local/lib64",
-                "/opt/homebrew/lib",
-                "/opt/onnxruntime/lib",
-            ]
-            .map(PathBuf::from),
+            ["/usr/local/lib", "/usr/local/lib64", "/opt/homebrew/lib", "/opt/onnxruntime/lib"].map(PathBuf::from),
         );
         dirs.extend(["/usr/lib", "/usr/lib64", "/lib", "/lib64"].map(PathBuf::from));
-        for entry in std::fs::read_dir("/usr/lib")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in std::fs::read_dir("/usr/lib").into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().contains("-linux-") {
                 dirs.push(entry.path());
             }
@@ -324,14 +288,8 @@ mod tests {
     #[test]
     fn file_names() {
         assert_eq!(library_version("libonnxruntime.so"), Some(vec![]));
-        assert_eq!(
-            library_version("libonnxruntime.so.1.20.1"),
-            Some(vec![1, 20, 1])
-        );
-        assert_eq!(
-            library_version("libonnxruntime.1.20.1.dylib"),
-            Some(vec![1, 20, 1])
-        );
+        assert_eq!(library_version("libonnxruntime.so.1.20.1"), Some(vec![1, 20, 1]));
+        assert_eq!(library_version("libonnxruntime.1.20.1.dylib"), Some(vec![1, 20, 1]));
         assert_eq!(library_version("libonnxruntime.dylib"), Some(vec![]));
         assert_eq!(library_version("onnxruntime.dll"), Some(vec![]));
         assert_eq!(library_version("libonnxruntime_providers_shared.so"), None);
@@ -346,9 +304,7 @@ mod tests {
         touch(&at("named/libonnxruntime.so.1.9.0"));
         touch(&at("named/libonnxruntime.so.1.20.0"));
         touch(&at("cache/libonnxruntime.so.1.32.0"));
-        touch(&at(
-            "env/lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime.so.1.30.0",
-        ));
+        touch(&at("env/lib/python3.12/site-packages/onnxruntime/capi/libonnxruntime.so.1.30.0"));
         touch(&at("sys/libonnxruntime.so.1.31.0"));
         touch(&at("sys/libonnxruntime.so"));
         let places = Places {
@@ -359,11 +315,8 @@ mod tests {
             system: vec![at("absent"), at("sys")],
         };
         let search = places.search();
-        let names: Vec<_> = search
-            .found
-            .iter()
-            .map(|f| f.path.strip_prefix(dir.path()).expect("inside").to_owned())
-            .collect();
+        let names: Vec<_> =
+            search.found.iter().map(|f| f.path.strip_prefix(dir.path()).expect("inside").to_owned()).collect();
         assert_eq!(
             names,
             [
@@ -380,15 +333,9 @@ mod tests {
 
     #[test]
     fn a_wrong_variable_is_noted() {
-        let places = Places {
-            variable: Some(PathBuf::from("/no/such/libonnxruntime.so")),
-            ..Places::default()
-        };
+        let places = Places { variable: Some(PathBuf::from("/no/such/libonnxruntime.so")), ..Places::default() };
         let search = places.search();
         assert!(search.found.is_empty());
-        assert!(
-            search.notes[0].contains("/no/such/libonnxruntime.so"),
-            "{search:?}"
-        );
+        assert!(search.notes[0].contains("/no/such/libonnxruntime.so"), "{search:?}");
     }
 }

@@ -8,9 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{
-    HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue, SessionOutputs,
-};
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue, SessionOutputs};
 use ort::value::{Outlet, ValueType};
 
 use super::error::OracleError;
@@ -70,11 +68,7 @@ impl Oracle {
         for found in &search.found {
             match load_library(&found.path) {
                 Ok(environment) => {
-                    return Ok(Oracle {
-                        environment,
-                        library: found.clone(),
-                        version: library_version(&found.path),
-                    });
+                    return Ok(Oracle { environment, library: found.clone(), version: library_version(&found.path) });
                 }
                 Err(reason) if found.how == How::Variable => {
                     return Err(OracleError::BadVariable {
@@ -86,16 +80,10 @@ impl Oracle {
             }
         }
         if tried.is_empty() {
-            let notes = search
-                .notes
-                .iter()
-                .map(|note| format!("; {note}"))
-                .collect();
+            let notes = search.notes.iter().map(|note| format!("; {note}")).collect();
             Err(OracleError::NotFound { notes })
         } else {
-            Err(OracleError::NotLoaded {
-                tried: tried.join("; "),
-            })
+            Err(OracleError::NotLoaded { tried: tried.join("; ") })
         }
     }
 
@@ -115,11 +103,7 @@ impl Oracle {
     }
 
     /// Opens a model file. External data is read from beside it.
-    pub fn session_from_file(
-        &self,
-        path: &Path,
-        options: &SessionOptions,
-    ) -> Result<Session, OracleError> {
+    pub fn session_from_file(&self, path: &Path, options: &SessionOptions) -> Result<Session, OracleError> {
         let model = format!("`{}`", path.display());
         let session = self.builder(options)?.commit_from_file(path);
         Session::new(session, model)
@@ -144,42 +128,29 @@ impl Oracle {
             return Err(refused("is not a directory"));
         }
         let folder = std::path::absolute(external_folder).map_err(|e| refused(&e.to_string()))?;
-        let folder = folder
-            .to_str()
-            .ok_or_else(|| refused("has a name that is not UTF-8"))?;
+        let folder = folder.to_str().ok_or_else(|| refused("has a name that is not UTF-8"))?;
         let session = self
             .builder(options)?
-            .with_config_entry(
-                "session.model_external_initializers_file_folder_path",
-                folder,
-            )
+            .with_config_entry("session.model_external_initializers_file_folder_path", folder)
             .map_err(|e| refused(e.message()))?
             .commit_from_memory(bytes);
         Session::new(session, format!("a model of {} bytes", bytes.len()))
     }
 
     fn builder(&self, options: &SessionOptions) -> Result<SessionBuilder, OracleError> {
-        let refused = |option, reason: &str| OracleError::Option {
-            option,
-            reason: reason.to_owned(),
-        };
+        let refused = |option, reason: &str| OracleError::Option { option, reason: reason.to_owned() };
         let builder = ort::session::Session::builder(&self.environment)
             .map_err(|e| refused("of a new session", e.message()))?
             .with_optimization_level(options.optimization.level())
             .map_err(|e| refused("graph optimization level", e.message()))?
-            .with_config_entry(
-                "session.disable_prepacking",
-                if options.prepacking { "0" } else { "1" },
-            )
+            .with_config_entry("session.disable_prepacking", if options.prepacking { "0" } else { "1" })
             .map_err(|e| refused("prepacking", e.message()))?;
         if options.intra_threads == 0 {
             return Ok(builder);
         }
         // The count is handed over as a C int.
         let threads = options.intra_threads.min(i32::MAX as usize);
-        builder
-            .with_intra_threads(threads)
-            .map_err(|e| refused("intra-op threads", e.message()))
+        builder.with_intra_threads(threads).map_err(|e| refused("intra-op threads", e.message()))
     }
 }
 
@@ -193,8 +164,9 @@ fn load_library(path: &Path) -> Result<Environment, String> {
     let environment = ort::init_from(&path)
         .map_err(|e| match &e {
             // The loader's own message is the cause of this error, not a part of its text.
-            ort::LoadDynamicError::Dlopen { error, .. } => std::error::Error::source(error)
-                .map_or_else(|| error.to_string(), ToString::to_string),
+            ort::LoadDynamicError::Dlopen { error, .. } => {
+                std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+            }
             _ => e.to_string(),
         })?
         .with_name("sara")
@@ -218,18 +190,11 @@ fn library_version(path: &Path) -> String {
         return version.to_owned();
     }
     let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let parts = file
-        .file_name()
-        .and_then(|name| find::library_version(name.to_str()?))
-        .unwrap_or_default();
+    let parts = file.file_name().and_then(|name| find::library_version(name.to_str()?)).unwrap_or_default();
     if parts.is_empty() {
         return "unknown".to_owned();
     }
-    parts
-        .iter()
-        .map(u32::to_string)
-        .collect::<Vec<_>>()
-        .join(".")
+    parts.iter().map(u32::to_string).collect::<Vec<_>>().join(".")
 }
 
 /// How far ONNX Runtime rewrites a model before it runs it.
@@ -273,11 +238,7 @@ pub struct SessionOptions {
 impl SessionOptions {
     /// The settings under which ONNX Runtime is as fast as it can be, for timing.
     pub fn fastest(intra_threads: usize) -> SessionOptions {
-        SessionOptions {
-            optimization: Optimization::All,
-            intra_threads,
-            prepacking: true,
-        }
+        SessionOptions { optimization: Optimization::All, intra_threads, prepacking: true }
     }
 }
 
@@ -313,26 +274,17 @@ impl Port {
         if self.dtype != Some(array.dtype) {
             return Err(OracleError::InputType {
                 name: self.name.clone(),
-                expected: self
-                    .dtype
-                    .map_or_else(|| self.description.clone(), |t| t.to_string()),
+                expected: self.dtype.map_or_else(|| self.description.clone(), |t| t.to_string()),
                 actual: array.dtype,
             });
         }
         let fits = self.shape.len() == array.shape.len()
-            && self
-                .shape
-                .iter()
-                .zip(&array.shape)
-                .all(|(expected, &actual)| expected.is_none_or(|d| d == actual));
+            && self.shape.iter().zip(&array.shape).all(|(expected, &actual)| expected.is_none_or(|d| d == actual));
         if fits || self.shape.is_empty() {
             return Ok(());
         }
-        let extents: Vec<String> = self
-            .shape
-            .iter()
-            .map(|d| d.map_or_else(|| "?".to_owned(), |d| d.to_string()))
-            .collect();
+        let extents: Vec<String> =
+            self.shape.iter().map(|d| d.map_or_else(|| "?".to_owned(), |d| d.to_string())).collect();
         Err(OracleError::InputShape {
             name: self.name.clone(),
             expected: format!("[{}]", extents.join(", ")),
@@ -351,10 +303,7 @@ pub struct Session {
 }
 
 impl Session {
-    fn new(
-        session: ort::Result<ort::session::Session>,
-        model: String,
-    ) -> Result<Session, OracleError> {
+    fn new(session: ort::Result<ort::session::Session>, model: String) -> Result<Session, OracleError> {
         let session = session.map_err(|e| {
             let mut reason = e.message().to_owned();
             if reason.contains("escapes model directory") {
@@ -366,25 +315,14 @@ impl Session {
             OracleError::Model { model, reason }
         })?;
         // `ort` panics on a value of optional type that holds nothing, so a model that could return one is refused.
-        if let Some(port) = session
-            .outputs()
-            .iter()
-            .find(|o| matches!(o.dtype(), ValueType::Optional(_)))
-        {
-            return Err(OracleError::OutputType {
-                name: port.name().to_owned(),
-                actual: port.dtype().to_string(),
-            });
+        if let Some(port) = session.outputs().iter().find(|o| matches!(o.dtype(), ValueType::Optional(_))) {
+            return Err(OracleError::OutputType { name: port.name().to_owned(), actual: port.dtype().to_string() });
         }
         let ports = |outlets: &[Outlet]| outlets.iter().map(Port::new).collect::<Vec<_>>();
         Ok(Session {
             inputs: ports(session.inputs()),
             outputs: ports(session.outputs()),
-            defaulted: session
-                .overridable_initializers()
-                .iter()
-                .map(|i| i.name().to_owned())
-                .collect(),
+            defaulted: session.overridable_initializers().iter().map(|i| i.name().to_owned()).collect(),
             session,
         })
     }
@@ -401,15 +339,9 @@ impl Session {
     }
 
     /// Runs the model and copies all outputs, in the model's order.
-    pub fn run<S: AsRef<str>>(
-        &mut self,
-        inputs: &[(S, Array)],
-    ) -> Result<Vec<(String, Array)>, OracleError> {
+    pub fn run<S: AsRef<str>>(&mut self, inputs: &[(S, Array)]) -> Result<Vec<(String, Array)>, OracleError> {
         let values = self.values(inputs)?;
-        let outputs = self
-            .session
-            .run(values)
-            .map_err(|e| OracleError::Run(e.message().to_owned()))?;
+        let outputs = self.session.run(values).map_err(|e| OracleError::Run(e.message().to_owned()))?;
         copy(&outputs)
     }
 
@@ -427,10 +359,7 @@ impl Session {
         let mut wanted = HashSet::new();
         for name in outputs.iter().map(AsRef::as_ref) {
             if !self.outputs.iter().any(|port| port.name == name) {
-                return Err(OracleError::UnknownOutput {
-                    name: name.to_owned(),
-                    known: self.some_outputs(),
-                });
+                return Err(OracleError::UnknownOutput { name: name.to_owned(), known: self.some_outputs() });
             }
             if wanted.insert(name) {
                 selector = selector.with(name);
@@ -440,14 +369,9 @@ impl Session {
             return Ok(Vec::new());
         }
         let failed = |e: ort::Error| OracleError::Run(e.message().to_owned());
-        let options: RunOptions<HasSelectedOutputs> =
-            RunOptions::new().map_err(failed)?.with_outputs(selector);
-        let results = self
-            .session
-            .run_with_options(values, &options)
-            .map_err(failed)?;
-        let arrays: std::collections::HashMap<String, Array> =
-            copy(&results)?.into_iter().collect();
+        let options: RunOptions<HasSelectedOutputs> = RunOptions::new().map_err(failed)?.with_outputs(selector);
+        let results = self.session.run_with_options(values, &options).map_err(failed)?;
+        let arrays: std::collections::HashMap<String, Array> = copy(&results)?.into_iter().collect();
         outputs
             .iter()
             .map(AsRef::as_ref)
@@ -460,18 +384,9 @@ impl Session {
 
     fn some_outputs(&self) -> String {
         const MOST: usize = 10;
-        let names: Vec<&str> = self
-            .outputs
-            .iter()
-            .take(MOST)
-            .map(|port| port.name.as_str())
-            .collect();
+        let names: Vec<&str> = self.outputs.iter().take(MOST).map(|port| port.name.as_str()).collect();
         let more = self.outputs.len() - names.len();
-        if more == 0 {
-            format!("{names:?}")
-        } else {
-            format!("{names:?} and {more} more")
-        }
+        if more == 0 { format!("{names:?}") } else { format!("{names:?} and {more} more") }
     }
 
     fn values<'a, S: AsRef<str>>(
@@ -483,9 +398,7 @@ impl Session {
         for (name, array) in inputs {
             let name = name.as_ref();
             if !given.insert(name) {
-                return Err(OracleError::DuplicateInput {
-                    name: name.to_owned(),
-                });
+                return Err(OracleError::DuplicateInput { name: name.to_owned() });
             }
             match self.inputs.iter().find(|port| port.name == name) {
                 Some(port) => port.check(array)?,
@@ -500,22 +413,13 @@ impl Session {
             }
             values.push((Cow::Borrowed(name), array.to_value(name)?));
         }
-        match self
-            .inputs
-            .iter()
-            .find(|port| !given.contains(port.name.as_str()))
-        {
-            Some(port) => Err(OracleError::MissingInput {
-                name: port.name.clone(),
-            }),
+        match self.inputs.iter().find(|port| !given.contains(port.name.as_str())) {
+            Some(port) => Err(OracleError::MissingInput { name: port.name.clone() }),
             None => Ok(values),
         }
     }
 }
 
 fn copy(outputs: &SessionOutputs<'_>) -> Result<Vec<(String, Array)>, OracleError> {
-    outputs
-        .iter()
-        .map(|(name, value)| Ok((name.to_owned(), Array::from_value(name, &value)?)))
-        .collect()
+    outputs.iter().map(|(name, value)| Ok((name.to_owned(), Array::from_value(name, &value)?))).collect()
 }

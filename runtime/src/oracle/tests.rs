@@ -54,30 +54,18 @@ fn value(name: &str, dtype: OracleType, shape: &[Dim]) -> Message {
             },
         )
     });
-    let tensor = Message::default()
-        .int(1, dtype.onnx() as u64)
-        .message(2, shape);
-    Message::default()
-        .text(1, name)
-        .message(2, Message::default().message(1, tensor))
+    let tensor = Message::default().int(1, dtype.onnx() as u64).message(2, shape);
+    Message::default().text(1, name).message(2, Message::default().message(1, tensor))
 }
 
 /// A `NodeProto`.
 fn node(op: &str, inputs: &[&str], output: &str) -> Message {
-    inputs
-        .iter()
-        .fold(Message::default(), |m, name| m.text(1, name))
-        .text(2, output)
-        .text(4, op)
+    inputs.iter().fold(Message::default(), |m, name| m.text(1, name)).text(2, output).text(4, op)
 }
 
 /// A `ModelProto` around a `GraphProto`.
 fn model(graph: Message) -> Vec<u8> {
-    Message::default()
-        .int(1, 8)
-        .message(7, graph.text(2, "main"))
-        .message(8, Message::default().int(2, 17))
-        .0
+    Message::default().int(1, 8).message(7, graph.text(2, "main")).message(8, Message::default().int(2, 17)).0
 }
 
 /// `y = (a + b) * (a + b)` with `a` of shape `[2, n]` and a scalar `b`.
@@ -85,15 +73,9 @@ fn squares() -> Vec<u8> {
     let graph = Message::default()
         .message(1, node("Add", &["a", "b"], "s"))
         .message(1, node("Mul", &["s", "s"], "y"))
-        .message(
-            11,
-            value("a", OracleType::F32, &[Dim::Fixed(2), Dim::Free("n")]),
-        )
+        .message(11, value("a", OracleType::F32, &[Dim::Fixed(2), Dim::Free("n")]))
         .message(11, value("b", OracleType::F32, &[]))
-        .message(
-            12,
-            value("y", OracleType::F32, &[Dim::Fixed(2), Dim::Free("n")]),
-        );
+        .message(12, value("y", OracleType::F32, &[Dim::Fixed(2), Dim::Free("n")]));
     model(graph)
 }
 
@@ -142,17 +124,8 @@ fn open(oracle: &Oracle, bytes: &[u8], options: &SessionOptions) -> Result<Sessi
 fn numbers_and_ports() {
     let Some(oracle) = oracle() else { return };
     eprintln!("ONNX Runtime {} at {}", oracle.version(), oracle.library());
-    for optimization in [
-        Optimization::Disabled,
-        Optimization::Basic,
-        Optimization::Extended,
-        Optimization::All,
-    ] {
-        let options = SessionOptions {
-            optimization,
-            intra_threads: 1,
-            prepacking: optimization == Optimization::All,
-        };
+    for optimization in [Optimization::Disabled, Optimization::Basic, Optimization::Extended, Optimization::All] {
+        let options = SessionOptions { optimization, intra_threads: 1, prepacking: optimization == Optimization::All };
         let mut session = open(&oracle, &squares(), &options).expect("a session");
         assert_eq!(session.inputs().len(), 2);
         let a = &session.inputs()[0];
@@ -160,10 +133,7 @@ fn numbers_and_ports() {
         assert_eq!(a.shape, [Some(2), None]);
         assert!(session.inputs()[1].shape.is_empty());
         assert_eq!(session.outputs()[0].name, "y");
-        let inputs = [
-            ("a", floats(&[2, 2], &[1.0, 2.0, 3.0, 4.0])),
-            ("b", floats(&[], &[0.5])),
-        ];
+        let inputs = [("a", floats(&[2, 2], &[1.0, 2.0, 3.0, 4.0])), ("b", floats(&[], &[0.5]))];
         let outputs = session.run(&inputs).expect("a run");
         let expected = floats(&[2, 2], &[2.25, 6.25, 12.25, 20.25]);
         assert_eq!(outputs, [("y".to_owned(), expected)]);
@@ -175,23 +145,15 @@ fn exposed_values_follow_the_outputs() {
     let Some(oracle) = oracle() else { return };
     let bytes = expose(&squares(), &["s", "y"]).expect("a model");
     let mut session = open(&oracle, &bytes, &SessionOptions::default()).expect("a session");
-    let inputs = [
-        ("b".to_owned(), floats(&[], &[1.0])),
-        ("a".to_owned(), floats(&[2, 1], &[1.0, 2.0])),
-    ];
+    let inputs = [("b".to_owned(), floats(&[], &[1.0])), ("a".to_owned(), floats(&[2, 1], &[1.0, 2.0]))];
     let y = ("y".to_owned(), floats(&[2, 1], &[4.0, 9.0]));
     let s = ("s".to_owned(), floats(&[2, 1], &[2.0, 3.0]));
     assert_eq!(session.run(&inputs).expect("a run"), [y.clone(), s.clone()]);
-    let selected = session
-        .run_selected(&inputs, &["s", "y", "s"])
-        .expect("a run");
+    let selected = session.run_selected(&inputs, &["s", "y", "s"]).expect("a run");
     assert_eq!(selected, [s.clone(), y, s]);
     let none: [&str; 0] = [];
     assert_eq!(session.run_selected(&inputs, &none).expect("a run"), []);
-    assert!(matches!(
-        session.run_selected(&inputs, &["t"]),
-        Err(OracleError::UnknownOutput { .. })
-    ));
+    assert!(matches!(session.run_selected(&inputs, &["t"]), Err(OracleError::UnknownOutput { .. })));
 }
 
 #[test]
@@ -207,8 +169,7 @@ fn exposing_what_is_not_there_is_an_error() {
 fn every_type_goes_in_and_out() {
     let Some(oracle) = oracle() else { return };
     for &dtype in OracleType::ALL {
-        let mut session =
-            open(&oracle, &identity(dtype), &SessionOptions::default()).expect("a session");
+        let mut session = open(&oracle, &identity(dtype), &SessionOptions::default()).expect("a session");
         assert_eq!(session.inputs()[0].dtype, Some(dtype));
         assert_eq!(OracleType::from_onnx(dtype.onnx()), Some(dtype));
         for rows in [0, 1, 3] {
@@ -217,11 +178,7 @@ fn every_type_goes_in_and_out() {
                 OracleType::Bool => (0..len).map(|i| (i % 2) as u8).collect(),
                 _ => (0..len).map(|i| (i * 37 + 11) as u8).collect(),
             };
-            let array = Array {
-                dtype,
-                shape: vec![rows, 2],
-                bytes,
-            };
+            let array = Array { dtype, shape: vec![rows, 2], bytes };
             let outputs = session.run(&[("x", array.clone())]).expect("a run");
             assert_eq!(outputs, [("y".to_owned(), array)], "{dtype}");
         }
@@ -257,10 +214,7 @@ fn wrong_inputs_are_errors() {
     assert!(matches!(e, OracleError::InputType { .. }), "{e}");
     // A scalar's shape may stand for an unknown number of dimensions, so ONNX Runtime decides.
     let outputs = session.run(&[a(), ("b", floats(&[1, 3], &[0.0, 1.0, 2.0]))]);
-    assert!(
-        matches!(outputs, Ok(_) | Err(OracleError::Run(_))),
-        "{outputs:?}"
-    );
+    assert!(matches!(outputs, Ok(_) | Err(OracleError::Run(_))), "{outputs:?}");
     assert!(session.run(&[a(), b()]).is_ok(), "the session survives");
 }
 
@@ -272,13 +226,9 @@ fn wrong_models_are_errors() {
         let e = open(&oracle, bytes, &options).expect_err("no model");
         assert!(matches!(e, OracleError::Model { .. }), "{e}");
     }
-    let e = oracle
-        .session_from_file(Path::new("/no/such/model.onnx"), &options)
-        .expect_err("no file");
+    let e = oracle.session_from_file(Path::new("/no/such/model.onnx"), &options).expect_err("no file");
     assert!(e.to_string().contains("/no/such/model.onnx"), "{e}");
-    let e = oracle
-        .session_from_bytes(&squares(), Path::new("/no/such/folder"), &options)
-        .expect_err("no folder");
+    let e = oracle.session_from_bytes(&squares(), Path::new("/no/such/folder"), &options).expect_err("no folder");
     assert!(matches!(e, OracleError::ExternalFolder { .. }), "{e}");
 }
 
@@ -287,9 +237,7 @@ fn external_data_is_read_from_the_folder() {
     let Some(oracle) = oracle() else { return };
     let folder = tempfile::tempdir().expect("temporary directory");
     fs::create_dir(folder.path().join("sub")).expect("directory");
-    let weights: Vec<u8> = (0..1000u32)
-        .flat_map(|i| (i as f32).to_le_bytes())
-        .collect();
+    let weights: Vec<u8> = (0..1000u32).flat_map(|i| (i as f32).to_le_bytes()).collect();
     fs::write(folder.path().join("sub/weights.bin"), &weights).expect("weights");
     let bytes = external("sub/weights.bin", 1000);
     let indices = Array {
@@ -300,24 +248,15 @@ fn external_data_is_read_from_the_folder() {
     let options = SessionOptions::default();
     let expected = [("y".to_owned(), floats(&[2], &[7.0, 999.0]))];
 
-    let mut session = oracle
-        .session_from_bytes(&bytes, folder.path(), &options)
-        .expect("a session");
-    assert_eq!(
-        session.run(&[("i", indices.clone())]).expect("a run"),
-        expected
-    );
+    let mut session = oracle.session_from_bytes(&bytes, folder.path(), &options).expect("a session");
+    assert_eq!(session.run(&[("i", indices.clone())]).expect("a run"), expected);
 
     let file = folder.path().join("model.onnx");
     fs::write(&file, &bytes).expect("the model");
-    let mut session = oracle
-        .session_from_file(&file, &options)
-        .expect("a session");
+    let mut session = oracle.session_from_file(&file, &options).expect("a session");
     assert_eq!(session.run(&[("i", indices)]).expect("a run"), expected);
 
-    let e = oracle
-        .session_from_bytes(&bytes, &folder.path().join("sub"), &options)
-        .expect_err("the data is not there");
+    let e = oracle.session_from_bytes(&bytes, &folder.path().join("sub"), &options).expect_err("the data is not there");
     assert!(matches!(e, OracleError::Model { .. }), "{e}");
 }
 
@@ -327,17 +266,9 @@ fn failures_while_running_are_errors() {
     let folder = tempfile::tempdir().expect("temporary directory");
     fs::write(folder.path().join("w.bin"), [0; 16]).expect("weights");
     let mut session = oracle
-        .session_from_bytes(
-            &external("w.bin", 4),
-            folder.path(),
-            &SessionOptions::fastest(1),
-        )
+        .session_from_bytes(&external("w.bin", 4), folder.path(), &SessionOptions::fastest(1))
         .expect("a session");
-    let index = |i: i64| Array {
-        dtype: OracleType::I64,
-        shape: vec![1],
-        bytes: i.to_le_bytes().to_vec(),
-    };
+    let index = |i: i64| Array { dtype: OracleType::I64, shape: vec![1], bytes: i.to_le_bytes().to_vec() };
     let e = session.run(&[("i", index(4))]).expect_err("out of range");
     assert!(matches!(e, OracleError::Run(_)), "{e}");
     assert!(session.run(&[("i", index(3))]).is_ok());
@@ -357,9 +288,7 @@ fn all_values_of_models() {
         let names = node_outputs(&bytes).expect("a model");
         let exposed = expose(&bytes, &names).expect("a model");
         let folder = file.parent().expect("a folder");
-        let mut session = oracle
-            .session_from_bytes(&exposed, folder, &SessionOptions::default())
-            .expect("a session");
+        let mut session = oracle.session_from_bytes(&exposed, folder, &SessionOptions::default()).expect("a session");
         let inputs: Vec<(String, Array)> = session
             .inputs()
             .iter()
@@ -383,10 +312,7 @@ fn all_values_of_models() {
             file.display(),
             outputs.len(),
             names.len(),
-            outputs
-                .iter()
-                .map(|(_, array)| array.bytes.len())
-                .sum::<usize>()
+            outputs.iter().map(|(_, array)| array.bytes.len()).sum::<usize>()
         );
     }
 }

@@ -10,7 +10,15 @@ impl fmt::Display for Plan {
         for sparse in &self.sparse {
             let w = &self.weights[sparse.weight as usize];
             let share = 100.0 * sparse.index.len() as f64 / w.len().max(1) as f64;
-            writeln!(f, "  sparse %{} {:?} {} of {} ({share:.3} %)  ; {}", w.name, w.shape, sparse.index.len(), w.len(), w.path)?;
+            writeln!(
+                f,
+                "  sparse %{} {:?} {} of {} ({share:.3} %)  ; {}",
+                w.name,
+                w.shape,
+                sparse.index.len(),
+                w.len(),
+                w.path
+            )?;
         }
         for program in &self.programs {
             self.print_program(program, f)?;
@@ -47,7 +55,9 @@ impl Plan {
         let Buffer { name, len, dtype, place } = self.buffer(id);
         match place {
             Place::Arena(at) => format!("%{name}@{at}[{}]", len * dtype.size() as u64),
-            Place::Weight(_) | Place::Constant(_) | Place::Index(_) | Place::Param(_) | Place::Hyper => format!("%{name}"),
+            Place::Weight(_) | Place::Constant(_) | Place::Index(_) | Place::Param(_) | Place::Hyper => {
+                format!("%{name}")
+            }
             Place::Gradient(_) => format!("%{name}@gradient"),
             Place::Moment1(_) => format!("%{name}@moment1"),
             Place::Moment2(_) => format!("%{name}@moment2"),

@@ -40,7 +40,10 @@ impl Plan {
                 let len = port.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
                 let buffer = self.buffers.get(port.buffer.0 as usize);
                 if buffer.is_none_or(|b| Some(b.len) != len) {
-                    return Err(("P08", format!("`{}` of program `{}` does not fit its buffer", port.name, program.name)));
+                    return Err((
+                        "P08",
+                        format!("`{}` of program `{}` does not fit its buffer", port.name, program.name),
+                    ));
                 }
             }
             for (i, step) in program.steps.iter().enumerate() {
@@ -82,10 +85,18 @@ impl Plan {
         let bytes = b.len.checked_mul(b.dtype.size() as u64).ok_or("is too large")?;
         let inside = |at: u64, region: u64| {
             let ends = at.checked_add(bytes).is_some_and(|end| end <= region);
-            if ends && at.is_multiple_of(ALIGN) { Ok(()) } else { Err("lies outside its region or is not aligned".into()) }
+            if ends && at.is_multiple_of(ALIGN) {
+                Ok(())
+            } else {
+                Err("lies outside its region or is not aligned".into())
+            }
         };
         let fits = |len: Option<u64>, dtype: DType| {
-            if len == Some(b.len) && dtype == b.dtype { Ok(()) } else { Err("has not the length and type of what it is".into()) }
+            if len == Some(b.len) && dtype == b.dtype {
+                Ok(())
+            } else {
+                Err("has not the length and type of what it is".into())
+            }
         };
         let entries = |s: u32| self.sparse.get(s as usize).map(|s| s.index.len() as u64);
         match b.place {
@@ -96,7 +107,9 @@ impl Plan {
                 fits(weight.map(super::Weight::len), weight.map_or(b.dtype, |w| w.stored.loaded()))
             }
             Place::Index(s) => fits(entries(s), DType::U32),
-            Place::Param(s) | Place::Gradient(s) | Place::Moment1(s) | Place::Moment2(s) => fits(entries(s), DType::F32),
+            Place::Param(s) | Place::Gradient(s) | Place::Moment1(s) | Place::Moment2(s) => {
+                fits(entries(s), DType::F32)
+            }
             Place::Hyper => fits(Some(hyper::LEN as u64), DType::F32),
         }
     }
@@ -114,7 +127,8 @@ impl Plan {
                 }
                 return Err(("P01", format!("argument `{}` is absent", declared.name)));
             };
-            let buffer = self.buffers.get(id.0 as usize).ok_or_else(|| ("P01", format!("buffer {} does not exist", id.0)))?;
+            let buffer =
+                self.buffers.get(id.0 as usize).ok_or_else(|| ("P01", format!("buffer {} does not exist", id.0)))?;
             let one_type = declared.types != Types::Float || *float.get_or_insert(buffer.dtype) == buffer.dtype;
             if !declared.types.admits(buffer.dtype) || !one_type {
                 return Err(("P01", format!("argument `{}` cannot be {}", declared.name, buffer.dtype)));
@@ -144,7 +158,10 @@ impl Plan {
             }
             for (j, other) in step.args.iter().enumerate() {
                 if let Some(other) = other.filter(|o| i != j && self.overlap(id, *o)) {
-                    return Err(("P03", format!("writes `{}`, which overlaps `{}`", written.name, self.buffer(other).name)));
+                    return Err((
+                        "P03",
+                        format!("writes `{}`, which overlaps `{}`", written.name, self.buffer(other).name),
+                    ));
                 }
             }
         }
@@ -170,10 +187,15 @@ impl Plan {
             // Reads come first: a launch that writes a buffer for the first time must not read it too.
             for reading in [true, false] {
                 for (declared, id) in step.kernel.args.iter().zip(&step.args) {
-                    let Some(id) = id.filter(|id| arena(id) && (declared.mode == Mode::Read) == reading) else { continue };
+                    let Some(id) = id.filter(|id| arena(id) && (declared.mode == Mode::Read) == reading) else {
+                        continue;
+                    };
                     if reading && !lives.contains_key(&id) {
                         let name = &self.buffer(id).name;
-                        return Err(("P05", format!("step {i} of `{}` reads `{name}`, which nothing wrote", program.name)));
+                        return Err((
+                            "P05",
+                            format!("step {i} of `{}` reads `{name}`, which nothing wrote", program.name),
+                        ));
                     }
                     lives.entry(id).or_insert((i, i)).1 = i;
                 }
@@ -198,14 +220,18 @@ impl Plan {
         }
         if size != program.arena_bytes {
             let said = program.arena_bytes;
-            return Err(("P09", format!("`{}` is said to need {said} bytes of the arena and needs {size}", program.name)));
+            return Err((
+                "P09",
+                format!("`{}` is said to need {said} bytes of the arena and needs {size}", program.name),
+            ));
         }
         let mut live: BTreeMap<u64, BufferId> = BTreeMap::new();
         let (mut sum, mut peak) = (0, Peak::default());
         for step in 0..=last {
             for (at, id) in &begins[step] {
                 let end = at + bytes(self.buffer(*id));
-                let before = live.range(..=*at).next_back().filter(|(from, other)| *from + bytes(self.buffer(**other)) > *at);
+                let before =
+                    live.range(..=*at).next_back().filter(|(from, other)| *from + bytes(self.buffer(**other)) > *at);
                 let after = live.range(*at..end).next();
                 if let Some((_, other)) = before.or(after) {
                     let (a, b) = (&self.buffer(*id).name, &self.buffer(*other).name);

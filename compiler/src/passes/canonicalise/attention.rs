@@ -14,7 +14,12 @@ pub(super) fn attention(r: &mut Rewriter<'_>, id: NodeId) -> Result<Option<Vec<V
     let (Op::Softmax(s), Some(scores)) = (&softmax.op, softmax.inputs[0]) else { return Ok(None) };
     let shape = r.graph.ty(p).shape.clone();
     let rank = shape.len();
-    if outer.trans_a || s.axis + 1 != rank || !(3..=4).contains(&rank) || !super::inner(r, p) || r.graph.ty(v).rank() != rank {
+    if outer.trans_a
+        || s.axis + 1 != rank
+        || !(3..=4).contains(&rank)
+        || !super::inner(r, p)
+        || r.graph.ty(v).rank() != rank
+    {
         return Ok(None);
     }
     let Some((mut scale, product, mask)) = split_mask(r, scores) else { return Ok(None) };
@@ -69,7 +74,9 @@ fn split_mask(r: &Rewriter<'_>, scores: ValueId) -> Option<(f64, ValueId, Option
     [(a, b), (b, a)].into_iter().find_map(|(x, mask)| {
         let (scale, rest) = product(x)?;
         let own = &r.graph.ty(mask).shape;
-        let fits = r.graph.ty(x).shape == *shape && broadcast(own, shape).as_ref() == Some(shape) && !depends_on_weight(r, mask);
+        let fits = r.graph.ty(x).shape == *shape
+            && broadcast(own, shape).as_ref() == Some(shape)
+            && !depends_on_weight(r, mask);
         fits.then_some((scale, rest, Some(mask)))
     })
 }
