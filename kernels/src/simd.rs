@@ -240,6 +240,26 @@ impl<T: Real> Job for Turn<'_, T> {
     }
 }
 
+/// Rows whose elements [`Turn`] asks for before it needs them.
+const AHEAD: usize = TILE;
+
+/// Brings element `at` nearer, if there is such an element.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "the hint takes a pointer")]
+fn prefetch<T>(slice: &[T], at: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    if let Some(element) = slice.get(at) {
+        // SAFETY: a hint does not access memory, and every processor of this architecture has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
+    }
+}
+
+/// Would bring element `at` nearer.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn prefetch<T>(_slice: &[T], _at: usize) {}
+
 #[inline(always)]
 fn transpose<T: Real, const FMA: bool>(
     source: &[T],
@@ -258,6 +278,9 @@ fn transpose<T: Real, const FMA: bool>(
             for j in columns.clone().step_by(TILE) {
                 let width = TILE.min(columns.end - j);
                 if width == TILE && height == TILE {
+                    for a in 0..TILE {
+                        prefetch(source, (i + AHEAD + a) * source_row + j);
+                    }
                     let mut tile = [[T::of(0.0); TILE]; TILE];
                     for (a, row) in tile.iter_mut().enumerate() {
                         row.copy_from_slice(&source[(i + a) * source_row + j..][..TILE]);
