@@ -214,7 +214,7 @@ pub(crate) fn dot<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> T {
 /// Side of the tiles that [`Turn`] moves.
 const TILE: usize = 8;
 /// Columns that [`Turn`] moves together.
-const STRIP: usize = 128;
+const STRIP: usize = 512;
 
 /// A matrix to be turned: `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`.
 pub(crate) struct Turn<'a, T> {
@@ -240,6 +240,26 @@ impl<T: Real> Job for Turn<'_, T> {
     }
 }
 
+/// Rows whose elements [`Turn`] asks for before it needs them.
+const AHEAD: usize = TILE;
+
+/// Brings element `at` nearer, if there is such an element.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "the hint takes a pointer")]
+fn prefetch<T>(slice: &[T], at: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    if let Some(element) = slice.get(at) {
+        // SAFETY: a hint does not access memory, and every processor of this architecture has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
+    }
+}
+
+/// Would bring element `at` nearer.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn prefetch<T>(_slice: &[T], _at: usize) {}
+
 #[inline(always)]
 fn transpose<T: Real, const FMA: bool>(
     source: &[T],
@@ -249,27 +269,29 @@ fn transpose<T: Real, const FMA: bool>(
     target: &mut [T],
     target_row: usize,
 ) {
-    // Columns are taken in strips whose lines of the target stay in the nearest cache, rows in pairs of tiles that fill
-    // these lines.
+    // A strip reads the source along its rows; the lines of the target that it writes stay in the nearest caches until
+    // the following rows fill them.
     for strip in (0..cols).step_by(STRIP) {
         let columns = strip..cols.min(strip + STRIP);
-        for pair in (0..rows).step_by(2 * TILE) {
+        for i in (0..rows).step_by(TILE) {
+            let height = TILE.min(rows - i);
             for j in columns.clone().step_by(TILE) {
-                for i in (pair..rows.min(pair + 2 * TILE)).step_by(TILE) {
-                    let (height, width) = (TILE.min(rows - i), TILE.min(columns.end - j));
-                    if width == TILE && height == TILE {
-                        let mut tile = [[T::of(0.0); TILE]; TILE];
-                        for (a, row) in tile.iter_mut().enumerate() {
-                            row.copy_from_slice(&source[(i + a) * source_row + j..][..TILE]);
-                        }
-                        for (b, row) in T::turn::<FMA>(tile).iter().enumerate() {
-                            target[(j + b) * target_row + i..][..TILE].copy_from_slice(row);
-                        }
-                    } else {
-                        for b in 0..width {
-                            for a in 0..height {
-                                target[(j + b) * target_row + i + a] = source[(i + a) * source_row + j + b];
-                            }
+                let width = TILE.min(columns.end - j);
+                if width == TILE && height == TILE {
+                    for a in 0..TILE {
+                        prefetch(source, (i + AHEAD + a) * source_row + j);
+                    }
+                    let mut tile = [[T::of(0.0); TILE]; TILE];
+                    for (a, row) in tile.iter_mut().enumerate() {
+                        row.copy_from_slice(&source[(i + a) * source_row + j..][..TILE]);
+                    }
+                    for (b, row) in T::turn::<FMA>(tile).iter().enumerate() {
+                        target[(j + b) * target_row + i..][..TILE].copy_from_slice(row);
+                    }
+                } else {
+                    for b in 0..width {
+                        for a in 0..height {
+                            target[(j + b) * target_row + i + a] = source[(i + a) * source_row + j + b];
                         }
                     }
                 }
