@@ -17,8 +17,11 @@ pub mod masked_conv_grad;
 pub mod masked_matmul_grad;
 mod pool;
 mod product;
+mod rows;
 mod sampled;
 mod simd;
+pub mod softmax;
+pub mod softmax_grad;
 
 pub use dtype::{DType, Element, Float};
 pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Types};
@@ -26,7 +29,7 @@ pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[
-    &quick::COPY,&quick::FILL,&quick::CAST,&quick::UNARY,&quick::UNARYG,&quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::SOFTMAX,&quick::SOFTMAXG,&quick::GN,&quick::GNG,&quick::GNA,&quick::LN,&quick::LNG,&quick::LNA,&quick::RMS,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,&quick::MSE,&quick::MSEG,&quick::ACC,&quick::SUMSQ,&quick::CLIP,&quick::ADAMW,&quick::NORMALIZE,
+    &quick::COPY,&quick::FILL,&quick::CAST,&quick::UNARY,&quick::UNARYG,&quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::GN,&quick::GNG,&quick::GNA,&quick::LN,&quick::LNG,&quick::LNA,&quick::RMS,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,&quick::MSE,&quick::MSEG,&quick::ACC,&quick::SUMSQ,&quick::CLIP,&quick::ADAMW,&quick::NORMALIZE,
     &attention::KERNEL,
     &attention_grad::KERNEL,
     &conv::KERNEL,
@@ -35,6 +38,8 @@ pub const KERNELS: &[&Kernel] = &[
     &gemm::KERNEL,
     &masked_conv_grad::KERNEL,
     &masked_matmul_grad::KERNEL,
+    &softmax::KERNEL,
+    &softmax_grad::KERNEL,
 ];
 
 /// The kernel called `name`.

@@ -1,0 +1,74 @@
+//! What kernels share that walk over rows: how rows are dealt to tasks, and sums in double precision.
+//!
+//! Sums run in a fixed number of `f64` lanes, so their value depends on the operands alone.
+
+use crate::Pool;
+use crate::simd::{LANES, Real, total};
+use std::ops::Range;
+
+/// Elements of a task, where there are that many: few enough to stay in a nearby cache.
+pub(crate) const BLOCK: usize = 1 << 14;
+
+/// Rows of `len` elements that one task takes.
+pub(crate) fn share(len: usize) -> usize {
+    (BLOCK / len.max(1)).max(1)
+}
+
+/// Adds up what `part` gives for consecutive ranges that cover `0..len`, in their order.
+pub(crate) fn reduce(pool: &Pool, len: usize, part: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {
+    const PARTS: usize = 128;
+    let block = len.div_ceil(PARTS).next_multiple_of(LANES).max(BLOCK);
+    let mut parts = [0.0; PARTS];
+    let parts = &mut parts[..len.div_ceil(block)];
+    pool.chunks(parts, 1, |i, out| out[0] = part(i * block..len.min((i + 1) * block)));
+    parts.iter().sum()
+}
+
+/// The sum of `x`.
+#[inline(always)]
+pub(crate) fn sum<T: Real>(x: &[T]) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for i in 0..LANES {
+            lanes[i] += x[i].f64();
+        }
+    }
+    total(lanes) + rest.iter().map(|x| x.f64()).sum::<f64>()
+}
+
+/// The sum of `(x - center)^2`.
+#[inline(always)]
+pub(crate) fn spread<T: Real, const FMA: bool>(x: &[T], center: f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for i in 0..LANES {
+            let d = x[i].f64() - center;
+            lanes[i] = d.madd::<FMA>(d, lanes[i]);
+        }
+    }
+    let mut tail = 0.0;
+    for x in rest {
+        let d = x.f64() - center;
+        tail = d.madd::<FMA>(d, tail);
+    }
+    total(lanes) + tail
+}
+
+/// The sum of `a * b`.
+#[inline(always)]
+pub(crate) fn product_sum<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            lanes[i] = a[i].f64().madd::<FMA>(b[i].f64(), lanes[i]);
+        }
+    }
+    let mut tail = 0.0;
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        tail = a.f64().madd::<FMA>(b.f64(), tail);
+    }
+    total(lanes) + tail
+}
