@@ -9,14 +9,24 @@ pub mod conv_grad_input;
 pub mod conv_grad_weight;
 mod dtype;
 pub mod gemm;
+pub mod group_norm;
+pub mod group_norm_grad;
+pub mod group_norm_grad_affine;
 #[cfg(test)]
 mod harness;
 pub mod hyper;
 mod launch;
+pub mod layer_norm;
+pub mod layer_norm_grad;
+pub mod layer_norm_grad_affine;
 pub mod masked_conv_grad;
 pub mod masked_matmul_grad;
+mod norm;
 mod pool;
 mod product;
+pub mod rms_norm;
+pub mod rms_norm_grad;
+pub mod rms_norm_grad_scale;
 mod rows;
 mod sampled;
 mod simd;
@@ -29,15 +39,24 @@ pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[
-    &quick::COPY,&quick::FILL,&quick::CAST,&quick::UNARY,&quick::UNARYG,&quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::GN,&quick::GNG,&quick::GNA,&quick::LN,&quick::LNG,&quick::LNA,&quick::RMS,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,&quick::MSE,&quick::MSEG,&quick::ACC,&quick::SUMSQ,&quick::CLIP,&quick::ADAMW,&quick::NORMALIZE,
+    &quick::COPY,&quick::FILL,&quick::CAST,&quick::UNARY,&quick::UNARYG,&quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,&quick::MSE,&quick::MSEG,&quick::ACC,&quick::SUMSQ,&quick::CLIP,&quick::ADAMW,&quick::NORMALIZE,
     &attention::KERNEL,
     &attention_grad::KERNEL,
     &conv::KERNEL,
     &conv_grad_input::KERNEL,
     &conv_grad_weight::KERNEL,
     &gemm::KERNEL,
+    &group_norm::KERNEL,
+    &group_norm_grad::KERNEL,
+    &group_norm_grad_affine::KERNEL,
+    &layer_norm::KERNEL,
+    &layer_norm_grad::KERNEL,
+    &layer_norm_grad_affine::KERNEL,
     &masked_conv_grad::KERNEL,
     &masked_matmul_grad::KERNEL,
+    &rms_norm::KERNEL,
+    &rms_norm_grad::KERNEL,
+    &rms_norm_grad_scale::KERNEL,
     &softmax::KERNEL,
     &softmax_grad::KERNEL,
 ];

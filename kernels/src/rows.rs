@@ -72,3 +72,49 @@ pub(crate) fn product_sum<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> f64 {
     }
     total(lanes) + tail
 }
+
+/// Sixteen elements of an optional factor from `start` on, or `absent` for each.
+#[inline(always)]
+pub(crate) fn lanes_at<T: Real>(values: Option<&[T]>, start: usize, absent: f64) -> [f64; LANES] {
+    match values {
+        Some(values) => {
+            let values = &values[start..][..LANES];
+            std::array::from_fn(|i| values[i].f64())
+        }
+        None => [absent; LANES],
+    }
+}
+
+/// One element of an optional factor.
+#[inline(always)]
+pub(crate) fn one_at<T: Real>(values: Option<&[T]>, at: usize, absent: f64) -> f64 {
+    values.map_or(absent, |values| values[at].f64())
+}
+
+/// The sums of `dy * scale` and of `dy * scale * (x - center)`; `scale` has an element for each of `x`, or is one.
+#[inline(always)]
+pub(crate) fn gradient_sums<T: Real, const FMA: bool>(
+    x: &[T],
+    dy: &[T],
+    scale: Option<&[T]>,
+    center: f64,
+) -> (f64, f64) {
+    let (mut plain, mut tilted) = ([0.0; LANES], [0.0; LANES]);
+    let ((x_chunks, x_rest), (dy_chunks, dy_rest)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
+    for (k, (x, dy)) in x_chunks.iter().zip(dy_chunks).enumerate() {
+        let scale = lanes_at(scale, k * LANES, 1.0);
+        for i in 0..LANES {
+            let d = dy[i].f64() * scale[i];
+            plain[i] += d;
+            tilted[i] = d.madd::<FMA>(x[i].f64() - center, tilted[i]);
+        }
+    }
+    let (mut plain, mut tilted) = (total(plain), total(tilted));
+    let done = x.len() - x_rest.len();
+    for (k, (x, dy)) in x_rest.iter().zip(dy_rest).enumerate() {
+        let d = dy.f64() * one_at(scale, done + k, 1.0);
+        plain += d;
+        tilted = d.madd::<FMA>(x.f64() - center, tilted);
+    }
+    (plain, tilted)
+}
