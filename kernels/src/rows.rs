@@ -3,7 +3,7 @@
 //! Sums run in a fixed number of `f64` lanes, so their value depends on the operands alone.
 
 use crate::Pool;
-use crate::simd::{LANES, Real, total};
+use crate::simd::{Job, LANES, Real, total};
 use std::ops::Range;
 
 /// Elements of a task, where there are that many: few enough to stay in a nearby cache.
@@ -117,4 +117,15 @@ pub(crate) fn gradient_sums<T: Real, const FMA: bool>(
         tilted = d.madd::<FMA>(x.f64() - center, tilted);
     }
     (plain, tilted)
+}
+
+/// The sum of squares.
+pub(crate) struct Squares<'a, T>(pub(crate) &'a [T]);
+
+impl<T: Real> Job for Squares<'_, T> {
+    type Out = f64;
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> f64 {
+        spread::<T, FMA>(self.0, 0.0)
+    }
 }

@@ -21,8 +21,7 @@ fn typed<T: Real>(l: &Launch<'_>) {
     l.pool.run(groups.div_ceil(block), |task, _| {
         for group in task * block..groups.min((task + 1) * block) {
             // SAFETY: each group belongs to one task.
-            let (y, mean, rstd) =
-                unsafe { (y.range(group * len, len), mean.range(group, 1), rstd.range(group, 1)) };
+            let (y, mean, rstd) = unsafe { (y.range(group * len, len), mean.range(group, 1), rstd.range(group, 1)) };
             let channel = group % s.groups * s.depth();
             let x = &x[group * len..][..len];
             (mean[0], rstd[0]) = dispatch(Group { inner: s.inner, channel, epsilon, x, scale, bias, y });

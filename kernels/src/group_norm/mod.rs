@@ -46,12 +46,7 @@ pub(crate) struct Shape {
 
 impl Shape {
     pub(crate) fn of(call: &Call<'_>) -> Shape {
-        Shape {
-            n: call.int("n"),
-            channels: call.int("channels"),
-            groups: call.int("groups"),
-            inner: call.int("inner"),
-        }
+        Shape { n: call.int("n"), channels: call.int("channels"), groups: call.int("groups"), inner: call.int("inner") }
     }
 
     /// Channels of a group.
