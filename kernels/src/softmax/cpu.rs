@@ -47,8 +47,7 @@ impl<T: Real> Job for Slabs<'_, T> {
     }
 }
 
-/// The larger of two, or `b` where it is NaN; a NaN in `a` stays until a number follows, so the sum that is taken later
-/// sees it in the elements themselves.
+/// The larger of two. A NaN may get lost here: it comes back with its own exponential, and with it in the sum.
 #[inline(always)]
 fn higher<T: Real>(a: T, b: T) -> T {
     if a > b { a } else { b }
