@@ -2,23 +2,43 @@
 //!
 //! A kernel knows buffers and scalars. It does not know graphs, files or ONNX.
 
+pub mod accumulate;
 pub mod attention;
 pub mod attention_grad;
+pub mod clip_norm;
 pub mod conv;
 pub mod conv_grad_input;
 pub mod conv_grad_weight;
 mod dtype;
 pub mod gemm;
+pub mod group_norm;
+pub mod group_norm_grad;
+pub mod group_norm_grad_affine;
 #[cfg(test)]
 mod harness;
 pub mod hyper;
 mod launch;
+pub mod layer_norm;
+pub mod layer_norm_grad;
+pub mod layer_norm_grad_affine;
 pub mod masked_conv_grad;
 pub mod masked_matmul_grad;
+pub mod mse_loss;
+pub mod mse_loss_grad;
+mod norm;
+pub mod normalize;
 mod pool;
 mod product;
+pub mod rms_norm;
+pub mod rms_norm_grad;
+pub mod rms_norm_grad_scale;
+mod rows;
 mod sampled;
 mod simd;
+pub mod softmax;
+pub mod softmax_grad;
+pub mod sparse_adamw;
+pub mod sum_squares;
 
 pub use dtype::{DType, Element, Float};
 pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Types};
@@ -26,15 +46,33 @@ pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[
-    &quick::COPY,&quick::FILL,&quick::CAST,&quick::UNARY,&quick::UNARYG,&quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::SOFTMAX,&quick::SOFTMAXG,&quick::GN,&quick::GNG,&quick::GNA,&quick::LN,&quick::LNG,&quick::LNA,&quick::RMS,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,&quick::MSE,&quick::MSEG,&quick::ACC,&quick::SUMSQ,&quick::CLIP,&quick::ADAMW,&quick::NORMALIZE,
+    &quick::COPY,&quick::FILL,&quick::CAST,&quick::UNARY,&quick::UNARYG,&quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,
+    &accumulate::KERNEL,
     &attention::KERNEL,
     &attention_grad::KERNEL,
+    &clip_norm::KERNEL,
     &conv::KERNEL,
     &conv_grad_input::KERNEL,
     &conv_grad_weight::KERNEL,
     &gemm::KERNEL,
+    &group_norm::KERNEL,
+    &group_norm_grad::KERNEL,
+    &group_norm_grad_affine::KERNEL,
+    &layer_norm::KERNEL,
+    &layer_norm_grad::KERNEL,
+    &layer_norm_grad_affine::KERNEL,
     &masked_conv_grad::KERNEL,
     &masked_matmul_grad::KERNEL,
+    &mse_loss::KERNEL,
+    &mse_loss_grad::KERNEL,
+    &normalize::KERNEL,
+    &rms_norm::KERNEL,
+    &rms_norm_grad::KERNEL,
+    &rms_norm_grad_scale::KERNEL,
+    &softmax::KERNEL,
+    &softmax_grad::KERNEL,
+    &sparse_adamw::KERNEL,
+    &sum_squares::KERNEL,
 ];
 
 /// The kernel called `name`.

@@ -1,0 +1,61 @@
+//! Group normalisation on a CPU: one task for one group, or for several where they are small.
+
+use super::Shape;
+use crate::rows::{one_at, share, spread, sum};
+use crate::simd::{Job, Real, dispatch};
+use crate::{Launch, for_float};
+
+pub(super) fn run(l: &Launch<'_>) {
+    for_float!(l.dtype("y"), T => typed::<T>(l))
+}
+
+#[expect(unsafe_code, reason = "tasks write disjoint groups")]
+fn typed<T: Real>(l: &Launch<'_>) {
+    let s = Shape::of(l);
+    let x = l.read::<T>("x");
+    let (scale, bias) = (l.read_if::<T>("scale"), l.read_if::<T>("bias"));
+    let (y, mean, rstd) = (l.shared::<T>("y"), l.shared::<T>("mean"), l.shared::<T>("rstd"));
+    let epsilon = l.float("epsilon");
+    let (groups, len) = (s.n * s.groups, s.group());
+    let block = share(len);
+    l.pool.run(groups.div_ceil(block), |task, _| {
+        for group in task * block..groups.min((task + 1) * block) {
+            // SAFETY: each group belongs to one task.
+            let (y, mean, rstd) = unsafe { (y.range(group * len, len), mean.range(group, 1), rstd.range(group, 1)) };
+            let channel = group % s.groups * s.depth();
+            let x = &x[group * len..][..len];
+            (mean[0], rstd[0]) = dispatch(Group { inner: s.inner, channel, epsilon, x, scale, bias, y });
+        }
+    });
+}
+
+struct Group<'a, T> {
+    inner: usize,
+    /// First channel.
+    channel: usize,
+    epsilon: f64,
+    x: &'a [T],
+    scale: Option<&'a [T]>,
+    bias: Option<&'a [T]>,
+    y: &'a mut [T],
+}
+
+impl<T: Real> Job for Group<'_, T> {
+    type Out = (T, T);
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> (T, T) {
+        let Group { inner, channel, epsilon, x, scale, bias, y } = self;
+        let count = x.len().max(1) as f64;
+        let mean = sum(x) / count;
+        let rstd = 1.0 / (spread::<T, FMA>(x, mean) / count + epsilon).sqrt();
+        let plane = inner.max(1);
+        for (k, (x, y)) in x.chunks_exact(plane).zip(y.chunks_exact_mut(plane)).enumerate() {
+            let factor = rstd * one_at(scale, channel + k, 1.0);
+            let bias = one_at(bias, channel + k, 0.0);
+            for (&x, y) in x.iter().zip(y) {
+                *y = T::of((x.f64() - mean).madd::<FMA>(factor, bias));
+            }
+        }
+        (T::of(mean), T::of(rstd))
+    }
+}

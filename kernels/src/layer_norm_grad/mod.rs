@@ -1,0 +1,93 @@
+//! Gradient of layer normalisation with respect to its input.
+//!
+//! With `g = dy * scale` and `h = (x - mean) * rstd`: `dx = rstd * (g - mean(g) - h * mean(g * h))`, the means taken over
+//! the row. Shapes are those of layer_norm.
+
+mod cpu;
+
+use crate::{Arg, Kernel, ScalarKind, Types};
+
+/// Declaration of the kernel.
+pub const KERNEL: Kernel = Kernel {
+    name: "layer_norm_grad",
+    args: &[
+        Arg::read("x", Types::Float),
+        Arg::read("dy", Types::Float),
+        Arg::read("scale", Types::Float).or_none(),
+        Arg::read("mean", Types::Float),
+        Arg::read("rstd", Types::Float),
+        Arg::write("dx", Types::Float),
+    ],
+    scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int)],
+    flops: |call| 9 * call.len("x") as u64,
+    cpu: cpu::run,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::KERNEL;
+    use crate::DType;
+    use crate::harness::{Bench, assert_close, noise};
+    use crate::norm::tests::{Case, cases};
+
+    fn run(case: &Case, dy: &[f64], dtype: DType) -> Vec<f64> {
+        let solution = case.solve();
+        let mut bench = Bench::new(&KERNEL, case.scalars(false));
+        bench.float("x", dtype, &case.x);
+        bench.float("dy", dtype, dy);
+        if let Some(scale) = &case.scale {
+            bench.float("scale", dtype, scale);
+        }
+        for (name, value) in [("mean", &solution.mean), ("rstd", &solution.rstd)] {
+            bench.float(name, dtype, value);
+        }
+        bench.float("dx", dtype, &vec![f64::NAN; dy.len()]);
+        bench.run().remove("dx").expect("an output")
+    }
+
+    #[test]
+    fn matches_a_naive_loop() {
+        for case in cases(true) {
+            let [rows, cols] = case.sizes;
+            let (size, solution) = (cols as f64, case.solve());
+            let dy = noise(case.x.len(), 5);
+            let mut want = Vec::new();
+            for row in 0..rows {
+                let (mean, rstd) = (solution.mean[row], solution.rstd[row]);
+                let at = |j: usize| {
+                    let g = dy[row * cols + j] * case.scale.as_ref().map_or(1.0, |s| s[j]);
+                    (g, (case.x[row * cols + j] - mean) * rstd)
+                };
+                let plain: f64 = (0..cols).map(|j| at(j).0).sum();
+                let tilted: f64 = (0..cols).map(|j| at(j).0 * at(j).1).sum();
+                want.extend((0..cols).map(|j| {
+                    let (g, h) = at(j);
+                    rstd * (g - plain / size - h * tilted / size)
+                }));
+            }
+            assert_close(&run(&case, &dy, DType::F32), &want, 1e-6);
+            assert_close(&run(&case, &dy, DType::F64), &want, 1e-12);
+        }
+    }
+
+    #[test]
+    fn matches_central_differences() {
+        for sizes in [[3, 7], [2, 35]] {
+            let mut case = Case::new(sizes, true, true, true);
+            let dy = noise(case.x.len(), 5);
+            let got = run(&case, &dy, DType::F64);
+            let step = 1e-5;
+            for (at, got) in got.into_iter().enumerate() {
+                let mut loss = |by: f64| {
+                    let old = case.x[at];
+                    case.x[at] += by;
+                    let loss: f64 = case.solve().y.iter().zip(&dy).map(|(a, b)| a * b).sum();
+                    case.x[at] = old;
+                    loss
+                };
+                let want = (loss(step) - loss(-step)) / (2.0 * step);
+                assert!((got - want).abs() < 1e-7, "dx[{at}] is {got}, not {want}");
+            }
+        }
+    }
+}

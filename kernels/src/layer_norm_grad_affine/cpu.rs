@@ -1,0 +1,8 @@
+//! Gradient of layer normalisation's scale and bias on a CPU.
+
+use crate::norm::affine;
+use crate::{Launch, for_float};
+
+pub(super) fn run(l: &Launch<'_>) {
+    for_float!(l.dtype("dscale"), T => affine::<T>(l, true));
+}

@@ -1,0 +1,90 @@
+//! Sparse AdamW on a CPU: tasks take runs of entries. The arithmetic is in double precision.
+
+use crate::rows::BLOCK;
+use crate::simd::{Job, Real, dispatch};
+use crate::{Launch, for_float, hyper};
+
+pub(super) fn run(l: &Launch<'_>) {
+    for_float!(l.dtype("w"), T => typed::<T>(l))
+}
+
+#[expect(unsafe_code, reason = "tasks write disjoint entries")]
+fn typed<T: Real>(l: &Launch<'_>) {
+    let idx = l.read::<u32>("idx");
+    let w = l.shared::<T>("w");
+    let (p, m, v, g) = (l.shared::<f32>("p"), l.shared::<f32>("m"), l.shared::<f32>("v"), l.shared::<f32>("g"));
+    let step = Step::new(l.read::<f32>("hyper"));
+    let tasks = idx.len().div_ceil(BLOCK);
+    let start_of = |task: usize| if task < tasks { idx[task * BLOCK] as usize } else { w.len() };
+    assert!((0..tasks).all(|task| start_of(task) <= start_of(task + 1)), "positions must ascend");
+    l.pool.run(tasks, |task, _| {
+        let first = task * BLOCK;
+        let idx = &idx[first..][..BLOCK.min(idx.len() - first)];
+        // SAFETY: runs of entries belong to one task each.
+        let (p, m, v, g) = unsafe {
+            let count = idx.len();
+            (p.range(first, count), m.range(first, count), v.range(first, count), g.range(first, count))
+        };
+        dispatch(Entries { step, p: &mut *p, m, v, g });
+        let start = start_of(task);
+        // SAFETY: positions ascend strictly, so a task's lie between its first and the next task's first; that these
+        // do not decrease, which alone makes the ranges disjoint, was asserted above.
+        let w = unsafe { w.range(start, start_of(task + 1) - start) };
+        for (&i, &p) in idx.iter().zip(&*p) {
+            w[i as usize - start] = T::of(f64::from(p));
+        }
+    });
+}
+
+/// What is the same for all entries.
+#[derive(Clone, Copy)]
+struct Step {
+    clip: f64,
+    keep: f64,
+    beta1: f64,
+    beta2: f64,
+    size: f64,
+    root: f64,
+    epsilon: f64,
+}
+
+impl Step {
+    fn new(values: &[f32]) -> Step {
+        let at = |place: usize| f64::from(values[place]);
+        Step {
+            clip: at(hyper::CLIP),
+            keep: 1.0 - at(hyper::LEARNING_RATE) * at(hyper::WEIGHT_DECAY),
+            beta1: at(hyper::BETA1),
+            beta2: at(hyper::BETA2),
+            size: at(hyper::LEARNING_RATE) / at(hyper::CORRECTION1),
+            root: 1.0 / at(hyper::CORRECTION2).sqrt(),
+            epsilon: at(hyper::EPSILON),
+        }
+    }
+}
+
+struct Entries<'a> {
+    step: Step,
+    p: &'a mut [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+    g: &'a mut [f32],
+}
+
+impl Job for Entries<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Entries { step: s, p, m, v, g } = self;
+        for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            let d = f64::from(*g) * s.clip;
+            let first = s.beta1.madd::<FMA>(f64::from(*m), (1.0 - s.beta1) * d);
+            let second = s.beta2.madd::<FMA>(f64::from(*v), (1.0 - s.beta2) * d * d);
+            let size = s.size * first / second.sqrt().madd::<FMA>(s.root, s.epsilon);
+            *p = (f64::from(*p) * s.keep - size) as f32;
+            *m = first as f32;
+            *v = second as f32;
+            *g = 0.0;
+        }
+    }
+}
