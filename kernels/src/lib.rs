@@ -4,11 +4,15 @@
 
 pub mod attention;
 pub mod attention_grad;
+pub mod cast;
 pub mod conv;
 pub mod conv_grad_input;
 pub mod conv_grad_weight;
+pub mod copy;
 mod dtype;
+pub mod fill;
 pub mod gemm;
+mod grid;
 #[cfg(test)]
 mod harness;
 pub mod hyper;
@@ -26,12 +30,15 @@ pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[
-    &quick::COPY,&quick::FILL,&quick::CAST,&quick::UNARY,&quick::UNARYG,&quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::SOFTMAX,&quick::SOFTMAXG,&quick::GN,&quick::GNG,&quick::GNA,&quick::LN,&quick::LNG,&quick::LNA,&quick::RMS,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,&quick::MSE,&quick::MSEG,&quick::ACC,&quick::SUMSQ,&quick::CLIP,&quick::ADAMW,&quick::NORMALIZE,
+    &quick::UNARY,&quick::UNARYG,&quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::SOFTMAX,&quick::SOFTMAXG,&quick::GN,&quick::GNG,&quick::GNA,&quick::LN,&quick::LNG,&quick::LNA,&quick::RMS,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,&quick::MSE,&quick::MSEG,&quick::ACC,&quick::SUMSQ,&quick::CLIP,&quick::ADAMW,&quick::NORMALIZE,
     &attention::KERNEL,
     &attention_grad::KERNEL,
+    &cast::KERNEL,
     &conv::KERNEL,
     &conv_grad_input::KERNEL,
     &conv_grad_weight::KERNEL,
+    &copy::KERNEL,
+    &fill::KERNEL,
     &gemm::KERNEL,
     &masked_conv_grad::KERNEL,
     &masked_matmul_grad::KERNEL,
