@@ -11,6 +11,7 @@ pub mod conv_grad_weight;
 pub mod copy;
 mod dtype;
 pub mod fill;
+mod function;
 pub mod gemm;
 mod grid;
 #[cfg(test)]
@@ -19,10 +20,13 @@ pub mod hyper;
 mod launch;
 pub mod masked_conv_grad;
 pub mod masked_matmul_grad;
+mod math;
 mod pool;
 mod product;
 mod sampled;
 mod simd;
+pub mod unary;
+pub mod unary_grad;
 
 pub use dtype::{DType, Element, Float};
 pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Types};
@@ -30,7 +34,7 @@ pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[
-    &quick::UNARY,&quick::UNARYG,&quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::SOFTMAX,&quick::SOFTMAXG,&quick::GN,&quick::GNG,&quick::GNA,&quick::LN,&quick::LNG,&quick::LNA,&quick::RMS,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,&quick::MSE,&quick::MSEG,&quick::ACC,&quick::SUMSQ,&quick::CLIP,&quick::ADAMW,&quick::NORMALIZE,
+    &quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::SOFTMAX,&quick::SOFTMAXG,&quick::GN,&quick::GNG,&quick::GNA,&quick::LN,&quick::LNG,&quick::LNA,&quick::RMS,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,&quick::MSE,&quick::MSEG,&quick::ACC,&quick::SUMSQ,&quick::CLIP,&quick::ADAMW,&quick::NORMALIZE,
     &attention::KERNEL,
     &attention_grad::KERNEL,
     &cast::KERNEL,
@@ -42,6 +46,8 @@ pub const KERNELS: &[&Kernel] = &[
     &gemm::KERNEL,
     &masked_conv_grad::KERNEL,
     &masked_matmul_grad::KERNEL,
+    &unary::KERNEL,
+    &unary_grad::KERNEL,
 ];
 
 /// The kernel called `name`.
