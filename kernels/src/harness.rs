@@ -23,6 +23,15 @@ pub(crate) fn places(len: usize, density: f64) -> Vec<u32> {
     (0..len as u32).filter(|&i| (draws[i as usize] + 1.0) / 2.0 < density || density >= 1.0).collect()
 }
 
+/// Every index of `shape`, row by row.
+pub(crate) fn indices(shape: &[i64]) -> Vec<Vec<i64>> {
+    let mut all = vec![vec![]];
+    for &n in shape {
+        all = all.iter().flat_map(|i: &Vec<i64>| (0..n).map(move |j| [&i[..], &[j]].concat())).collect();
+    }
+    all
+}
+
 /// Fails unless `|got - want| <= tolerance * (1 + |want|)` everywhere.
 #[track_caller]
 pub(crate) fn assert_close(got: &[f64], want: &[f64], tolerance: f64) {
@@ -67,6 +76,22 @@ impl Bench {
         }
     }
 
+    /// Gives an argument of any type by values that it can hold.
+    pub(crate) fn ints(&mut self, name: &str, dtype: DType, values: &[i64]) {
+        let mut bytes = Vec::new();
+        for &v in values {
+            match dtype {
+                DType::F32 => bytes.extend((v as f32).to_ne_bytes()),
+                DType::F64 => bytes.extend((v as f64).to_ne_bytes()),
+                DType::I64 => bytes.extend(v.to_ne_bytes()),
+                DType::I32 => bytes.extend((v as i32).to_ne_bytes()),
+                DType::U32 => bytes.extend((v as u32).to_ne_bytes()),
+                DType::U8 | DType::Bool => bytes.push(v as u8),
+            }
+        }
+        self.set(name, dtype, &bytes);
+    }
+
     /// Gives an argument of `u32`.
     pub(crate) fn index(&mut self, name: &str, values: &[u32]) {
         self.set(name, DType::U32, bytemuck::cast_slice(values));
@@ -92,25 +117,55 @@ impl Bench {
         data
     }
 
-    /// Runs on one and on two threads, requires equal bits, and returns the floating-point arguments afterwards.
-    pub(crate) fn run(&self) -> HashMap<&'static str, Vec<f64>> {
+    /// Runs on one and on two threads, requires equal bits, and returns the arguments afterwards.
+    fn run_both(&self) -> HashMap<&'static str, (DType, Vec<u64>, usize)> {
         let one = self.run_on(1);
         let two = self.run_on(2);
         let mut out = HashMap::new();
         for ((arg, one), two) in self.kernel.args.iter().zip(one).zip(two) {
-            let (Some((dtype, one, len)), Some((_, two, _))) = (one, two) else {
+            let (Some(one), Some((_, two, _))) = (one, two) else {
                 continue;
             };
-            assert!(one == two || arg.name == "work", "`{}` depends on the number of threads", arg.name);
+            assert!(one.1 == two || arg.name == "work", "`{}` depends on the number of threads", arg.name);
+            out.insert(arg.name, one);
+        }
+        out
+    }
+
+    /// Runs on one and on two threads, requires equal bits, and returns the floating-point arguments afterwards.
+    pub(crate) fn run(&self) -> HashMap<&'static str, Vec<f64>> {
+        let mut out = HashMap::new();
+        for (name, (dtype, words, len)) in self.run_both() {
             match dtype {
                 DType::F32 => {
-                    let values = &bytemuck::cast_slice::<u64, f32>(&one)[..len];
-                    out.insert(arg.name, values.iter().map(|&v| f64::from(v)).collect());
+                    let values = &bytemuck::cast_slice::<u64, f32>(&words)[..len];
+                    out.insert(name, values.iter().map(|&v| f64::from(v)).collect());
                 }
                 DType::F64 => {
-                    out.insert(arg.name, bytemuck::cast_slice::<u64, f64>(&one)[..len].to_vec());
+                    out.insert(name, bytemuck::cast_slice::<u64, f64>(&words)[..len].to_vec());
                 }
                 _ => {}
+            }
+        }
+        out
+    }
+
+    /// As [`Bench::run`], with all arguments as integers, save those that hold anything else.
+    pub(crate) fn run_ints(&self) -> HashMap<&'static str, Vec<i64>> {
+        let whole = |v: f64| (v.fract() == 0.0).then_some(v as i64);
+        let mut out = HashMap::new();
+        for (name, (dtype, words, len)) in self.run_both() {
+            let bytes = &bytemuck::cast_slice::<u64, u8>(&words)[..len * dtype.size()];
+            let values: Option<Vec<i64>> = match dtype {
+                DType::F32 => bytemuck::cast_slice(bytes).iter().map(|&v: &f32| whole(v.into())).collect(),
+                DType::F64 => bytemuck::cast_slice(bytes).iter().map(|&v: &f64| whole(v)).collect(),
+                DType::I64 => Some(bytemuck::cast_slice(bytes).to_vec()),
+                DType::I32 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &i32| v.into()).collect()),
+                DType::U32 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &u32| v.into()).collect()),
+                DType::U8 | DType::Bool => Some(bytes.iter().map(|&v| v.into()).collect()),
+            };
+            if let Some(values) = values {
+                out.insert(name, values);
             }
         }
         out

@@ -5,15 +5,20 @@
 pub mod accumulate;
 pub mod attention;
 pub mod attention_grad;
+pub mod cast;
 pub mod clip_norm;
 pub mod conv;
 pub mod conv_grad_input;
 pub mod conv_grad_weight;
+pub mod copy;
 mod dtype;
+pub mod fill;
+mod function;
 pub mod gemm;
 pub mod group_norm;
 pub mod group_norm_grad;
 pub mod group_norm_grad_affine;
+mod grid;
 #[cfg(test)]
 mod harness;
 pub mod hyper;
@@ -27,6 +32,7 @@ pub mod mse_loss;
 pub mod mse_loss_grad;
 mod norm;
 pub mod normalize;
+mod math;
 mod pool;
 mod product;
 pub mod rms_norm;
@@ -39,6 +45,8 @@ pub mod softmax;
 pub mod softmax_grad;
 pub mod sparse_adamw;
 pub mod sum_squares;
+pub mod unary;
+pub mod unary_grad;
 
 pub use dtype::{DType, Element, Float};
 pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Types};
@@ -46,14 +54,17 @@ pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[
-    &quick::COPY,&quick::FILL,&quick::CAST,&quick::UNARY,&quick::UNARYG,&quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,
+    &quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,
     &accumulate::KERNEL,
     &attention::KERNEL,
     &attention_grad::KERNEL,
+    &cast::KERNEL,
     &clip_norm::KERNEL,
     &conv::KERNEL,
     &conv_grad_input::KERNEL,
     &conv_grad_weight::KERNEL,
+    &copy::KERNEL,
+    &fill::KERNEL,
     &gemm::KERNEL,
     &group_norm::KERNEL,
     &group_norm_grad::KERNEL,
@@ -73,6 +84,8 @@ pub const KERNELS: &[&Kernel] = &[
     &softmax_grad::KERNEL,
     &sparse_adamw::KERNEL,
     &sum_squares::KERNEL,
+    &unary::KERNEL,
+    &unary_grad::KERNEL,
 ];
 
 /// The kernel called `name`.

@@ -106,6 +106,34 @@ pub(crate) trait Real: crate::Float {
     const LOWEST: Self;
 }
 
+/// The part of the exponential in `f32` that needs arithmetic.
+pub(crate) trait ExpParts: Sized {
+    /// `(p, n)` such that the exponential is `p * 2^n`, with `p` near one. The argument must be within -128..128 or NaN, which
+    /// makes `p` NaN.
+    fn exp_parts<const FMA: bool>(self) -> (Self, i32);
+}
+
+impl ExpParts for f32 {
+    #[inline(always)]
+    fn exp_parts<const FMA: bool>(self) -> (f32, i32) {
+        // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits of the sum.
+        const ROUND: f32 = 12_582_912.0;
+        const LN2_HIGH: f32 = 0.693_359_4;
+        const LN2_LOW: f32 = -2.121_944_4e-4;
+        let shifted = self.madd::<FMA>(std::f32::consts::LOG2_E, ROUND);
+        let n = shifted - ROUND;
+        let r = n.madd::<FMA>(-LN2_HIGH, self);
+        let r = n.madd::<FMA>(-LN2_LOW, r);
+        let p = 1.987_569_1e-4_f32.madd::<FMA>(r, 1.398_199_9e-3);
+        let p = p.madd::<FMA>(r, 8.333_452e-3);
+        let p = p.madd::<FMA>(r, 4.166_579_6e-2);
+        let p = p.madd::<FMA>(r, 1.666_666_6e-1);
+        let p = p.madd::<FMA>(r, 5e-1);
+        let p = p.madd::<FMA>(r * r, r + 1.0);
+        (p, (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32))
+    }
+}
+
 impl Real for f32 {
     const LOWEST: f32 = f32::NEG_INFINITY;
 
@@ -116,23 +144,10 @@ impl Real for f32 {
 
     #[inline(always)]
     fn exp_lane<const FMA: bool>(self) -> f32 {
-        // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits of the sum.
-        const ROUND: f32 = 12_582_912.0;
-        const LN2_HIGH: f32 = 0.693_359_4;
-        const LN2_LOW: f32 = -2.121_944_4e-4;
         let clamped = if self < -87.0 { -87.0 } else { self };
         let clamped = if clamped > 88.0 { 88.0 } else { clamped };
-        let shifted = clamped.madd::<FMA>(std::f32::consts::LOG2_E, ROUND);
-        let n = shifted - ROUND;
-        let r = n.madd::<FMA>(-LN2_HIGH, clamped);
-        let r = n.madd::<FMA>(-LN2_LOW, r);
-        let p = 1.987_569_1e-4_f32.madd::<FMA>(r, 1.398_199_9e-3);
-        let p = p.madd::<FMA>(r, 8.333_452e-3);
-        let p = p.madd::<FMA>(r, 4.166_579_6e-2);
-        let p = p.madd::<FMA>(r, 1.666_666_6e-1);
-        let p = p.madd::<FMA>(r, 5e-1);
-        let p = p.madd::<FMA>(r * r, r + 1.0);
-        let y = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
+        let (p, n) = clamped.exp_parts::<FMA>();
+        let y = f32::from_bits(p.to_bits().wrapping_add((n as u32) << 23));
         let y = if self < -87.0 { 0.0 } else { y };
         let y = if self > 88.0 { f32::INFINITY } else { y };
         if self.is_nan() { self } else { y }

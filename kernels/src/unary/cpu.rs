@@ -1,0 +1,116 @@
+//! Elementwise functions on a CPU.
+
+use crate::function::{Rule, Use, choose};
+use crate::grid::GRAIN;
+use crate::math::Maths;
+use crate::simd::{Job, dispatch};
+use crate::{DType, Element, Launch, for_element, for_float};
+
+pub(super) fn run(l: &Launch<'_>) {
+    let op = l.word("op");
+    match op {
+        "isnan" => for_float!(l.dtype("x"), T => flags::<T>(l, Maths::is_nan)),
+        "isinf" => for_float!(l.dtype("x"), T => flags::<T>(l, Maths::is_infinite)),
+        "not" => map(l, |x: u8| u8::from(x == 0)),
+        _ => match l.dtype("x") {
+            DType::F32 => choose(op, Values::<f32>::new(l)),
+            DType::F64 => choose(op, Values::<f64>::new(l)),
+            other => for_element!(other, T => {
+                let (low, high) = (l.float("alpha") as T, l.float("beta") as T);
+                let (zero, one) = (0 as T, 1 as T);
+                match op {
+                    "neg" => map(l, |x: T| zero.minus(x)),
+                    "abs" => map(l, |x: T| if x < zero { zero.minus(x) } else { x }),
+                    "sign" => map(l, |x: T| if x > zero { one } else { zero.minus(T::from(x < zero)) }),
+                    "relu" => map(l, |x: T| if x < zero { zero } else { x }),
+                    "floor" | "ceil" | "round" => map(l, |x: T| x),
+                    "clip" => map(l, |x: T| {
+                        let x = if x < low { low } else { x };
+                        if x > high { high } else { x }
+                    }),
+                    _ => unreachable!("`{op}` is no elementwise function of integers"),
+                }
+            }),
+        },
+    }
+}
+
+/// Subtraction that wraps.
+trait Minus {
+    /// `self - other`.
+    fn minus(self, other: Self) -> Self;
+}
+macro_rules! minus {
+    ($($t:ty: |$a:ident, $b:ident| $body:expr),*) => {$(
+        impl Minus for $t {
+            #[inline(always)]
+            fn minus(self, other: $t) -> $t {
+                let ($a, $b) = (self, other);
+                $body
+            }
+        }
+    )*};
+}
+minus!(
+    i64: |a, b| a.wrapping_sub(b), i32: |a, b| a.wrapping_sub(b), u32: |a, b| a.wrapping_sub(b),
+    u8: |a, b| a.wrapping_sub(b), f32: |a, b| a - b, f64: |a, b| a - b
+);
+
+fn map<T: Element>(l: &Launch<'_>, f: impl Fn(T) -> T + Sync) {
+    let x = l.read::<T>("x");
+    l.pool.chunks(l.write::<T>("y"), GRAIN, |i, y| {
+        for (y, &x) in y.iter_mut().zip(&x[i * GRAIN..]) {
+            *y = f(x);
+        }
+    });
+}
+
+fn flags<T: Element>(l: &Launch<'_>, f: impl Fn(T) -> bool + Sync) {
+    let x = l.read::<T>("x");
+    l.pool.chunks(l.write::<u8>("y"), GRAIN, |i, y| {
+        for (y, &x) in y.iter_mut().zip(&x[i * GRAIN..]) {
+            *y = u8::from(f(x));
+        }
+    });
+}
+
+struct Values<'a, T> {
+    l: &'a Launch<'a>,
+    alpha: T,
+    beta: T,
+}
+
+impl<'a, T: Maths> Values<'a, T> {
+    fn new(l: &'a Launch<'a>) -> Self {
+        Values { l, alpha: T::of(l.float("alpha")), beta: T::of(l.float("beta")) }
+    }
+}
+
+impl<T: Maths> Use for Values<'_, T> {
+    fn with(self, rule: impl Rule) {
+        let x = self.l.read::<T>("x");
+        self.l.pool.chunks(self.l.write::<T>("y"), GRAIN, |i, y| {
+            let x = &x[i * GRAIN..][..y.len()];
+            dispatch(Line { rule, x, y, alpha: self.alpha, beta: self.beta });
+        });
+    }
+}
+
+struct Line<'a, T, R> {
+    rule: R,
+    x: &'a [T],
+    y: &'a mut [T],
+    alpha: T,
+    beta: T,
+}
+
+impl<T: Maths, R: Rule> Job for Line<'_, T, R> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for (y, &x) in self.y.iter_mut().zip(self.x) {
+            *y = self.rule.value::<T, FMA>(x, self.alpha, self.beta);
+        }
+    }
+}

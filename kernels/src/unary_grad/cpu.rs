@@ -1,0 +1,49 @@
+//! Gradients of elementwise functions on a CPU.
+
+use crate::function::{Rule, Use, choose};
+use crate::grid::GRAIN;
+use crate::math::Maths;
+use crate::simd::{Job, dispatch};
+use crate::{Launch, for_float};
+use std::marker::PhantomData;
+
+pub(super) fn run(l: &Launch<'_>) {
+    for_float!(l.dtype("x"), T => choose(l.word("op"), Slopes::<T> { l, kind: PhantomData }))
+}
+
+struct Slopes<'a, T> {
+    l: &'a Launch<'a>,
+    kind: PhantomData<T>,
+}
+
+impl<T: Maths> Use for Slopes<'_, T> {
+    fn with(self, rule: impl Rule) {
+        let l = self.l;
+        let (x, dy) = (l.read::<T>("x"), l.read::<T>("dy"));
+        let (alpha, beta) = (T::of(l.float("alpha")), T::of(l.float("beta")));
+        l.pool.chunks(l.write::<T>("dx"), GRAIN, |i, dx| {
+            let (x, dy) = (&x[i * GRAIN..][..dx.len()], &dy[i * GRAIN..][..dx.len()]);
+            dispatch(Line { rule, x, dy, dx, alpha, beta });
+        });
+    }
+}
+
+struct Line<'a, T, R> {
+    rule: R,
+    x: &'a [T],
+    dy: &'a [T],
+    dx: &'a mut [T],
+    alpha: T,
+    beta: T,
+}
+
+impl<T: Maths, R: Rule> Job for Line<'_, T, R> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for ((dx, &dy), &x) in self.dx.iter_mut().zip(self.dy).zip(self.x) {
+            *dx = dy * self.rule.slope::<T, FMA>(x, self.alpha, self.beta);
+        }
+    }
+}
