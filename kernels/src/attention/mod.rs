@@ -1,10 +1,10 @@
 //! Scaled dot-product attention (ONNX Attention, and the MatMul-Softmax-MatMul pattern).
 //!
-//! `y = softmax(scale * q k^T + mask) v` for each batch element and head. `q` is `[batch, heads, queries, dim]`, `k` is
-//! `[batch, heads, keys, dim]`, `v` is `[batch, heads, keys, value_dim]`, `y` is `[batch, heads, queries, value_dim]`. The
-//! mask is added; its strides count elements in batch, head, query and key, 0 where it is broadcast. `lse` holds the
-//! logarithm of the sum of exponentials of each query's scores. A query for which all keys are masked by negative infinity
-//! gives zeros and an `lse` of negative infinity.
+//! `y = softmax(scale * q k^T + mask) v` for each batch element and head. `q` is `[batch, heads, queries, dim]`,
+//! `k` is `[batch, heads, keys, dim]`, `v` is `[batch, heads, keys, value_dim]`, `y` is `[batch, heads, queries,
+//! value_dim]`. The mask is added; its strides count elements in batch, head, query and key, 0 where it is
+//! broadcast. `lse` holds the logarithm of the sum of exponentials of each query's scores. A query for which all
+//! keys are masked by negative infinity gives zeros and an `lse` of negative infinity.
 
 mod cpu;
 

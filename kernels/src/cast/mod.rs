@@ -1,7 +1,7 @@
 //! `y[i] = x[i]` in another element type (ONNX Cast).
 //!
-//! Real numbers lose their fraction when they become integers and saturate at the ends of the range, NaN becomes 0; integers
-//! wrap. Anything but zero is true.
+//! Real numbers lose their fraction when they become integers and saturate at the ends of the range, NaN becomes 0;
+//! integers wrap. Anything but zero is true.
 
 mod cpu;
 

@@ -1,8 +1,9 @@
 //! Convolution over up to three spatial dimensions (ONNX Conv).
 //!
-//! `y[b,o,p] = bias[o] + sum over c, t of w[o,c,t] * x[b, g*ci/groups + c, p*strides + t*dilations - pads]`, where `g` is the
-//! group of `o` and elements outside `x` are zero. `x` is `[n, ci, input]`, `w` is `[co, ci/groups, kernel]`, `y` is
-//! `[n, co, output]`; spatial dimensions are depth, height, width. Padding at the end follows from the output's extents.
+//! `y[b,o,p] = bias[o] + sum over c, t of w[o,c,t] * x[b, g*ci/groups + c, p*strides + t*dilations - pads]`, where
+//! `g` is the group of `o` and elements outside `x` are zero. `x` is `[n, ci, input]`, `w` is `[co, ci/groups,
+//! kernel]`, `y` is `[n, co, output]`; spatial dimensions are depth, height, width. Padding at the end follows from
+//! the output's extents.
 
 pub(crate) mod correlate;
 mod cpu;

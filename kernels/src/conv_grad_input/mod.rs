@@ -1,8 +1,8 @@
 //! Gradient of a convolution with respect to its input; also the forward pass of a transposed convolution (ONNX
 //! ConvTranspose).
 //!
-//! `dx[b,c,i] = sum over o, t of w[o,c,t] * dy[b,o,(i + pads - t*dilations) / strides]`, over the `o` of the group of `c` and
-//! the `t` for which the index is whole and within `dy`. Shapes are those of the convolution.
+//! `dx[b,c,i] = sum over o, t of w[o,c,t] * dy[b,o,(i + pads - t*dilations) / strides]`, over the `o` of the group
+//! of `c` and the `t` for which the index is whole and within `dy`. Shapes are those of the convolution.
 
 mod cpu;
 

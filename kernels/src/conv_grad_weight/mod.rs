@@ -1,7 +1,7 @@
 //! Dense gradient of a convolution's weight. Training does not use it; tests and inspection do.
 //!
-//! `dw[o,c,t] = sum over b, p of dy[b,o,p] * x[b, g*ci/groups + c, p*strides + t*dilations - pads]`, where `g` is the group of
-//! `o`. Shapes are those of the convolution.
+//! `dw[o,c,t] = sum over b, p of dy[b,o,p] * x[b, g*ci/groups + c, p*strides + t*dilations - pads]`, where `g` is
+//! the group of `o`. Shapes are those of the convolution.
 
 mod cpu;
 

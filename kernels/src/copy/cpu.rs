@@ -88,7 +88,9 @@ fn words<W: Word>(l: &Launch<'_>, x: &[W], y: &mut [W]) {
         && xs != 0
         && xs != 1
     {
-        let rest = Grid::new(grid.dims().iter().enumerate().filter(|(d, _)| *d != p && d + 1 != grid.dims().len()).map(|d| *d.1));
+        let rest = Grid::new(
+            grid.dims().iter().enumerate().filter(|(d, _)| *d != p && d + 1 != grid.dims().len()).map(|d| *d.1),
+        );
         let lines = grid.dims()[p];
         let height = lines.size.min(BLOCK);
         let width = inner.size.min((AREA / height).next_multiple_of(TILE));

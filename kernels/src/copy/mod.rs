@@ -1,8 +1,9 @@
-//! Strided copy: `y[y_offset + sum_d i_d * y_strides[d]] = x[x_offset + sum_d i_d * x_strides[d]]` for every index `i` of `shape`
-//! (ONNX Transpose, Slice, Concat, Split, Expand, Pad, Tile, DepthToSpace).
+//! Strided copy: `y[y_offset + sum_d i_d * y_strides[d]] = x[x_offset + sum_d i_d * x_strides[d]]` for every index
+//! `i` of `shape` (ONNX Transpose, Slice, Concat, Split, Expand, Pad, Tile, DepthToSpace).
 //!
-//! Strides count elements and may be zero or negative; any rank is admitted, none at all copies one element. Elements of `y`
-//! that no index reaches keep their value. Where several indices reach the same element of `y`, the last one stays.
+//! Strides count elements and may be zero or negative; any rank is admitted, none at all copies one element.
+//! Elements of `y` that no index reaches keep their value. Where several indices reach the same element of `y`, the
+//! last one stays.
 
 mod cpu;
 

@@ -1,7 +1,8 @@
 //! Matrix product `c = alpha * a @ b + beta * c` for each index of a batch (ONNX MatMul, Gemm, Einsum).
 //!
-//! `a` is `m` x `k`, `b` is `k` x `n`, `c` is `m` x `n`; each has a row and a column stride and one stride for each batch
-//! dimension, 0 where it is broadcast. All strides count elements and are not negative. With `beta` zero `c` is not read.
+//! `a` is `m` x `k`, `b` is `k` x `n`, `c` is `m` x `n`; each has a row and a column stride and one stride for each
+//! batch dimension, 0 where it is broadcast. All strides count elements and are not negative. With `beta` zero `c`
+//! is not read.
 
 mod cpu;
 

@@ -1,7 +1,7 @@
 //! Gradient of group normalisation with respect to its input.
 //!
-//! With `g = dy * scale` and `h = (x - mean) * rstd`: `dx = rstd * (g - mean(g) - h * mean(g * h))`, the means taken over
-//! the group. Shapes are those of group_norm.
+//! With `g = dy * scale` and `h = (x - mean) * rstd`: `dx = rstd * (g - mean(g) - h * mean(g * h))`, the means
+//! taken over the group. Shapes are those of group_norm.
 
 mod cpu;
 

@@ -1,7 +1,7 @@
 //! Gradient of layer normalisation with respect to its input.
 //!
-//! With `g = dy * scale` and `h = (x - mean) * rstd`: `dx = rstd * (g - mean(g) - h * mean(g * h))`, the means taken over
-//! the row. Shapes are those of layer_norm.
+//! With `g = dy * scale` and `h = (x - mean) * rstd`: `dx = rstd * (g - mean(g) - h * mean(g * h))`, the means
+//! taken over the row. Shapes are those of layer_norm.
 
 mod cpu;
 

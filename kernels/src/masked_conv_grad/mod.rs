@@ -1,9 +1,9 @@
 //! Gradient of a convolution's weight at its trained entries only.
 //!
-//! Entry `k` of `idx` is the flat position of `w[o,c,t]`; positions ascend.
-//! `dp[k] = sum over b, p of dy[b,o,p] * x[b, g*ci/groups + c, p*strides + t*dilations - pads]`, where `g` is the group of `o`.
-//! The dense gradient does not exist; cost grows with the number of entries. `dp` may be longer than `idx`; what is beyond
-//! is left alone. Shapes are those of the convolution.
+//! Entry `k` of `idx` is the flat position of `w[o,c,t]`; positions ascend. `dp[k] = sum over b, p of dy[b,o,p] *
+//! x[b, g*ci/groups + c, p*strides + t*dilations - pads]`, where `g` is the group of `o`. The dense gradient does
+//! not exist; cost grows with the number of entries. `dp` may be longer than `idx`; what is beyond is left alone.
+//! Shapes are those of the convolution.
 
 mod cpu;
 

@@ -1,9 +1,9 @@
 //! Gradient of a matrix weight at its trained entries only.
 //!
 //! The weight is `[rows, cols]` and entry `k` of `idx` is its flat position `r * cols + c`; positions ascend.
-//! `dp[k] = sum over batch, n of A[n, r] * B[n, c]`. `A` is `[batch, n, rows]`, or `[batch, rows, n]` if `a_t` is 1, and `B`
-//! likewise with `cols`. The dense gradient does not exist; cost grows with the number of entries. `dp` may be longer than
-//! `idx`; what is beyond is left alone.
+//! `dp[k] = sum over batch, n of A[n, r] * B[n, c]`. `A` is `[batch, n, rows]`, or `[batch, rows, n]` if `a_t` is
+//! 1, and `B` likewise with `cols`. The dense gradient does not exist; cost grows with the number of entries. `dp`
+//! may be longer than `idx`; what is beyond is left alone.
 
 mod cpu;
 

@@ -1,7 +1,7 @@
 //! Gradient of root mean square normalisation with respect to its input.
 //!
-//! With `g = dy * scale` and `h = x * rstd`: `dx = rstd * (g - h * mean(g * h))`, the mean taken over the row. Shapes are
-//! those of rms_norm.
+//! With `g = dy * scale` and `h = x * rstd`: `dx = rstd * (g - h * mean(g * h))`, the mean taken over the row.
+//! Shapes are those of rms_norm.
 
 mod cpu;
 

@@ -1,11 +1,12 @@
-//! `y[i] = op(x[i])` (ONNX Neg, Abs, Sign, Floor, Ceil, Round, Exp, Log, Sqrt, Reciprocal, Sin, Cos, Tan, Asin, Acos, Atan, Sinh,
-//! Cosh, Tanh, Sigmoid, Erf, Relu, LeakyRelu, Elu, Celu, Selu, Softplus, Softsign, HardSigmoid, HardSwish, Mish, Gelu, Clip, Not,
-//! IsNaN, IsInf).
+//! `y[i] = op(x[i])` (ONNX Neg, Abs, Sign, Floor, Ceil, Round, Exp, Log, Sqrt, Reciprocal, Sin, Cos, Tan, Asin,
+//! Acos, Atan, Sinh, Cosh, Tanh, Sigmoid, Erf, Relu, LeakyRelu, Elu, Celu, Selu, Softplus, Softsign, HardSigmoid,
+//! HardSwish, Mish, Gelu, Clip, Not, IsNaN, IsInf).
 //!
-//! The word `op` names the function. `alpha` is the parameter of `leaky_relu`, `elu`, `celu`, `selu` (whose gamma is `beta`),
-//! `hard_sigmoid` (`alpha * x + beta`) and `quick_gelu` (`x * sigmoid(alpha * x)`); `clip` keeps `alpha..=beta`. `round` takes the
-//! even one of two integers equally near. `not` takes truth values, `isnan` and `isinf` give them; otherwise `y` has the type of
-//! `x`. Integers know `neg`, `abs` (both wrap), `sign`, `relu`, `clip`, and `floor`, `ceil` and `round`, which leave them alone.
+//! The word `op` names the function. `alpha` is the parameter of `leaky_relu`, `elu`, `celu`, `selu` (whose gamma
+//! is `beta`), `hard_sigmoid` (`alpha * x + beta`) and `quick_gelu` (`x * sigmoid(alpha * x)`); `clip` keeps
+//! `alpha..=beta`. `round` takes the even one of two integers equally near. `not` takes truth values, `isnan` and
+//! `isinf` give them; otherwise `y` has the type of `x`. Integers know `neg`, `abs` (both wrap), `sign`, `relu`,
+//! `clip`, and `floor`, `ceil` and `round`, which leave them alone.
 
 mod cpu;
 
@@ -67,9 +68,7 @@ pub(crate) fn reference(op: &str, alpha: f64, beta: f64, x: f64) -> f64 {
         "mish" if x > 30.0 => x,
         "mish" => limit(x * x.exp().ln_1p().tanh()),
         "gelu" => limit(0.5 * x * libm::erfc(-x / 2_f64.sqrt())),
-        "gelu_tanh" => {
-            limit(x * sigmoid(2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)))
-        }
+        "gelu_tanh" => limit(x * sigmoid(2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x))),
         "quick_gelu" => limit(x * sigmoid(alpha * x)),
         "clip" => x.clamp(alpha, beta),
         _ => panic!("{op}"),
@@ -112,7 +111,9 @@ mod tests {
                     let want = if dtype == DType::F32 { f64::from(want as f32) } else { want };
                     // Such functions lose what the rounding of their argument loses.
                     let slack = match op {
-                        "gelu" | "gelu_tanh" | "quick_gelu" | "silu" | "mish" | "celu" if x < -2.0 => x.abs().min(100.0).powi(3),
+                        "gelu" | "gelu_tanh" | "quick_gelu" | "silu" | "mish" | "celu" if x < -2.0 => {
+                            x.abs().min(100.0).powi(3)
+                        }
                         _ => 1.0,
                     };
                     let near = (got - want).abs() <= tolerance * slack * want.abs() + least;

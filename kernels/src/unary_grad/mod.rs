@@ -1,7 +1,7 @@
 //! `dx[i] = dy[i] * op'(x[i])`: the gradient of the kernel `unary`, with its words and parameters.
 //!
-//! At kinks the derivative is that of the lower side, except that `abs` has none and `clip` counts its ends as inside. Where the
-//! derivative is zero the result is zero times `dy`.
+//! At kinks the derivative is that of the lower side, except that `abs` has none and `clip` counts its ends as
+//! inside. Where the derivative is zero the result is zero times `dy`.
 
 mod cpu;
 
