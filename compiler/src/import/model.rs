@@ -34,7 +34,11 @@ pub struct Location {
 impl Model {
     /// Opens and decodes a model. Weights are not read.
     pub fn open(path: &Path) -> Result<Model> {
-        let bytes = map(path)?;
+        Model::from_bytes(path, map(path)?)
+    }
+
+    /// Decodes a model from its bytes. `path` is where it would lie: external data is read from beside it, and messages name it.
+    pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model> {
         let proto = ModelProto::decode(bytes.clone()).map_err(|e| {
             Error::file(path, format!("is not an ONNX model or is truncated ({e}); export it again or fetch it anew"))
         })?;

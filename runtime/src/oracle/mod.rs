@@ -5,6 +5,7 @@
 //! [`expose`] turns inner values of a model into outputs so that they can be compared one by one.
 
 mod array;
+mod convert;
 mod error;
 pub mod expose;
 pub mod fetch;
