@@ -3,7 +3,7 @@
 use super::options::{Dims, Dump, Select, observe};
 use super::{Failure, report};
 use sara_compiler::compile::canonical;
-use sara_compiler::import::{Model, read_weight};
+use sara_compiler::import::{Binding, Model, read_weight};
 use sara_compiler::ir::{Def, Graph};
 use sara_compiler::select::{self, Role};
 use serde::Serialize;
@@ -25,6 +25,9 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// Size at which dimensions that no flag binds are looked at; what is reported hardly depends on it.
+const OPEN: usize = 64;
+
 /// Thresholds that the counts are shown for: the paper's for 5, 20 and 50 million entries of SD1.5, and one above.
 const THRESHOLDS: [f64; 4] = [2e-4, 8e-4, 2e-3, 5e-3];
 
@@ -32,6 +35,7 @@ const THRESHOLDS: [f64; 4] = [2e-4, 8e-4, 2e-3, 5e-3];
 struct Report {
     opset: i64,
     producer: String,
+    dims: Vec<String>,
     inputs: Vec<String>,
     outputs: Vec<String>,
     onnx_operators: BTreeMap<String, usize>,
@@ -51,12 +55,16 @@ struct Row {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let model = Model::open(&args.model)?;
     let mut observer = args.dump.observer();
-    let graph = canonical(&model, &args.dims.binding(), observe(&mut observer))?;
+    let binding = Binding { open: Some(OPEN), ..args.dims.binding() };
+    let graph = canonical(&model, &binding, observe(&mut observer))?;
     let report = inspect(&model, &graph, &args.select.options())?;
     if args.json {
         return report::json(&report);
     }
     println!("opset {}, made by {}", report.opset, report.producer);
+    if !report.dims.is_empty() {
+        println!("dimensions {} (--dim binds them; {OPEN} here where it does not, and 1 for a batch)", report.dims.join(", "));
+    }
     println!("inputs   {}", report.inputs.join(", "));
     println!("outputs  {}", report.outputs.join(", "));
     let list = |counts: &BTreeMap<String, usize>| {
@@ -123,6 +131,7 @@ fn inspect(model: &Model, graph: &Graph, options: &select::Options) -> Result<Re
     Ok(Report {
         opset: model.opset(),
         producer: format!("{} {}", model.proto.producer_name, model.proto.producer_version),
+        dims: model.dims(),
         inputs: inputs.collect(),
         outputs: outputs.collect(),
         onnx_operators,

@@ -25,6 +25,8 @@ pub struct Binding {
     pub dims: BTreeMap<String, usize>,
     /// Whole shapes of inputs, such as those of tensors at hand. They win over `dims`.
     pub shapes: BTreeMap<String, Vec<usize>>,
+    /// Size of dimensions that nothing binds; without it they are an error.
+    pub open: Option<usize>,
 }
 
 /// Names of dimensions that are 1 unless they are bound.
@@ -135,9 +137,9 @@ impl Importer<'_> {
         let mut open = Vec::new();
         let mut bound = Vec::new();
         for input in inputs {
-            bound.push(self.bind_shape(input, &mut open));
+            bound.push(self.bind_shape(input, binding.open, &mut open));
         }
-        if !open.is_empty() {
+        if binding.open.is_none() && !open.is_empty() {
             open.sort();
             open.dedup();
             return Err(Error::Option(format!(
@@ -175,7 +177,7 @@ impl Importer<'_> {
         Ok(())
     }
 
-    fn bind_shape(&self, input: &ValueInfoProto, open: &mut Vec<String>) -> Vec<usize> {
+    fn bind_shape(&self, input: &ValueInfoProto, size: Option<usize>, open: &mut Vec<String>) -> Vec<usize> {
         dims(input)
             .iter()
             .map(|dim| match (dim.dim_value, dim.dim_param.as_deref()) {
@@ -187,12 +189,12 @@ impl Importer<'_> {
                     None if dims(input).len() == 1 => 1,
                     None => {
                         open.push(name.to_owned());
-                        1
+                        size.unwrap_or(1)
                     }
                 },
                 _ => {
                     open.push(format!("(unnamed, input `{}`)", input.name));
-                    1
+                    size.unwrap_or(1)
                 }
             })
             .collect()

@@ -61,6 +61,17 @@ impl Model {
         default.map_or(1, |o| o.version)
     }
 
+    /// Names of the dimensions that its inputs leave open, in the order of their first use.
+    pub fn dims(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for name in self.graph().input.iter().flat_map(super::dims).filter_map(|d| d.dim_param.as_ref()) {
+            if !name.is_empty() && !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
+    }
+
     /// Identity of the `.onnx` file, for plans and adapters.
     pub fn identity(&self) -> Result<ModelFile> {
         let path = std::path::absolute(&self.path).map_err(|e| Error::io(&self.path, e))?;
