@@ -1,1 +1,69 @@
-//! Part of sara.
+//! What a diffusion model is: how noise is added and taken away, which pictures it learns from, and how its
+//! pictures are judged and shown. Nothing here knows how a model is stored or run: a model is a function
+//! that is handed in.
+//!
+//! | module       | holds                                                          |
+//! |--------------|----------------------------------------------------------------|
+//! | [`schedule`] | how much noise a timestep has                                  |
+//! | [`sampler`]  | DDIM and classifier-free guidance                              |
+//! | [`digits`]   | the bundled model of handwritten digits and its scans          |
+//! | [`look`]     | other looks of the scans, to fine-tune on                      |
+//! | [`distance`] | the Fréchet distance between two sets of features              |
+//! | [`picture`]  | a grid of grey images as a PNG                                 |
+//! | [`curve`]    | a loss curve as an SVG                                         |
+//!
+//! Images are `Array4<f32>` of shape [n, 1, height, width] with values in -1..1, and timesteps are `i64`, as
+//! the models take them.
+
+pub mod curve;
+pub mod digits;
+pub mod distance;
+mod font;
+pub mod look;
+pub mod picture;
+pub mod sampler;
+pub mod schedule;
+
+/// Why something cannot be computed or drawn.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bundled scans are not what this crate expects.
+    #[error("the bundled digits cannot be read: {0}")]
+    Digits(String),
+    /// Two arrays that belong together have different shapes.
+    #[error("{what} has shape {found:?} where {wanted:?} is needed")]
+    Shape {
+        /// The array at fault.
+        what: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape it must have.
+        wanted: Vec<usize>,
+    },
+    /// A timestep outside the schedule.
+    #[error("timestep {t} is outside 0..{count}")]
+    Timestep {
+        /// The timestep asked for.
+        t: i64,
+        /// How many timesteps the schedule has.
+        count: usize,
+    },
+    /// A number of the caller that makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The image library cannot write the picture.
+    #[error("the picture cannot be encoded")]
+    Picture(#[from] image::ImageError),
+    /// The plotting library cannot draw the curve.
+    #[error("the curve cannot be drawn: {0}")]
+    Curve(String),
+}
+
+/// That `found` is `wanted`, for the array called `what`.
+pub(crate) fn same_shape(what: &'static str, found: &[usize], wanted: &[usize]) -> Result<(), Error> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::Shape { what, found: found.to_vec(), wanted: wanted.to_vec() })
+}
