@@ -69,3 +69,9 @@ impl From<sara_runtime::patch::PatchError> for Failure {
         Failure::Plain(error.to_string())
     }
 }
+
+impl From<sara_models::Error> for Failure {
+    fn from(error: sara_models::Error) -> Failure {
+        Failure::Plain(error.to_string())
+    }
+}

@@ -225,9 +225,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     };
     let text = toml::to_string(&run).map_err(|e| Failure::Plain(e.to_string()))?;
     write_atomic(&args.output_dir.join("run.toml"), |out| out.write_all(text.as_bytes()))?;
-    let batch = |i: u64| -> Tensors {
+    let batch = |i: u64| -> Result<Tensors, Failure> {
         let row = (i % count) as usize;
-        batches.iter().filter_map(|(name, t)| Some((name.clone(), t.at(row)?))).collect()
+        Ok(batches.iter().filter_map(|(name, t)| Some((name.clone(), t.at(row)?))).collect())
     };
     let every = args.checkpointing_steps;
     train(&mut trainer, batch, &args.output_dir, every, args.json)?;
@@ -240,7 +240,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// the step, with a checkpoint.
 pub(super) fn train(
     trainer: &mut Trainer,
-    batch: impl Fn(u64) -> Tensors,
+    batch: impl Fn(u64) -> Result<Tensors, Failure>,
     run: &Path,
     checkpointing_steps: u64,
     json: bool,
@@ -254,7 +254,7 @@ pub(super) fn train(
     while trainer.step < total {
         let accumulation = trainer.options.gradient_accumulation_steps;
         let first = trainer.step * accumulation;
-        let batches: Vec<Tensors> = (first..first + accumulation).map(&batch).collect();
+        let batches: Vec<Tensors> = (first..first + accumulation).map(&batch).collect::<Result<_, _>>()?;
         let metrics = match trainer.step(&batches) {
             Ok(metrics) => metrics,
             Err(error) => {

@@ -13,7 +13,8 @@ use sara_runtime::oracle::{Oracle, SessionOptions};
 use sara_runtime::tensor::read_safetensors;
 use serde::Serialize;
 use std::path::PathBuf;
-use values::{Values, difference};
+use values::Values;
+pub(super) use values::difference;
 
 #[derive(clap::Args)]
 pub(super) struct Args {

@@ -81,7 +81,7 @@ fn bytes(shape: &[usize], dtype: sara_kernels::DType) -> Option<Tensor> {
 
 /// Largest difference of two tensors, relative to the largest element that is expected; infinite where shapes differ, where only
 /// one is NaN, or where integers differ at all.
-pub(super) fn difference(expected: &Tensor, found: &Tensor) -> f64 {
+pub(in crate::command) fn difference(expected: &Tensor, found: &Tensor) -> f64 {
     if expected.shape() != found.shape() {
         return f64::INFINITY;
     }
