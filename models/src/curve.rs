@@ -90,7 +90,7 @@ impl Drawing<'_> {
         for (name, points, style) in [
             ("loss", &self.raw, RAW.stroke_width(1)),
             ("moving average", &self.mean, MEAN.stroke_width(3)),
-            ("held out", &self.held_out, HELD_OUT.stroke_width(2)),
+            ("held out", &self.held_out, HELD_OUT.stroke_width(1)),
         ] {
             if !points.is_empty() {
                 let line = chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
@@ -164,7 +164,6 @@ mod tests {
         let loss = falling(0.5, 0.3, 500);
         let curve = Curve { title: "a < b", loss: &loss, window: 20, held_out: &[(0, 0.52), (499, 0.31)] };
         let svg = curve.svg().unwrap();
-        std::fs::write("/tmp/linear.svg", &svg).unwrap();
         assert!(svg.starts_with("<svg width=\"800\" height=\"450\"") && svg.trim_end().ends_with("</svg>"));
         assert_eq!([points(&svg, RAW), points(&svg, MEAN), points(&svg, HELD_OUT)], [Some(500), Some(500), Some(2)]);
         for text in ["a &lt; b", "step", "loss", "moving average", "held out"] {
@@ -177,7 +176,6 @@ mod tests {
     fn a_wide_span_is_logarithmic() {
         let loss = falling(1.0, 0.02, 6000);
         let svg = Curve { title: "log", loss: &loss, window: 100, held_out: &[] }.svg().unwrap();
-        std::fs::write("/tmp/log.svg", &svg).unwrap();
         assert!(svg.contains("\n0.1\n") && !svg.contains("held out"));
         assert!(points(&svg, RAW).unwrap() <= 1600, "long curves are thinned");
     }
