@@ -6,10 +6,10 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::Error;
 
-/// The diffusion model in ONNX: `sample` f32 [n,1,16,16], `timestep` i64 [n] and `class_labels` i64 [n] to
+/// The diffusion model in ONNX: `sample` `f32[n,1,16,16]`, `timestep` `i64[n]` and `class_labels` `i64[n]` to
 /// `out_sample`, the predicted epsilon. Its noise schedule is the default [`crate::schedule::NoiseSchedule`].
 pub const UNET: &[u8] = include_bytes!("../digits/unet.onnx");
-/// The reader of digits in ONNX: `image` f32 [n,1,16,16] to `features` f32 [n,32] and `logits` f32 [n,10].
+/// The reader of digits in ONNX: `image` `f32[n,1,16,16]` to `features` `f32[n,32]` and `logits` `f32[n,10]`.
 pub const FEATURES: &[u8] = include_bytes!("../digits/features.onnx");
 /// The class that stands for "no class", for classifier-free guidance.
 pub const UNCONDITIONAL: i64 = 10;
@@ -26,7 +26,7 @@ const SCAN_SIZE: usize = SIZE / 2;
 /// Images and what they show.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Labelled {
-    /// f32 [n,1,16,16]: -1 is paper, 1 is stroke.
+    /// `f32[n,1,16,16]`: -1 is paper, 1 is stroke.
     pub images: Array4<f32>,
     /// The digit of each image, 0..=9.
     pub labels: Vec<i64>,

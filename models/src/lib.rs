@@ -15,6 +15,7 @@
 //! Images are `Array4<f32>` of shape [n, 1, height, width] with values in -1..1, and timesteps are `i64`, as
 //! the models take them.
 
+mod axis;
 pub mod curve;
 pub mod digits;
 pub mod distance;
