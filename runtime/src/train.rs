@@ -142,8 +142,17 @@ impl Trainer {
         (0..self.executor.plan().sparse.len()).map(|s| self.executor.count(s) as u64).sum()
     }
 
-    /// One optimiser step on as many micro-batches as are accumulated. On an error no weight has changed.
+    /// One optimiser step on as many micro-batches as are accumulated. On an error no weight has changed, and the next step feels
+    /// nothing of this one.
     pub fn step(&mut self, micro_batches: &[Tensors]) -> Result<Metrics> {
+        let result = self.try_step(micro_batches);
+        if result.is_err() {
+            self.executor.clear_gradients();
+        }
+        result
+    }
+
+    fn try_step(&mut self, micro_batches: &[Tensors]) -> Result<Metrics> {
         let start = Instant::now();
         let wanted = self.options.gradient_accumulation_steps;
         if micro_batches.len() as u64 != wanted {
@@ -245,11 +254,10 @@ impl Trainer {
         self.executor.run(&eligible[rng.below(eligible.len() as u32) as usize])
     }
 
-    /// Names the first number that is not finite. The accumulated gradient is dropped, so that nothing of this step is left.
+    /// Names the first number that is not finite.
     fn not_finite(&mut self, what: &'static str, batch: &Tensors) -> Error {
         let step = self.step + 1;
         let found = self.set_inputs(batch).and_then(|()| self.executor.find_not_finite("train"));
-        self.executor.clear_gradients();
         match found {
             Err(error) => error,
             Ok(found) => {
