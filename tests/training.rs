@@ -490,7 +490,7 @@ fn the_low_rank_subgradient_is_that_of_the_exact_decomposition() {
         for share in [0.02, 0.1, 0.5, 1.0] {
             let (off, size) = subgradient(Matrix::random(rows, cols, (rows * cols) as u64), share);
             println!("{rows}x{cols}, {share} selected: 1 - cosine {off:.1e}, size {size:.4}");
-            assert!(off < 1e-3 && (size - 1.0).abs() < 1e-2, "{rows}x{cols}, {share}: {off:e} {size}");
+            assert!(off < 1e-6 && (size - 1.0).abs() < 1e-4, "{rows}x{cols}, {share}: {off:e} {size}");
         }
         for rank in [1, 5, 40] {
             let left = DMatrix::from_vec(rows, rank, noise(rows * rank, 5, 0.1));
@@ -498,7 +498,8 @@ fn the_low_rank_subgradient_is_that_of_the_exact_decomposition() {
             let values: Vec<f32> = (left * right).transpose().iter().copied().collect();
             let (off, size) = subgradient(Matrix { rows, cols, values }, 1.0);
             println!("{rows}x{cols} of rank {rank}: 1 - cosine {off:.1e}, size {size:.4}");
-            assert!(off < 1e-3 && (size - 1.0).abs() < 1e-2, "{rows}x{cols} of rank {rank}: {off:e} {size}");
+            // The iteration lifts the rounding noise of the missing directions some ten thousandfold: to a thousandth.
+            assert!(off < 2e-5 && (size - 1.0).abs() < 1e-4, "{rows}x{cols} of rank {rank}: {off:e} {size}");
         }
     }
 }
@@ -578,9 +579,8 @@ fn a_gradient_that_overflows_is_traced_to_its_own_micro_batch() {
         let mut batches = [data(&plan, 1), data(&plan, 2)];
         batches[at] = spoilt(&spoilt(&batches[at], "x", 1e30), TARGET, 1e15);
         let error = t.step(&batches).unwrap_err().to_string();
-        assert!(error.contains("a gradient is not finite; first in `") && !error.contains("low-rank"), "{error}");
-        assert!(error.contains("h0") || error.contains("w0") || error.contains("y"), "{error}");
-        println!("{error}");
+        assert!(error.contains("a gradient is not finite; first in `w0.p.d"), "{error}");
+        assert!(error.contains("(node `/y/MatMul`)"), "{error}");
         assert!(snapshot(&t) == before);
     }
 }
