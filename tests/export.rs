@@ -1,5 +1,7 @@
 //! The command line from compiling to exporting: what changes in the model's file, and what is left when something fails.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
+
 use sara::runtime::adapter::Adapter;
 use sara::runtime::plan::{Plan, Stored};
 use std::collections::BTreeSet;

@@ -1,5 +1,7 @@
 //! Training as a whole: what resuming, accumulation, clipping, re-selection and the low-rank term promise.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
+
 use nalgebra::DMatrix;
 use prost::Message;
 use sara::compiler::compile::{TrainOptions, compile_training, unobserved};

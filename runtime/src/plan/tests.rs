@@ -136,7 +136,7 @@ fn p01_a_launch_fits_its_kernel() {
     expect(
         "P01",
         &[
-            ("an argument too few", |p| drop(p.programs[TRAIN].steps[1].args.pop())),
+            ("an argument too few", |p| p.programs[TRAIN].steps[1].args.truncate(2)),
             ("an argument too many", |p| p.programs[TRAIN].steps[0].args.push(Some(id(HYPER)))),
             ("a required argument is absent", |p| p.programs[TRAIN].steps[0].args[0] = None),
             ("a buffer that is not there", |p| p.programs[TRAIN].steps[0].args[0] = Some(BufferId(99))),
@@ -160,7 +160,7 @@ fn p02_a_buffer_lies_in_its_region() {
             ("at the end of all addresses", |p| p.buffers[Y].place = Place::Arena(u64::MAX - 63)),
             ("more bytes than can be counted", |p| p.buffers[Y].len = u64::MAX / 2),
             ("beyond the constants", |p| p.buffers[CONSTANT].place = Place::Constant(64)),
-            ("longer than the constants", |p| drop(p.constants.pop())),
+            ("longer than the constants", |p| p.constants.truncate(15)),
             ("a weight of another length", |p| p.buffers[W].len = 7),
             ("a weight of another type", |p| p.buffers[W].dtype = DType::I32),
             ("a weight that is not there", |p| p.buffers[W].place = Place::Weight(1)),
