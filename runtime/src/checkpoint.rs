@@ -153,17 +153,14 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The newest complete checkpoint of a run.
+/// The complete checkpoint of a run that has the most steps.
 pub fn latest(run: &Path) -> Result<Option<PathBuf>> {
     let entries = fs::read_dir(run).map_err(|e| Error::io(run, e))?;
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|e| e.ok().map(|e| e.path()))
-        .filter(|p| {
-            p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("checkpoint-")) && p.join(MANIFEST).is_file()
-        })
-        .collect();
-    found.sort();
-    Ok(found.pop())
+    let complete = entries.filter_map(|e| e.ok().map(|e| e.path())).filter_map(|path| {
+        let step: u64 = path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
+        path.join(MANIFEST).is_file().then_some((step, path))
+    });
+    Ok(complete.max().map(|(_, path)| path))
 }
 
 /// Identity of what trains: names and positions.

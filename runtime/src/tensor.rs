@@ -215,8 +215,30 @@ pub fn write_safetensors(path: &Path, tensors: &Tensors, metadata: Option<Metada
         })
         .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(|e| Error::file(path, e.to_string()))?;
-    let bytes = safetensors::serialize(views, metadata).map_err(|e| Error::file(path, e.to_string()))?;
-    write_atomic(path, |out| out.write_all(&bytes))
+    let bytes = safetensors::serialize(views, None).map_err(|e| Error::file(path, e.to_string()))?;
+    let (header, data) = with_metadata(&bytes, metadata).ok_or_else(|| Error::file(path, "has no header"))?;
+    write_atomic(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        out.write_all(data)
+    })
+}
+
+/// Header and data of a file without metadata, with metadata put into the header in the order of its keys: equal contents make
+/// equal files. The library writes them in the order of a hash map, which changes from run to run.
+fn with_metadata(bytes: &[u8], metadata: Option<Metadata>) -> Option<(Vec<u8>, &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<8>()?;
+    let (header, data) = rest.split_at_checked(u64::from_le_bytes(*len) as usize)?;
+    let Some(metadata) = metadata else { return Some((header.to_vec(), data)) };
+    let sorted: BTreeMap<String, String> = metadata.into_iter().collect();
+    let tensors = header.trim_ascii_end().strip_prefix(b"{")?;
+    let mut header = format!("{{\"__metadata__\":{}", serde_json::to_string(&sorted).ok()?).into_bytes();
+    if tensors != b"}" {
+        header.push(b',');
+    }
+    header.extend(tensors);
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Some((header, data))
 }
 
 #[cfg(test)]
@@ -239,6 +261,22 @@ mod tests {
         assert_eq!(read_safetensors(&path).unwrap(), (tensors, metadata));
         let left = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
         assert_eq!(left, 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn equal_contents_make_equal_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.safetensors");
+        let words: Vec<(String, String)> = (0..40).map(|i| (format!("key \"{i}\""), format!("value \n{i}"))).collect();
+        for tensors in [Tensors::new(), Tensors::from([("t".to_owned(), Tensor::f32(&[2], vec![1.0, 2.0]).unwrap())])] {
+            let files = [words.clone(), words.iter().rev().cloned().collect()].map(|words: Vec<_>| {
+                let metadata: Metadata = words.into_iter().collect();
+                write_safetensors(&path, &tensors, Some(metadata.clone())).unwrap();
+                assert_eq!(read_safetensors(&path).unwrap(), (tensors.clone(), metadata));
+                std::fs::read(&path).unwrap()
+            });
+            assert!(files[0] == files[1]);
+        }
     }
 
     #[test]

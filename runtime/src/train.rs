@@ -142,8 +142,17 @@ impl Trainer {
         (0..self.executor.plan().sparse.len()).map(|s| self.executor.count(s) as u64).sum()
     }
 
-    /// One optimiser step on as many micro-batches as are accumulated. On an error no weight has changed.
+    /// One optimiser step on as many micro-batches as are accumulated. On an error no weight has changed, and the next step feels
+    /// nothing of this one.
     pub fn step(&mut self, micro_batches: &[Tensors]) -> Result<Metrics> {
+        let result = self.try_step(micro_batches);
+        if result.is_err() {
+            self.executor.clear_gradients();
+        }
+        result
+    }
+
+    fn try_step(&mut self, micro_batches: &[Tensors]) -> Result<Metrics> {
         let start = Instant::now();
         let wanted = self.options.gradient_accumulation_steps;
         if micro_batches.len() as u64 != wanted {
@@ -165,14 +174,14 @@ impl Trainer {
             self.executor.run("train")?;
             let own = self.executor.scalar("train", "loss")?;
             if !own.is_finite() {
-                return Err(self.not_finite("the loss", batch));
+                return Err(self.not_finite("the loss", std::slice::from_ref(batch)));
             }
             loss += own / wanted as f64;
         }
         self.low_rank()?;
         let finite = |s: usize| self.executor.state(s)[1].iter().all(|g| g.is_finite());
         if !(0..self.executor.plan().sparse.len()).all(finite) {
-            return Err(self.not_finite("a gradient", &micro_batches[micro_batches.len() - 1]));
+            return Err(self.not_finite("a gradient", micro_batches));
         }
         self.executor.run("update")?;
         self.step += 1;
@@ -245,18 +254,22 @@ impl Trainer {
         self.executor.run(&eligible[rng.below(eligible.len() as u32) as usize])
     }
 
-    /// Names the first number that is not finite. The accumulated gradient is dropped, so that nothing of this step is left.
-    fn not_finite(&mut self, what: &'static str, batch: &Tensors) -> Error {
-        let step = self.step + 1;
-        let found = self.set_inputs(batch).and_then(|()| self.executor.find_not_finite("train"));
+    /// Names the first number that is not finite, by running the micro-batches again.
+    fn not_finite(&mut self, what: &'static str, micro_batches: &[Tensors]) -> Error {
         self.executor.clear_gradients();
-        match found {
-            Err(error) => error,
-            Ok(found) => {
-                let (tensor, origin) = found.unwrap_or_else(|| ("the low-rank term".to_owned(), String::new()));
-                let origin = if origin.is_empty() { String::new() } else { format!(" (node `{origin}`)") };
-                Error::NotFinite { step, what, tensor, origin }
+        let mut found = None;
+        for batch in micro_batches {
+            match self.set_inputs(batch).and_then(|()| self.executor.find_not_finite("train")) {
+                Err(error) => return error,
+                Ok(None) => {}
+                Ok(some) => {
+                    found = some;
+                    break;
+                }
             }
         }
+        let (tensor, origin) = found.unwrap_or_else(|| ("the low-rank term".to_owned(), String::new()));
+        let origin = if origin.is_empty() { String::new() } else { format!(" (node `{origin}`)") };
+        Error::NotFinite { step: self.step + 1, what, tensor, origin }
     }
 }

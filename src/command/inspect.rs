@@ -63,7 +63,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     println!("opset {}, made by {}", report.opset, report.producer);
     if !report.dims.is_empty() {
-        println!("dimensions {} (--dim binds them; {OPEN} here where it does not, and 1 for a batch)", report.dims.join(", "));
+        println!(
+            "dimensions {} (--dim binds them; {OPEN} here where it does not, and 1 for a batch)",
+            report.dims.join(", ")
+        );
     }
     println!("inputs   {}", report.inputs.join(", "));
     println!("outputs  {}", report.outputs.join(", "));

@@ -5,6 +5,8 @@
 
 mod file;
 mod print;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use sara_kernels::{DType, Kernel, Scalar};

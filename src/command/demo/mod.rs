@@ -33,13 +33,13 @@ pub(super) struct Args {
     #[arg(long, default_value = "neon", value_parser = parse_look, value_name = "LOOK")]
     look: Look,
     /// Steps of fine-tuning.
-    #[arg(long, default_value_t = 400, value_name = "N")]
+    #[arg(long, default_value_t = 800, value_name = "N")]
     max_train_steps: u64,
     /// Entries with |w| below this train. The bundled model is small and its weights are large.
     #[arg(long, default_value_t = 0.02, value_name = "T")]
     threshold: f64,
     /// Learning rate. The paper's rule is made for models a thousand times larger.
-    #[arg(long, default_value_t = 3e-3, value_name = "LR")]
+    #[arg(long, default_value_t = 5e-3, value_name = "LR")]
     learning_rate: f64,
     /// Seed.
     #[arg(long, default_value_t = 42, value_name = "N")]
@@ -128,7 +128,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         export_difference,
     };
     let json = serde_json::to_string_pretty(&report).map_err(|e| Failure::Plain(e.to_string()))?;
-    for (name, bytes) in [("samples.png", &picture[..]), ("loss.svg", curve.as_bytes()), ("report.json", json.as_bytes())] {
+    for (name, bytes) in
+        [("samples.png", &picture[..]), ("loss.svg", curve.as_bytes()), ("report.json", json.as_bytes())]
+    {
         let path = out.join(name);
         write_atomic(&path, |file| file.write_all(bytes))?;
         println!("wrote {}", path.display());
@@ -229,10 +231,7 @@ fn print_verdicts(look: Look, before: &Verdict, after: &Verdict) {
         row("samples read as the digit asked for", |v| format!("{:.1}%", 100.0 * v.read)),
     ];
     println!("{}", report::table(&rows));
-    println!(
-        "  the new look is {}; distances are Fréchet distances of a digit reader's features",
-        look.description()
-    );
+    println!("  the new look is {}; distances are Fréchet distances of a digit reader's features", look.description());
 }
 
 /// `compile_forward` of a bundled model for [`BATCH`] images.

@@ -1,0 +1,409 @@
+//! The verifier's rules, one by one, and the file form.
+
+use super::*;
+use crate::error::Error;
+use sha2::{Digest, Sha256};
+use std::path::Path;
+
+const X: usize = 0;
+const TARGET: usize = 1;
+const Y: usize = 2;
+const LOSS: usize = 3;
+const D: usize = 4;
+const W: usize = 5;
+const INDEX: usize = 6;
+const PARAM: usize = 7;
+const GRADIENT: usize = 8;
+const MOMENT1: usize = 9;
+const MOMENT2: usize = 10;
+const HYPER: usize = 11;
+const CONSTANT: usize = 12;
+
+const TRAIN: usize = 0;
+const UPDATE: usize = 1;
+const LOW_RANK: usize = 2;
+
+fn id(buffer: usize) -> BufferId {
+    BufferId(buffer as u32)
+}
+
+fn step(kernel: &str, args: &[usize], scalars: &[Scalar]) -> Step {
+    Step {
+        kernel: sara_kernels::find(kernel).unwrap(),
+        args: args.iter().map(|a| Some(id(*a))).collect(),
+        scalars: scalars.to_vec(),
+        origin: format!("/{kernel}"),
+    }
+}
+
+fn port(name: &str, buffer: usize, shape: &[u64]) -> Port {
+    Port { name: name.into(), buffer: id(buffer), shape: shape.to_vec() }
+}
+
+/// A plan of one matrix, with every kind of place and of scalar.
+fn plan() -> Plan {
+    let buffer = |name: &str, dtype, len, place| Buffer { name: name.into(), dtype, len, place };
+    let buffers = vec![
+        buffer("x", DType::F32, 4, Place::Arena(0)),
+        buffer("target", DType::F32, 4, Place::Arena(64)),
+        buffer("y", DType::F32, 4, Place::Arena(128)),
+        buffer("loss", DType::F32, 1, Place::Arena(0)),
+        buffer("d", DType::F32, 2, Place::Arena(64)),
+        buffer("w", DType::F32, 6, Place::Weight(0)),
+        buffer("w.idx", DType::U32, 2, Place::Index(0)),
+        buffer("w.p", DType::F32, 2, Place::Param(0)),
+        buffer("w.g", DType::F32, 2, Place::Gradient(0)),
+        buffer("w.m", DType::F32, 2, Place::Moment1(0)),
+        buffer("w.v", DType::F32, 2, Place::Moment2(0)),
+        buffer("hyper", DType::F32, sara_kernels::hyper::LEN as u64, Place::Hyper),
+        buffer("c", DType::F32, 4, Place::Constant(0)),
+    ];
+    let unary = [Scalar::Word("exp".into()), Scalar::Float(0.5), Scalar::Float(-1.0)];
+    let rate = [Scalar::Int(sara_kernels::hyper::GRADIENT_SCALE as i64)];
+    let train = Program {
+        name: "train".into(),
+        inputs: vec![port("x", X, &[2, 2]), port("target", TARGET, &[2, 2])],
+        outputs: vec![port("loss", LOSS, &[])],
+        steps: vec![
+            step("unary", &[X, Y], &unary),
+            step("mse_loss", &[Y, TARGET, LOSS], &[]),
+            step("fill", &[D], &[Scalar::Float(1.0)]),
+            step("accumulate", &[D, HYPER, GRADIENT], &rate),
+        ],
+        arena_bytes: 192,
+        peak: Peak { step: 0, live_bytes: 192 },
+    };
+    let update = Program {
+        name: "update".into(),
+        inputs: vec![],
+        outputs: vec![],
+        steps: vec![step("sparse_adamw", &[W, INDEX, PARAM, MOMENT1, MOMENT2, GRADIENT, HYPER], &[])],
+        arena_bytes: 0,
+        peak: Peak::default(),
+    };
+    let mut copy = step("unary", &[CONSTANT, Y], &unary);
+    copy.origin.clear();
+    let low_rank = Program {
+        name: "lowrank:w".into(),
+        inputs: vec![],
+        outputs: vec![],
+        steps: vec![
+            copy,
+            step("fill", &[D], &[Scalar::Float(0.0)]),
+            step("accumulate", &[D, HYPER, GRADIENT], &[Scalar::Int(sara_kernels::hyper::LAMBDA_RANK as i64)]),
+        ],
+        arena_bytes: 192,
+        peak: Peak { step: 0, live_bytes: 64 },
+    };
+    Plan {
+        name: "small".into(),
+        model: ModelFile { path: "/models/small.onnx".into(), bytes: 1234, sha256: "ab".repeat(32) },
+        selection: Selection { threshold: 2e-3, trainable: 2, eligible: 6, total: 9 },
+        arena_bytes: 192,
+        buffers,
+        weights: vec![Weight {
+            name: "w".into(),
+            path: "/w/MatMul:1".into(),
+            shape: vec![2, 3],
+            stored: Stored::Bf16,
+            file: "small.onnx.data".into(),
+            offset: 77,
+        }],
+        sparse: vec![Sparse { weight: 0, index: vec![1, 4], low_rank: Some("lowrank:w".into()) }],
+        constants: bytemuck::cast_slice(&[1.0f32, -2.0, 3.5, f32::MIN]).to_vec(),
+        programs: vec![train, update, low_rank],
+    }
+}
+
+/// A way to break a plan, and what it is called.
+type Break = (&'static str, fn(&mut Plan));
+
+/// Expects that the sample is valid and that each change breaks `rule` and is reported as that.
+fn expect(rule: &str, breaks: &[Break]) {
+    plan().verify().unwrap();
+    for (what, change) in breaks {
+        let mut broken = plan();
+        change(&mut broken);
+        match broken.verify() {
+            Err(Error::Verify { rule: found, reason }) => assert_eq!(found, rule, "{what}: {reason}"),
+            other => panic!("{what}: {rule} is broken, and the verifier says {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn p01_a_launch_fits_its_kernel() {
+    expect(
+        "P01",
+        &[
+            ("an argument too few", |p| p.programs[TRAIN].steps[1].args.truncate(2)),
+            ("an argument too many", |p| p.programs[TRAIN].steps[0].args.push(Some(id(HYPER)))),
+            ("a required argument is absent", |p| p.programs[TRAIN].steps[0].args[0] = None),
+            ("a buffer that is not there", |p| p.programs[TRAIN].steps[0].args[0] = Some(BufferId(99))),
+            ("an element type that is not admitted", |p| p.programs[TRAIN].steps[3].args[0] = Some(id(INDEX))),
+            ("real numbers of two types", |p| p.buffers[TARGET].dtype = DType::F64),
+            ("a scalar too few", |p| drop(p.programs[TRAIN].steps[0].scalars.pop())),
+            ("a scalar too many", |p| p.programs[TRAIN].steps[1].scalars.push(Scalar::Int(1))),
+            ("a scalar of another kind", |p| p.programs[TRAIN].steps[2].scalars[0] = Scalar::Int(1)),
+        ],
+    );
+}
+
+#[test]
+fn p02_a_buffer_lies_in_its_region() {
+    expect(
+        "P02",
+        &[
+            ("not aligned in the arena", |p| p.buffers[X].place = Place::Arena(4)),
+            ("beyond the arena", |p| p.buffers[Y].place = Place::Arena(192)),
+            ("longer than the arena", |p| p.buffers[Y].len = 17),
+            ("at the end of all addresses", |p| p.buffers[Y].place = Place::Arena(u64::MAX - 63)),
+            ("more bytes than can be counted", |p| p.buffers[Y].len = u64::MAX / 2),
+            ("beyond the constants", |p| p.buffers[CONSTANT].place = Place::Constant(64)),
+            ("longer than the constants", |p| p.constants.truncate(15)),
+            ("a weight of another length", |p| p.buffers[W].len = 7),
+            ("a weight of another type", |p| p.buffers[W].dtype = DType::I32),
+            ("a weight that is not there", |p| p.buffers[W].place = Place::Weight(1)),
+            ("an index of another length", |p| p.buffers[INDEX].len = 3),
+            ("an index of another type", |p| p.buffers[INDEX].dtype = DType::I32),
+            ("an index that is not there", |p| p.buffers[INDEX].place = Place::Index(1)),
+            ("values of another length", |p| p.buffers[PARAM].len = 1),
+            ("a gradient of another type", |p| p.buffers[GRADIENT].dtype = DType::F64),
+            ("a first moment that is not there", |p| p.buffers[MOMENT1].place = Place::Moment1(1)),
+            ("a second moment of another length", |p| p.buffers[MOMENT2].len = 3),
+            ("hyper-parameters of another length", |p| p.buffers[HYPER].len -= 1),
+            ("hyper-parameters of another type", |p| p.buffers[HYPER].dtype = DType::F64),
+        ],
+    );
+}
+
+#[test]
+fn p03_what_is_written_overlaps_nothing_in_its_launch() {
+    expect(
+        "P03",
+        &[
+            ("one buffer twice", |p| p.programs[TRAIN].steps[0].args[1] = Some(id(X))),
+            ("two buffers at one place", |p| p.buffers[Y].place = Place::Arena(0)),
+            ("two buffers that overlap in part", |p| {
+                p.buffers[X].len = 20;
+                p.programs[TRAIN].inputs[0].shape = vec![20];
+                p.buffers[Y].place = Place::Arena(64);
+            }),
+            ("state twice", |p| p.programs[TRAIN].steps[3].args[0] = Some(id(GRADIENT))),
+            ("another name of one state", |p| {
+                let mut twin = p.buffers[PARAM].clone();
+                twin.name = "twin".into();
+                p.buffers.push(twin);
+                let last = p.buffers.len() - 1;
+                p.programs[UPDATE].steps[0].args[3] = Some(id(last));
+            }),
+        ],
+    );
+}
+
+#[test]
+fn p04_what_is_alive_together_does_not_overlap() {
+    expect(
+        "P04",
+        &[
+            // `target` waits for step 1 and is no argument of step 0, which writes `y`.
+            ("a result over a waiting input", |p| p.buffers[TARGET].place = Place::Arena(128)),
+            ("a result over an output", |p| p.buffers[D].place = Place::Arena(0)),
+            ("a long buffer over the next", |p| {
+                p.buffers[X].len = 20;
+                p.programs[TRAIN].inputs[0].shape = vec![20];
+            }),
+        ],
+    );
+}
+
+#[test]
+fn p05_nothing_is_read_before_it_is_written() {
+    expect(
+        "P05",
+        &[
+            ("a launch reads what nothing wrote", |p| p.programs[TRAIN].steps[0].args[0] = Some(id(LOSS))),
+            ("a launch reads what is written later", |p| p.programs[TRAIN].steps.swap(0, 1)),
+            ("an input is not set", |p| drop(p.programs[TRAIN].inputs.pop())),
+            ("an output is not written", |p| p.programs[UPDATE].outputs = vec![port("y", Y, &[4])]),
+        ],
+    );
+}
+
+#[test]
+fn p06_state_is_written_by_its_programs_only() {
+    expect(
+        "P06",
+        &[
+            ("a constant", |p| p.programs[LOW_RANK].steps[1].args[0] = Some(id(CONSTANT))),
+            ("a constant in the update", |p| {
+                p.programs[UPDATE].steps.push(step("fill", &[CONSTANT], &[Scalar::Float(0.0)]))
+            }),
+            ("an index in the update", |p| {
+                p.programs[UPDATE].steps.push(step("fill", &[INDEX], &[Scalar::Float(0.0)]))
+            }),
+            ("a weight in the training step", |p| {
+                p.programs[TRAIN].steps.push(step("fill", &[W], &[Scalar::Float(0.0)]))
+            }),
+            ("values in a low-rank program", |p| p.programs[LOW_RANK].steps[2].args[2] = Some(id(PARAM))),
+            ("a first moment in the training step", |p| p.programs[TRAIN].steps[3].args[2] = Some(id(MOMENT1))),
+            ("a second moment in the training step", |p| p.programs[TRAIN].steps[3].args[2] = Some(id(MOMENT2))),
+            ("hyper-parameters in the training step", |p| {
+                p.programs[TRAIN].steps.push(step("fill", &[HYPER], &[Scalar::Float(0.0)]));
+            }),
+            ("a gradient in another program", |p| p.programs[TRAIN].name = "forward".into()),
+            ("a weight in another program", |p| p.programs[UPDATE].name = "forward".into()),
+        ],
+    );
+}
+
+#[test]
+fn p07_positions_ascend_inside_their_weight() {
+    expect(
+        "P07",
+        &[
+            ("descending", |p| p.sparse[0].index = vec![4, 1]),
+            ("twice the same", |p| p.sparse[0].index = vec![4, 4]),
+            ("outside", |p| p.sparse[0].index = vec![1, 6]),
+            ("a weight that is not there", |p| p.sparse[0].weight = 1),
+            ("a weight that is sparse twice", |p| p.sparse.push(p.sparse[0].clone())),
+            ("a weight of integers", |p| p.weights[0].stored = Stored::Plain(DType::I32)),
+            ("a low-rank program that is not there", |p| p.sparse[0].low_rank = Some("lowrank:v".into())),
+        ],
+    );
+}
+
+#[test]
+fn p08_ports_fit_and_names_are_unique() {
+    expect(
+        "P08",
+        &[
+            ("two programs of one name", |p| p.programs.push(p.programs[UPDATE].clone())),
+            ("an input of another shape", |p| p.programs[TRAIN].inputs[0].shape = vec![2, 3]),
+            ("an output of another shape", |p| p.programs[TRAIN].outputs[0].shape = vec![2]),
+            ("a shape too large to count", |p| p.programs[TRAIN].inputs[0].shape = vec![1 << 40, 1 << 40]),
+            ("a buffer that is not there", |p| p.programs[TRAIN].inputs[0].buffer = BufferId(99)),
+        ],
+    );
+}
+
+#[test]
+fn p09_recorded_sizes_are_needed_sizes() {
+    expect(
+        "P09",
+        &[
+            ("the arena is too large", |p| p.arena_bytes += 64),
+            ("a program needs less", |p| p.programs[TRAIN].arena_bytes = 256),
+            ("a program needs more", |p| p.programs[LOW_RANK].arena_bytes = 64),
+            ("the busiest step is another", |p| p.programs[TRAIN].peak.step = 1),
+            ("the busiest step needs less", |p| p.programs[LOW_RANK].peak.live_bytes = 128),
+        ],
+    );
+}
+
+/// Saves the sample into a folder and returns the file's path and bytes.
+fn saved(folder: &Path) -> (std::path::PathBuf, Vec<u8>) {
+    let path = folder.join("small.plan");
+    plan().save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    (path, bytes)
+}
+
+/// Bytes before the hash: magic and version.
+const HEAD: usize = 13;
+
+#[test]
+fn a_plan_survives_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, bytes) = saved(folder.path());
+    let read = Plan::load(&path).unwrap();
+    assert_eq!(read, plan());
+    read.save(&path).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "the same plan has the same bytes");
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, bytes) = saved(folder.path());
+    for len in 0..bytes.len() {
+        std::fs::write(&path, &bytes[..len]).unwrap();
+        let error = Plan::load(&path).expect_err("a part of a plan loads").to_string();
+        let expected = if len < 9 { "is not a plan" } else { "damaged" };
+        assert!(error.contains(expected) && error.contains("small.plan"), "{len} bytes: {error}");
+    }
+    std::fs::write(&path, [&bytes[..], &[0]].concat()).unwrap();
+    Plan::load(&path).expect_err("a plan with a byte more loads");
+}
+
+#[test]
+fn every_changed_byte_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, mut bytes) = saved(folder.path());
+    for at in 0..bytes.len() {
+        for flip in [0x01, 0x80, 0xff] {
+            bytes[at] ^= flip;
+            std::fs::write(&path, &bytes).unwrap();
+            let error = Plan::load(&path).expect_err("a changed plan loads").to_string();
+            let expected = match at {
+                0..9 => "is not a plan",
+                9..HEAD => "of version",
+                _ => "damaged",
+            };
+            assert!(error.contains(expected), "byte {at}: {error}");
+            bytes[at] ^= flip;
+        }
+    }
+}
+
+/// The hash finds accidents. What a hash cannot find, such as a faulty writer, the verifier must: whatever loads is verified.
+#[test]
+fn a_changed_plan_with_a_fitting_hash_is_refused_or_legal() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, bytes) = saved(folder.path());
+    let payload = &bytes[HEAD + 32..];
+    let (mut refused, mut legal) = (0, 0);
+    for at in 0..payload.len() {
+        for flip in [0x01, 0x02, 0x10, 0x80, 0xff] {
+            let mut changed = payload.to_vec();
+            changed[at] ^= flip;
+            let file = [&bytes[..HEAD], &Sha256::digest(&changed), &changed].concat();
+            std::fs::write(&path, file).unwrap();
+            match Plan::load(&path) {
+                Ok(plan) => {
+                    plan.verify().unwrap();
+                    legal += 1;
+                }
+                Err(Error::File { .. }) => refused += 1,
+                Err(other) => panic!("byte {at}: {other}"),
+            }
+        }
+    }
+    // Names, hashes and offsets of the model may be anything; everything else is structure.
+    assert!(refused > 500 && legal > 100, "{refused} refused, {legal} legal");
+}
+
+#[test]
+fn another_format_or_version_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, bytes) = saved(folder.path());
+    std::fs::write(&path, b"PK\x03\x04 something else").unwrap();
+    let error = Plan::load(&path).unwrap_err().to_string();
+    assert!(error.contains("small.plan: is not a plan; make one with `sara compile`"), "{error}");
+    let mut newer = bytes;
+    newer[9..HEAD].copy_from_slice(&7u32.to_le_bytes());
+    std::fs::write(&path, newer).unwrap();
+    let error = Plan::load(&path).unwrap_err().to_string();
+    assert!(error.contains("is a plan of version 7, and this sara reads version 1"), "{error}");
+}
+
+#[test]
+fn a_plan_that_breaks_a_rule_does_not_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broken.plan");
+    let mut broken = plan();
+    broken.buffers[TARGET].place = Place::Arena(128);
+    broken.save(&path).unwrap();
+    let error = Plan::load(&path).unwrap_err().to_string();
+    assert!(error.contains("broken.plan") && error.contains("P04"), "{error}");
+}
