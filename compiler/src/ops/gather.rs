@@ -75,7 +75,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(GatherGrad { axis: 1, shape: vec![2, 3, 2] }, &["f32[2,4,2]", "i64[4]"])]
     }
 }
 

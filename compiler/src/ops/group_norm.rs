@@ -92,7 +92,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(GroupNormGrad { groups: 2, epsilon: 1e-5 }, &["f32[2,4,3]", "f32[2,4,3]", "f32[4]", "f32[2,2]", "f32[2,2]"])]
     }
 }
 
@@ -125,7 +125,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(GroupNormGradAffine { groups: 2, epsilon: 1e-5 }, &["f32[2,4,3]", "f32[2,4,3]", "f32[2,2]", "f32[2,2]"])]
     }
 }
 

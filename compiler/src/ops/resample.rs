@@ -79,7 +79,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(ResampleGrad { axis: 1, size: 3 }, &["f32[2,4,2]", "i32[4,2]", "f32[4,2]"])]
     }
 }
 

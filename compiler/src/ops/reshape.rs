@@ -36,7 +36,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        vec![Case::new(Op::from(Reshape { shape: vec![3, 2, 1] }), &["f32[2,3]"])]
+        vec![Case::new(Op::from(Reshape { shape: vec![3, 2, 1] }), &["f32[2,3]"]), Case::new(Reshape { shape: vec![] }, &["f32[1,1]"])]
     }
 }
 

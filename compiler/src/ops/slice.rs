@@ -44,6 +44,7 @@ operator! {
             Case::new(Slice { starts: vec![0, 1], steps: vec![1, 1], sizes: vec![2, 2] }, &["f32[2,4]"]),
             Case::new(Slice { starts: vec![3, 0], steps: vec![-2, 1], sizes: vec![2, 3] }, &["f32[4,3]"]),
             Case::new(Slice { starts: vec![1], steps: vec![2], sizes: vec![2] }, &["i64[5]"]),
+            Case::new(Slice { starts: vec![0, 2], steps: vec![1, 1], sizes: vec![2, 0] }, &["f32[2,4]"]),
         ]
     }
 }
