@@ -326,7 +326,8 @@ pub(super) fn import_transpose(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>>
         let same = auto == "SAME_UPPER" || auto == "SAME_LOWER";
         let target = match &wanted {
             Some(sizes) => sizes.get(sizes.len() - spatial + i).copied(),
-            None if same => Some(from[2 + i] * strides[i]),
+            // A kernel smaller than the stride does not reach that far.
+            None if same => Some(reach.min(from[2 + i] * strides[i])),
             None => None,
         };
         if let Some(target) = target {
