@@ -174,6 +174,9 @@ impl Resize {
                 "round_prefer_ceil" => (x + 0.5).floor(),
                 "floor" => x.floor(),
                 "ceil" => x.ceil(),
+                // What ONNX Runtime does before version 11, which says nothing about it.
+                "simple" if scale < 1.0 => x.ceil(),
+                "simple" => x.floor(),
                 _ => return None,
             };
             return Some(vec![(clamp(p as i64), 1.0)]);
@@ -186,7 +189,7 @@ impl Resize {
         let shrink = if self.antialias { scale.min(1.0) } else { 1.0 };
         let base = x.floor();
         let start = (-reach / shrink).floor() as i64 + 1;
-        let end = 2 * reach as i64 - start;
+        let end = 2 - start;
         let a = self.cubic_a;
         let filter = |d: f64| {
             let d = d.abs();
@@ -198,7 +201,7 @@ impl Resize {
             }
         };
         let mut taps: Vec<(i64, f64)> =
-            (start..start + end).map(|o| (base as i64 + o, filter((o as f64 - (x - base)) * shrink))).collect();
+            (start..end).map(|o| (base as i64 + o, filter((o as f64 - (x - base)) * shrink))).collect();
         if self.exclude_outside {
             taps.retain(|t| (0..=last).contains(&t.0));
         }
@@ -217,7 +220,7 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let resize = Resize {
         mode: n.text("mode", "nearest")?,
         transform: n.text("coordinate_transformation_mode", if old { "asymmetric" } else { "half_pixel" })?,
-        nearest: n.text("nearest_mode", if old { "floor" } else { "round_prefer_floor" })?,
+        nearest: n.text("nearest_mode", if old { "simple" } else { "round_prefer_floor" })?,
         cubic_a: n.float("cubic_coeff_a", -0.75)?,
         exclude_outside: n.int("exclude_outside", 0)? != 0,
         antialias: n.int("antialias", 0)? != 0,
