@@ -360,7 +360,8 @@ fn assert_close(found: &[f64], expected: &[f64], tolerance: f64) {
 #[test]
 fn masked_products_are_entries_of_the_product() {
     let (rows, cols, n) = (3, 4, 5);
-    for (batch, a_t, b_t) in [(0, false, false), (0, true, false), (2, false, true), (2, true, true), (3, false, false)] {
+    for (batch, a_t, b_t) in [(0, false, false), (0, true, false), (2, false, true), (2, true, true), (3, false, false)]
+    {
         let op = Op::from(MaskedMatMulGrad { rows, cols, a_t, b_t });
         let matrix = |width: usize, turned: bool| {
             let mut shape = if batch == 0 { vec![] } else { vec![batch] };

@@ -50,7 +50,13 @@ fn constants(cases: &mut Vec<Case>) {
         cases.push(Case::new("ConstantOfShape", opset, "default", vec![ci(&[2, 3])], &[]));
         for (dtype, value) in [(F32, 2.5), (I64, -3.0), (I32, 4.0), (Bool, 1.0), (F64, 0.25), (U8, 9.0)] {
             let tensor = Value::Tensor(Tensor::new(dtype, &[1], &[value]));
-            cases.push(Case::new("ConstantOfShape", opset, &format!("{dtype}"), vec![ci(&[2, 3])], &[("value", tensor)]));
+            cases.push(Case::new(
+                "ConstantOfShape",
+                opset,
+                &format!("{dtype}"),
+                vec![ci(&[2, 3])],
+                &[("value", tensor)],
+            ));
         }
     }
     cases.push(Case::new("ConstantOfShape", 9, "scalar", vec![ci(&[])], &[]));
@@ -85,13 +91,25 @@ fn joining(cases: &mut Vec<Case>) {
     for opset in [4, 11, 13] {
         for axis in [0, 1] {
             let operands = if axis == 0 { vec![f(&[2, 3]), g(&[1, 3])] } else { vec![f(&[2, 3]), g(&[2, 1])] };
-            cases.push(Case::new("Concat", opset.max(7), &format!("{axis} since {opset}"), operands, &[("axis", int(axis))]));
+            cases.push(Case::new(
+                "Concat",
+                opset.max(7),
+                &format!("{axis} since {opset}"),
+                operands,
+                &[("axis", int(axis))],
+            ));
         }
     }
     cases.push(Case::new("Concat", 13, "-2", vec![f(&[2, 3, 2]), g(&[2, 1, 2]), f(&[2, 2, 2])], &[("axis", int(-2))]));
     cases.push(Case::new("Concat", 13, "of one", vec![f(&[2, 3])], &[("axis", int(0))]));
     cases.push(Case::new("Concat", 13, "of i64", vec![ci(&[1, 2]), ci(&[3])], &[("axis", int(0))]));
-    cases.push(Case::new("Concat", 13, "with nothing", vec![f(&[2, 3]), t(F32, &[2, 0], &[]).c()], &[("axis", int(1))]));
+    cases.push(Case::new(
+        "Concat",
+        13,
+        "with nothing",
+        vec![f(&[2, 3]), t(F32, &[2, 0], &[]).c()],
+        &[("axis", int(1))],
+    ));
     let truth = vec![t(Bool, &[2], &[1.0, 0.0]), t(Bool, &[1], &[1.0])];
     cases.push(Case::new("Concat", 13, "of bool", truth, &[("axis", int(0))]));
 
@@ -123,7 +141,13 @@ fn views(cases: &mut Vec<Case>) {
         }
     }
     cases.push(Case::new("Reshape", 14, "to scalar", vec![f(&[1, 1]), ci(&[])], &[]));
-    cases.push(Case::new("Reshape", 14, "allow zero", vec![t(F32, &[0, 3], &[]).c(), ci(&[3, 0])], &[("allowzero", int(1))]));
+    cases.push(Case::new(
+        "Reshape",
+        14,
+        "allow zero",
+        vec![t(F32, &[0, 3], &[]).c(), ci(&[3, 0])],
+        &[("allowzero", int(1))],
+    ));
     cases.push(Case::new("Reshape", 14, "empty", vec![t(F32, &[0, 3], &[]).c(), ci(&[0, 1, 3])], &[]));
     cases.push(Case::new("Reshape", 14, "of i64", vec![t(I64, &[4], &[1.0, 2.0, 3.0, 4.0]), ci(&[2, 2])], &[]));
 
@@ -176,10 +200,18 @@ fn views(cases: &mut Vec<Case>) {
         cases.push(Case::new("SpaceToDepth", opset, "", vec![f(&[2, 3, 4, 6])], std::slice::from_ref(&block)));
     }
     for mode in ["DCR", "CRD"] {
-        cases.push(Case::new("DepthToSpace", 13, mode, vec![f(&[1, 18, 2, 2])], &[("blocksize", int(3)), ("mode", txt(mode))]));
+        cases.push(Case::new(
+            "DepthToSpace",
+            13,
+            mode,
+            vec![f(&[1, 18, 2, 2])],
+            &[("blocksize", int(3)), ("mode", txt(mode))],
+        ));
     }
 
-    for (x, shape) in [(&[3, 1][..], &[2, 3, 4][..]), (&[2, 3], &[1, 1]), (&[3, 4], &[4]), (&[1], &[3, 2]), (&[2, 3], &[2, 3])] {
+    for (x, shape) in
+        [(&[3, 1][..], &[2, 3, 4][..]), (&[2, 3], &[1, 1]), (&[3, 4], &[4]), (&[1], &[3, 2]), (&[2, 3], &[2, 3])]
+    {
         let to: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
         for opset in [8, 13] {
             cases.push(Case::new("Expand", opset, &format!("{x:?} to {to:?}"), vec![f(x), ci(&to)], &[]));
@@ -206,16 +238,34 @@ fn picking(cases: &mut Vec<Case>) {
         cases.push(Case::new("Gather", opset, "axis", operands, &[("axis", int(1))]));
     }
     cases.push(Case::new("Gather", 13, "negative", vec![f(&[4, 3]), index(&[3], &[-1.0, 0.0, -4.0])], &[]));
-    cases.push(Case::new("Gather", 13, "negative axis", vec![f(&[2, 4]), index(&[2], &[1.0, -1.0])], &[("axis", int(-1))]));
+    cases.push(Case::new(
+        "Gather",
+        13,
+        "negative axis",
+        vec![f(&[2, 4]), index(&[2], &[1.0, -1.0])],
+        &[("axis", int(-1))],
+    ));
     cases.push(Case::new("Gather", 13, "one", vec![f(&[4, 3]), index(&[], &[2.0]).c()], &[]));
     cases.push(Case::new("Gather", 13, "last", vec![f(&[4, 3]), index(&[], &[-1.0]).c()], &[("axis", int(1))]));
-    cases.push(Case::new("Gather", 13, "one in a list", vec![f(&[4, 3]), index(&[1], &[2.0]).c()], &[("axis", int(1))]));
+    cases.push(Case::new(
+        "Gather",
+        13,
+        "one in a list",
+        vec![f(&[4, 3]), index(&[1], &[2.0]).c()],
+        &[("axis", int(1))],
+    ));
     cases.push(Case::new("Gather", 13, "one in a table", vec![f(&[4, 3]), index(&[1, 1], &[-2.0]).c()], &[]));
     cases.push(Case::new("Gather", 13, "by i32", vec![f(&[4, 3]), t(I32, &[2], &[2.0, -3.0])], &[]));
     cases.push(Case::new("Gather", 13, "nothing", vec![f(&[4, 3]), index(&[0], &[]).c()], &[]));
     let table = index(&[4], &[5.0, -6.0, 7.0, 8.0]);
     cases.push(Case::new("Gather", 13, "of i64", vec![table, index(&[2], &[3.0, 1.0])], &[]));
-    cases.push(Case::new("Gather", 13, "of bool", vec![t(Bool, &[3], &[1.0, 0.0, 0.0]), index(&[2], &[0.0, 1.0])], &[]));
+    cases.push(Case::new(
+        "Gather",
+        13,
+        "of bool",
+        vec![t(Bool, &[3], &[1.0, 0.0, 0.0]), index(&[2], &[0.0, 1.0])],
+        &[],
+    ));
 
     let attrs = [("starts", ints(&[1, 0])), ("ends", ints(&[3, 1000])), ("axes", ints(&[0, 2]))];
     cases.push(Case::new("Slice", 9, "axes", vec![f(&[4, 3, 5])], &attrs));
@@ -329,13 +379,8 @@ fn chains(cases: &mut Vec<Case>) {
         node("Add", &["x", "wide"], &["y"], &[]),
     ];
     let scalar = |v: f64| t(I64, &[], &[v]).c();
-    let operands = vec![
-        x(),
-        ("last", scalar(-1.0)),
-        ("zero", scalar(0.0)),
-        ("one", scalar(1.0)),
-        ("column", ci(&[1, 1, -1])),
-    ];
+    let operands =
+        vec![x(), ("last", scalar(-1.0)), ("zero", scalar(0.0)), ("one", scalar(1.0)), ("column", ci(&[1, 1, -1]))];
     cases.push(Case::chain("positions", 13, operands, positions));
 
     let expand = vec![
