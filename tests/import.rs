@@ -477,7 +477,26 @@ fn operands_that_do_not_fit_are_named() {
     check(vec![node("Add", &["x"], &["y"], &[])], vec![], &["`Add_of_y`", "operand 1 is missing"]);
     check(vec![node("Concat", &["x", "x"], &["y"], &[("axis", Value::Int(7))])], vec![], &["axis 7", "rank 2"]);
     check(vec![node("Cast", &["x"], &["y"], &[("to", Value::Int(8))])], vec![], &["`Cast_of_y`", "element type 8"]);
-    check(vec![node("Gather", &["x", "s"], &["y"], &[])], s(&[9.0]), &["`Gather_of_y`", "index 9", "outside"]);
+    for positions in [&[9.0][..], &[0.0, 9.0]] {
+        check(vec![node("Gather", &["x", "s"], &["y"], &[])], s(positions), &["`Gather_of_y`", "index 9", "outside"]);
+    }
+}
+
+/// Names may hold anything; the text form of the graph keeps them.
+#[test]
+fn odd_names_are_kept() {
+    for name in ["", "a b", " a ", "\n", "a\"b", "a\\", "a, %b", "é", "\u{1}", "; c", "x\" all 1", "{}", "_", "a as b"]
+    {
+        let (input, weight, output) = (format!("{name}x"), format!("{name}w"), format!("{name}y"));
+        let mut node = node("Add", &[&input, &weight], &[&output], &[]);
+        node.name = name.to_owned();
+        let model = model(13, graph(vec![node], vec![fixed(&input, &[3])], vec![floats(&weight, &[3])], &[&output]));
+        let imported =
+            Folder::new(&bytes(&model)).import(&Binding::default()).unwrap_or_else(|e| panic!("{name:?}: {e}"));
+        let again = sara_compiler::ir::parse(&imported.to_string()).unwrap();
+        assert_eq!(again.returns[0].0, output);
+        assert_eq!(again.weights[0].name, weight);
+    }
 }
 
 /// Sizes that no memory holds are refused, not allocated.

@@ -291,8 +291,9 @@ impl Importer<'_> {
     fn import_node(&mut self, node: &NodeProto, refused: &mut Refused) -> Result<()> {
         let default = node.domain.is_empty() || node.domain == "ai.onnx";
         let found = IMPORTS.iter().find(|row| default && row.0 == node.op_type);
-        let label =
-            if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
+        let label = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
+        // On one line, as the text form ends with it.
+        let label = label.map_or(String::new(), |l| l.trim().replace(char::is_control, "_"));
         let Some((_, import)) = found else {
             refused.operator(node, &label);
             return Ok(());
@@ -383,7 +384,9 @@ impl Open {
             .then(|| format!("these dimensions are open; bind each with --dim NAME=SIZE: {}", list(self.named)));
         let unnamed = (!self.unnamed.is_empty()).then(|| {
             let inputs = list(self.unnamed);
-            format!("open dimensions of these inputs have no names to bind; export the model with names for them: {inputs}")
+            format!(
+                "open dimensions of these inputs have no names to bind; export the model with names for them: {inputs}"
+            )
         });
         let reasons: Vec<String> = named.into_iter().chain(unnamed).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))

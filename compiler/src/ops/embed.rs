@@ -2,6 +2,7 @@
 //! to 25) with mode `constant`; the other modes are a [`super::Resample`] with one tap, or a
 //! [`super::Gather`] of what is not `f32`.
 
+use super::resample::MOST_POSITIONS;
 use super::{Case, Gather, Resample, Slice, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
@@ -63,8 +64,8 @@ pub(super) fn import_pad(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         (n.const_ints(1)?, n.optional_scalar(2)?.unwrap_or(0.0), n.optional_ints(3)?)
     };
     let axes = axes.unwrap_or_else(|| (0..shape.len() as i64).collect());
-    if pads.len() != 2 * axes.len() {
-        return Err(n.fail(format!("{} pads for {} axes", pads.len(), axes.len())));
+    if pads.len() != 2 * axes.len() || pads.iter().any(|p| p.unsigned_abs() >= 1 << 40) {
+        return Err(n.fail(format!("pads {pads:?} do not fit {} axes", axes.len())));
     }
     let mut around = vec![(0i64, 0i64); shape.len()];
     for (k, axis) in axes.iter().enumerate() {
@@ -105,6 +106,9 @@ fn reach(n: &mut OnnxNode<'_, '_>, x: ValueId, around: &[(i64, i64)], mode: &str
             continue;
         }
         let dim = n.ty(y).shape[axis] as i64;
+        if dim + before + after > MOST_POSITIONS as i64 {
+            return Err(n.fail(format!("pads ({before}, {after}) are too large for mode `{mode}`")));
+        }
         let position = |p: i64| match mode {
             "edge" => Some(p.clamp(0, dim - 1)),
             "wrap" => Some(p.rem_euclid(dim)),

@@ -107,5 +107,10 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         result.extend(&shape[axis + 1..]);
         return n.reshape(part, &result).map(|y| vec![y]);
     }
+    let dim = shape[axis] as i64;
+    let positions = n.graph().constant::<i64>(index).unwrap_or_default();
+    if let Some(position) = positions.iter().find(|p| !(-dim..dim).contains(*p)) {
+        return Err(n.fail(format!("index {position} is outside dimension {axis} of {shape:?}")));
+    }
     n.emit(Gather { axis }, &[x, index]).map(|y| vec![y])
 }

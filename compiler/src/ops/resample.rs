@@ -83,6 +83,9 @@ operator! {
     }
 }
 
+/// Tables of more positions are taken for a mistake.
+pub(super) const MOST_POSITIONS: usize = 1 << 24;
+
 fn extents(y: &Type, axis: usize, n_in: usize, taps: usize) -> Vec<Scalar> {
     let outer: usize = y.shape[..axis].iter().product();
     let inner: usize = y.shape[axis + 1..].iter().product();
@@ -267,6 +270,9 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         if to == from && scale == 1.0 && !crop {
             continue;
         }
+        if to > MOST_POSITIONS || (from == 0 && to > 0) {
+            return Err(n.fail(format!("a dimension of {from} cannot become one of {to}")));
+        }
         let span = roi.as_ref().map_or((0.0, 1.0), |r| (r[k], r[k + axes.len()]));
         let mut rows = Vec::with_capacity(to);
         for i in 0..to {
@@ -310,8 +316,11 @@ pub(super) fn import_upsample(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> 
     let mut y = x;
     for (axis, scale) in scales.into_iter().enumerate().filter(|s| s.1 != 1.0) {
         let from = n.ty(y).shape.get(axis).copied().ok_or_else(|| n.fail("there are more scales than dimensions"))?;
-        let rows: Option<Vec<_>> =
-            (0..(from as f64 * scale).floor() as usize).map(|i| resize.taps(i as f64 / scale, from, scale)).collect();
+        let to = (from as f64 * scale).floor() as usize;
+        if to > MOST_POSITIONS {
+            return Err(n.fail(format!("a dimension of {from} cannot become one of {to}")));
+        }
+        let rows: Option<Vec<_>> = (0..to).map(|i| resize.taps(i as f64 / scale, from, scale)).collect();
         let rows = rows.ok_or_else(|| n.fail(format!("mode `{}` is not known", resize.mode)))?;
         y = Table::new(rows).apply(n, y, axis)?;
     }
@@ -352,6 +361,9 @@ pub(super) fn import_average_pool(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueI
         // A window must not start in the padding at the end.
         if ceil && (to - 1) * s >= from + begin {
             to -= 1;
+        }
+        if to.saturating_mul(k) > MOST_POSITIONS {
+            return Err(n.fail(format!("{to} windows of {k} elements are too many")));
         }
         let rows = (0..to).map(|o| {
             let positions: Vec<usize> = (0..k).map(|t| o * s + t * d).filter(|p| *p < padded).collect();
