@@ -35,8 +35,10 @@ pub enum Error {
         reason: String,
     },
     /// The model uses what the compiler cannot train; all reasons at once.
-    #[error("the model cannot be compiled:\n{}", reasons.iter().map(|r| format!("  {r}")).collect::<Vec<_>>().join("\n"))]
+    #[error("{}: the model cannot be compiled:\n{}", path.display(), reasons.iter().map(|r| format!("  {r}")).collect::<Vec<_>>().join("\n"))]
     Unsupported {
+        /// The model.
+        path: PathBuf,
         /// One line for each kind of obstacle.
         reasons: Vec<String>,
     },

@@ -16,6 +16,7 @@ use proto::{NodeProto, TensorProto, ValueInfoProto, data_type};
 use sara_kernels::{DType, Element};
 use sara_runtime::plan::{Stored, Weight};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What is bound at import.
@@ -80,7 +81,7 @@ impl Importer<'_> {
         let initialisers: HashSet<&str> = proto.initializer.iter().map(|t| t.name.as_str()).collect();
         for tensor in &proto.initializer {
             let value = self.tensor(&tensor.name, tensor)?;
-            self.env.insert(tensor.name.clone(), value);
+            self.define(&tensor.name, value)?;
         }
         let inputs: Vec<&ValueInfoProto> =
             proto.input.iter().filter(|i| !initialisers.contains(i.name.as_str())).collect();
@@ -89,7 +90,7 @@ impl Importer<'_> {
         for node in &proto.node {
             self.import_node(node, &mut refused)?;
         }
-        refused.finish()?;
+        refused.finish(&model.path)?;
         for output in &proto.output {
             let value =
                 self.env.get(&output.name).copied().ok_or_else(|| {
@@ -109,11 +110,8 @@ impl Importer<'_> {
             binding.shapes.keys().map(String::as_str).filter(|n| !inputs.iter().any(|i| i.name == *n)).collect();
         if !unknown.is_empty() {
             let known: Vec<&str> = inputs.iter().map(|i| i.name.as_str()).collect();
-            return Err(Error::Option(format!(
-                "the model has no input `{}`; its inputs are {}",
-                unknown.join("`, `"),
-                known.join(", ")
-            )));
+            let (unknown, known) = (unknown.join("`, `"), known.join(", "));
+            return Err(self.misfit(format!("the model has no input `{unknown}`; its inputs are {known}")));
         }
         // Whole shapes bind the named dimensions of all inputs.
         for input in inputs {
@@ -129,23 +127,16 @@ impl Importer<'_> {
         if let Some(name) = binding.dims.keys().find(|n| !known.contains(n.as_str())) {
             let mut names: Vec<&str> = known.into_iter().collect();
             names.sort_unstable();
-            return Err(Error::Option(format!(
-                "the model has no dimension `{name}`; its dimensions are {}",
-                names.join(", ")
-            )));
+            let names = if names.is_empty() { "all fixed".to_owned() } else { names.join(", ") };
+            return Err(self.misfit(format!("the model has no dimension `{name}`; its dimensions are {names}")));
         }
-        let mut open = Vec::new();
+        let mut open = Open::default();
         let mut bound = Vec::new();
         for input in inputs {
-            bound.push(self.bind_shape(input, binding.open, &mut open));
+            bound.push(self.bind_shape(input, binding, &mut open));
         }
-        if binding.open.is_none() && !open.is_empty() {
-            open.sort();
-            open.dedup();
-            return Err(Error::Option(format!(
-                "these dimensions are open; bind each with --dim NAME=SIZE: {}",
-                open.join(", ")
-            )));
+        if let Some(reason) = open.reason().filter(|_| binding.open.is_none()) {
+            return Err(self.misfit(reason));
         }
         let batch = bound.iter().find(|s| s.len() >= 2).map_or(1, |s| s[0]);
         for (input, mut shape) in inputs.iter().zip(bound) {
@@ -166,21 +157,40 @@ impl Importer<'_> {
                 shape = vec![batch];
             }
             if let Some(given) = given.filter(|g| **g != shape) {
-                return Err(Error::Option(format!("input `{}` must have shape {shape:?}, not {given:?}", input.name)));
+                let name = &input.name;
+                return Err(self.misfit(format!("input `{name}` must have shape {shape:?}, not {given:?}")));
             }
             let value = self.graph.add_value(&input.name, Type { dtype, shape }, Def::Arg(input.name.clone()));
             if scalar && declared_scalar {
                 self.per_sample.insert(value);
             }
-            self.env.insert(input.name.clone(), value);
+            self.define(&input.name, value)?;
         }
         Ok(())
     }
 
-    fn bind_shape(&self, input: &ValueInfoProto, size: Option<usize>, open: &mut Vec<String>) -> Vec<usize> {
+    /// Gives a name of the file to a value.
+    fn define(&mut self, name: &str, value: ValueId) -> Result<()> {
+        match self.env.insert(name.to_owned(), value) {
+            None => Ok(()),
+            Some(_) => Err(Error::file(
+                &self.model.path,
+                format!("defines the value `{name}` twice; the file is damaged, export it again"),
+            )),
+        }
+    }
+
+    /// An error about an option that does not fit the model.
+    fn misfit(&self, reason: String) -> Error {
+        Error::Option(format!("{}: {reason}", self.model.path.display()))
+    }
+
+    fn bind_shape(&self, input: &ValueInfoProto, binding: &Binding, open: &mut Open) -> Vec<usize> {
+        let given = binding.shapes.get(&input.name).filter(|g| g.len() == dims(input).len());
         dims(input)
             .iter()
-            .map(|dim| match (dim.dim_value, dim.dim_param.as_deref()) {
+            .enumerate()
+            .map(|(i, dim)| match (dim.dim_value, dim.dim_param.as_deref()) {
                 (Some(size), _) if size > 0 => size as usize,
                 (_, Some(name)) if !name.is_empty() => match self.named_dims.get(name) {
                     Some(size) => *size,
@@ -188,14 +198,17 @@ impl Importer<'_> {
                     // A lone dimension of one input carries one element for each sample.
                     None if dims(input).len() == 1 => 1,
                     None => {
-                        open.push(name.to_owned());
-                        size.unwrap_or(1)
+                        open.named.insert(name.to_owned());
+                        binding.open.unwrap_or(1)
                     }
                 },
-                _ => {
-                    open.push(format!("(unnamed, input `{}`)", input.name));
-                    size.unwrap_or(1)
-                }
+                _ => given.map_or_else(
+                    || {
+                        open.unnamed.insert(format!("`{}`", input.name));
+                        binding.open.unwrap_or(1)
+                    },
+                    |g| g[i],
+                ),
             })
             .collect()
     }
@@ -280,8 +293,9 @@ impl Importer<'_> {
     fn import_node(&mut self, node: &NodeProto, refused: &mut Refused) -> Result<()> {
         let default = node.domain.is_empty() || node.domain == "ai.onnx";
         let found = IMPORTS.iter().find(|row| default && row.0 == node.op_type);
-        let label =
-            if node.name.is_empty() { node.output.first().cloned().unwrap_or_default() } else { node.name.clone() };
+        let label = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
+        // On one line, as the text form ends with it.
+        let label = label.map_or(String::new(), |l| l.trim().replace(char::is_control, "_"));
         let Some((_, import)) = found else {
             refused.operator(node, &label);
             return Ok(());
@@ -291,13 +305,11 @@ impl Importer<'_> {
             return Ok(());
         }
         if let Some(missing) = node.input.iter().find(|i| !i.is_empty() && !self.env.contains_key(*i)) {
-            return Err(Error::Node {
-                node: label,
-                operator: node.op_type.clone(),
-                reason: format!(
-                    "reads `{missing}`, which nothing before it produces; the file is damaged or not sorted"
-                ),
-            });
+            let reason = format!(
+                "node `{label}` ({}) reads `{missing}`, which nothing before it produces; the file is damaged or not sorted",
+                node.op_type
+            );
+            return Err(Error::file(&self.model.path, reason));
         }
         let mut n = OnnxNode { importer: self, node, origin: label.as_str().into(), asked: HashSet::new() };
         let results = match import(&mut n) {
@@ -314,7 +326,7 @@ impl Importer<'_> {
             refused.reasons.push(reason);
         }
         for (name, value) in node.output.iter().zip(results).filter(|o| !o.0.is_empty()) {
-            self.env.insert(name.clone(), value);
+            self.define(name, value)?;
         }
         if let Some(name) = node.output.iter().find(|o| !o.is_empty() && !self.env.contains_key(*o)) {
             refused.reasons.push(format!("node `{label}` ({}): result `{name}` is not supported", node.op_type));
@@ -339,7 +351,7 @@ impl Refused {
         self.values.extend(node.output.iter().cloned());
     }
 
-    fn finish(self) -> Result<()> {
+    fn finish(self, path: &Path) -> Result<()> {
         let mut reasons: Vec<String> = self
             .operators
             .into_iter()
@@ -355,7 +367,31 @@ impl Refused {
             })
             .collect();
         reasons.extend(self.reasons);
-        if reasons.is_empty() { Ok(()) } else { Err(Error::Unsupported { reasons }) }
+        if reasons.is_empty() { Ok(()) } else { Err(Error::Unsupported { path: path.to_owned(), reasons }) }
+    }
+}
+
+/// Dimensions that nobody bound.
+#[derive(Default)]
+struct Open {
+    named: BTreeSet<String>,
+    /// Inputs that have dimensions without names.
+    unnamed: BTreeSet<String>,
+}
+
+impl Open {
+    fn reason(self) -> Option<String> {
+        let list = |items: BTreeSet<String>| items.into_iter().collect::<Vec<_>>().join(", ");
+        let named = (!self.named.is_empty())
+            .then(|| format!("these dimensions are open; bind each with --dim NAME=SIZE: {}", list(self.named)));
+        let unnamed = (!self.unnamed.is_empty()).then(|| {
+            let inputs = list(self.unnamed);
+            format!(
+                "open dimensions of these inputs have no names to bind; export the model with names for them: {inputs}"
+            )
+        });
+        let reasons: Vec<String> = named.into_iter().chain(unnamed).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 }
 

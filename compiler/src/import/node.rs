@@ -130,6 +130,11 @@ impl OnnxNode<'_, '_> {
             return Ok(None);
         };
         let label = node.output.first().cloned().unwrap_or_default();
+        if tensor.name.is_empty() {
+            // An error about the tensor then names it by its result.
+            let named = TensorProto { name: label.clone(), ..tensor.clone() };
+            return self.importer.tensor(&label, &named).map(Some);
+        }
         self.importer.tensor(&label, tensor).map(Some)
     }
 

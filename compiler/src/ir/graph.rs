@@ -8,6 +8,9 @@ use sara_runtime::plan::Weight;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+/// Values of this many elements are taken for a mistake.
+const MOST_ELEMENTS: usize = 1 << 40;
+
 /// Index of a [`Value`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub u32);
@@ -317,6 +320,13 @@ impl Graph {
             operator: op.name().to_owned(),
             reason: format!("{reason} (operands: {})", display_types(&types)),
         })?;
+        if let Some(ty) = results.iter().find(|ty| ty.len() >= MOST_ELEMENTS) {
+            return Err(crate::Error::Node {
+                node: origin.to_string(),
+                operator: op.name().to_owned(),
+                reason: format!("a result of {:?} is larger than any memory", ty.shape),
+            });
+        }
         let id = NodeId(self.nodes.len() as u32);
         let outputs = results
             .into_iter()

@@ -45,14 +45,21 @@ impl Parser {
             return Ok(());
         }
         if let Some(rest) = line.strip_prefix("return") {
-            for item in rest.split(", ").map(str::trim).filter(|i| !i.is_empty()) {
-                let (value, name) = match item.split_once(" as ") {
-                    Some((value, name)) => (value, Some(unquote(name)?)),
-                    None => (item, None),
-                };
+            let mut rest = rest.trim();
+            while !rest.is_empty() {
+                let value = rest.split([' ', ',']).next().unwrap_or_default();
                 let id = self.value(value)?;
-                let name = name.unwrap_or_else(|| self.graph.value(id).name.clone());
+                rest = &rest[value.len()..];
+                let mut name = self.graph.value(id).name.clone();
+                if let Some(text) = rest.strip_prefix(" as ") {
+                    (name, rest) = quoted(text)?;
+                }
                 self.graph.returns.push((name, id));
+                rest = match rest.strip_prefix(',') {
+                    Some(more) => more.trim_start(),
+                    None if rest.is_empty() => rest,
+                    None => return Err(format!("`{rest}` does not belong to a return")),
+                };
             }
             return Ok(());
         }
@@ -95,10 +102,8 @@ impl Parser {
             "arg" if rest.is_empty() => Def::Arg(name.trim_start_matches('%').to_owned()),
             "arg" => Def::Arg(unquote(rest)?),
             "weight" => {
-                let (label, uniform) = match rest.split_once("\" all ") {
-                    Some((label, number)) => (unquote(&format!("{label}\""))?, Some(number)),
-                    None => (unquote(rest)?, None),
-                };
+                let (label, rest) = quoted(rest)?;
+                let uniform = rest.strip_prefix(" all ");
                 if let Some(number) = uniform {
                     let number = number.parse().map_err(|_| format!("`{number}` is not a number"))?;
                     self.graph.uniform.insert(self.graph.weights.len(), number);
@@ -168,8 +173,34 @@ impl Parser {
 }
 
 fn unquote(text: &str) -> Parsed<String> {
-    let inner = text.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
-    inner.map(str::to_owned).ok_or_else(|| format!("`{text}` is not in quotes"))
+    match quoted(text)? {
+        (name, "") => Ok(name),
+        (_, rest) => Err(format!("`{rest}` follows a name in quotes")),
+    }
+}
+
+/// The name in quotes that a text starts with, and what follows it. Escapes are those of Rust.
+fn quoted(text: &str) -> Parsed<(String, &str)> {
+    let missing = || format!("`{text}` is not in quotes");
+    let mut rest = text.strip_prefix('"').ok_or_else(missing)?.chars();
+    let mut name = String::new();
+    loop {
+        name.push(match rest.next().ok_or_else(missing)? {
+            '"' => return Ok((name, rest.as_str())),
+            '\\' => match rest.next().ok_or_else(missing)? {
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                '0' => '\0',
+                'u' => {
+                    let digits: String = rest.by_ref().take_while(|c| *c != '}').filter(|c| *c != '{').collect();
+                    u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32).ok_or_else(missing)?
+                }
+                c => c,
+            },
+            c => c,
+        });
+    }
 }
 
 fn ty(text: &str) -> Parsed<Type> {

@@ -35,9 +35,9 @@ impl Type {
         self.shape.len()
     }
 
-    /// Number of elements.
+    /// Number of elements; the largest number if there are more.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |n: usize, d| n.saturating_mul(*d))
     }
 
     /// Whether there are no elements.
@@ -47,7 +47,7 @@ impl Type {
 
     /// Bytes of all elements.
     pub fn bytes(&self) -> usize {
-        self.len() * self.dtype.size()
+        self.len().saturating_mul(self.dtype.size())
     }
 }
 

@@ -103,9 +103,13 @@ operator! {
         cases.push(case("div", "f32[3]", "f32[2,3]").positive());
         cases.push(case("pow", "f32[2,3]", "f32[]").positive());
         cases.push(case("mod", "i64[4]", "i64[4]").positive());
-        cases.extend(["equal", "less", "greater_equal"].map(|op| case(op, "f32[2,3]", "f32[3]")));
+        cases.push(case("fmod", "f32[2,3]", "f32[3]").positive());
+        cases.push(case("mul", "f32[]", "f32[3]"));
+        cases.push(case("add", "f32[2,0]", "f32[1]"));
+        cases.push(case("pow", "f32[3]", "f32[2,3]").positive());
+        cases.extend(["equal", "less", "less_equal", "greater", "greater_equal"].map(|op| case(op, "f32[2,3]", "f32[3]")));
         cases.extend(["add", "mul", "div", "sub"].map(|op| case(op, "i64[3]", "i64[1]").positive()));
-        cases.push(case("and", "bool[3]", "bool[3]"));
+        cases.extend(["and", "or", "xor", "equal"].map(|op| case(op, "bool[3]", "bool[2,1]")));
         cases
     }
 }

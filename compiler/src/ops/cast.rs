@@ -41,6 +41,8 @@ operator! {
             Case::new(Cast { to: DType::F64 }, &["f32[3]"]),
             Case::new(Cast { to: DType::I64 }, &["f32[2,2]"]),
             Case::new(Cast { to: DType::F32 }, &["i64[2]"]),
+            Case::new(Cast { to: DType::Bool }, &["f32[2]"]),
+            Case::new(Cast { to: DType::F32 }, &["bool[3]"]),
         ]
     }
 }

@@ -25,11 +25,12 @@ operator! {
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
         let [Some(x), Some(w), bias] = inputs else { return Err("takes three operands".into()) };
+        let window = Window { groups: self.groups, strides: &self.strides, pads: &self.pads, dilations: &self.dilations };
+        let y = window.output(&x.shape, &w.shape)?;
         if bias.is_some_and(|b| b.shape != [w.shape[0]]) {
             return Err("bias needs one element an output channel".into());
         }
-        let window = Window { groups: self.groups, strides: &self.strides, pads: &self.pads, dilations: &self.dilations };
-        window.output(&x.shape, &w.shape).map(|y| vec![x.with_shape(&y)])
+        Ok(vec![x.with_shape(&y)])
     }
 
     fn grad(&self, g: &mut Grad<'_>, wrt: usize) -> Result<Option<ValueId>> {
@@ -199,7 +200,7 @@ impl Window<'_> {
         {
             return Err(format!("strides, dilations and pads must fit {spatial} dimensions"));
         }
-        let fits = self.groups > 0 && x[1] == w[1] * self.groups && w[0] % self.groups == 0;
+        let fits = self.groups > 0 && Some(x[1]) == w[1].checked_mul(self.groups) && w[0] % self.groups == 0;
         if !fits {
             return Err(format!(
                 "{} input and {} output channels do not fit {} groups and weight {w:?}",
@@ -320,13 +321,15 @@ pub(super) fn import_transpose(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>>
     if pads.len() != 2 * spatial || kernel[2..].contains(&0) || from[2..].contains(&0) {
         return Err(n.fail("pads or sizes do not fit"));
     }
-    let mut shape = vec![from[0], kernel[1] * groups];
+    let channels = kernel[1].checked_mul(groups).ok_or_else(|| n.fail("group is too large"))?;
+    let mut shape = vec![from[0], channels];
     for i in 0..spatial {
         let reach = strides[i] * (from[2 + i] - 1) + extra[i] + (kernel[2 + i] - 1) * dilations[i] + 1;
         let same = auto == "SAME_UPPER" || auto == "SAME_LOWER";
         let target = match &wanted {
-            Some(sizes) => sizes.get(sizes.len() - spatial + i).copied(),
-            None if same => Some(from[2 + i] * strides[i]),
+            Some(sizes) => (sizes.len() + i).checked_sub(spatial).and_then(|at| sizes.get(at).copied()),
+            // A kernel smaller than the stride does not reach that far.
+            None if same => Some(reach.min(from[2 + i] * strides[i])),
             None => None,
         };
         if let Some(target) = target {

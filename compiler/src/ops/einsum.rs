@@ -73,9 +73,11 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 /// The product of two terms, summed over the labels that they share and nobody needs.
 fn product(n: &mut OnnxNode<'_, '_>, a: Term, b: Term, needed: &[char]) -> Result<Term> {
     let keep_a: Vec<char> = b.labels.iter().chain(needed).copied().collect();
-    let a = sum_except(n, a, &keep_a)?;
+    let mut a = sum_except(n, a, &keep_a)?;
     let keep_b: Vec<char> = a.labels.iter().chain(needed).copied().collect();
-    let b = sum_except(n, b, &keep_b)?;
+    let mut b = sum_except(n, b, &keep_b)?;
+    widen(n, &mut a, &b)?;
+    widen(n, &mut b, &a)?;
     let shared = |c: &char| a.labels.contains(c) && b.labels.contains(c);
     let batch: Vec<char> = a.labels.iter().copied().filter(|c| shared(c) && needed.contains(c)).collect();
     let inner: Vec<char> = a.labels.iter().copied().filter(|c| shared(c) && !needed.contains(c)).collect();
@@ -97,6 +99,16 @@ fn product(n: &mut OnnxNode<'_, '_>, a: Term, b: Term, needed: &[char]) -> Resul
     let y = n.emit(MatMul { trans_a: false, trans_b: false }, &[left, right])?;
     let value = n.reshape(y, &[dims_batch, dims_rows, dims_cols].concat())?;
     Ok(Term { value, labels: [batch, rows, cols].concat() })
+}
+
+/// Repeats the dimensions of 1 of `a` for which `b` has more.
+fn widen(n: &mut OnnxNode<'_, '_>, a: &mut Term, b: &Term) -> Result<()> {
+    let (mut shape, other) = (n.ty(a.value).shape.clone(), &n.ty(b.value).shape);
+    for (dim, label) in shape.iter_mut().zip(&a.labels).filter(|d| *d.0 == 1) {
+        *dim = b.labels.iter().position(|c| c == label).map_or(1, |i| other[i]);
+    }
+    a.value = n.expand(a.value, &shape)?;
+    Ok(())
 }
 
 /// Sums over the labels that are not in `keep`.

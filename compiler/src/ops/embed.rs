@@ -1,13 +1,15 @@
 //! Embed: puts a tensor into a larger one that is constant elsewhere. It is the gradient of a slice, and ONNX Pad (versions 2
-//! to 25) with mode `constant`; the other modes are a [`super::Resample`] with one tap.
+//! to 25) with mode `constant`; the other modes are a [`super::Resample`] with one tap, or a
+//! [`super::Gather`] of what is not `f32`.
 
-use super::{Case, Resample, Slice, operator};
+use super::resample::MOST_POSITIONS;
+use super::{Case, Gather, Resample, Slice, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{Type, ValueId, strides};
 use crate::lower::Lower;
-use sara_kernels::Scalar;
+use sara_kernels::{DType, Scalar};
 
 operator! {
     /// `y[starts + i * steps] = x[i]`, and `value` elsewhere.
@@ -62,8 +64,8 @@ pub(super) fn import_pad(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         (n.const_ints(1)?, n.optional_scalar(2)?.unwrap_or(0.0), n.optional_ints(3)?)
     };
     let axes = axes.unwrap_or_else(|| (0..shape.len() as i64).collect());
-    if pads.len() != 2 * axes.len() {
-        return Err(n.fail(format!("{} pads for {} axes", pads.len(), axes.len())));
+    if pads.len() != 2 * axes.len() || pads.iter().any(|p| p.unsigned_abs() >= 1 << 40) {
+        return Err(n.fail(format!("pads {pads:?} do not fit {} axes", axes.len())));
     }
     let mut around = vec![(0i64, 0i64); shape.len()];
     for (k, axis) in axes.iter().enumerate() {
@@ -104,6 +106,9 @@ fn reach(n: &mut OnnxNode<'_, '_>, x: ValueId, around: &[(i64, i64)], mode: &str
             continue;
         }
         let dim = n.ty(y).shape[axis] as i64;
+        if dim + before + after > MOST_POSITIONS as i64 {
+            return Err(n.fail(format!("pads ({before}, {after}) are too large for mode `{mode}`")));
+        }
         let position = |p: i64| match mode {
             "edge" => Some(p.clamp(0, dim - 1)),
             "wrap" => Some(p.rem_euclid(dim)),
@@ -115,10 +120,16 @@ fn reach(n: &mut OnnxNode<'_, '_>, x: ValueId, around: &[(i64, i64)], mode: &str
             }
             _ => None,
         };
-        let index: Option<Vec<i32>> =
-            (-before..dim + after).map(|p| if dim == 0 { None } else { position(p).map(|q| q as i32) }).collect();
+        let index: Option<Vec<i64>> =
+            (-before..dim + after).map(|p| if dim == 0 { None } else { position(p) }).collect();
         let index = index.ok_or_else(|| n.fail(format!("mode `{mode}` cannot pad dimension {axis} of {dim}")))?;
-        let taps = n.int_table(&[index.len(), 1], &index);
+        if n.ty(y).dtype != DType::F32 {
+            let index = n.add_const(DType::I64, &[index.len()], &index);
+            y = n.emit(Gather { axis }, &[y, index])?;
+            continue;
+        }
+        let taps: Vec<i32> = index.iter().map(|p| *p as i32).collect();
+        let taps = n.int_table(&[index.len(), 1], &taps);
         let weights = n.float_table(&[index.len(), 1], &vec![1.0; index.len()]);
         y = n.emit(Resample { axis }, &[y, taps, weights])?;
     }

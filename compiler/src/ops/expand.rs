@@ -61,7 +61,7 @@ pub(super) fn import_tile(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     for (&dim, &times) in own.iter().zip(&repeats) {
         split.extend([1, dim]);
         wide.extend([times, dim]);
-        joined.push(times * dim);
+        joined.push(times.saturating_mul(dim));
     }
     let split = n.reshape(x, &split)?;
     let wide = n.expand(split, &wide)?;

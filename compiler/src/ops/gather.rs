@@ -75,7 +75,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(GatherGrad { axis: 1, shape: vec![2, 3, 2] }, &["f32[2,4,2]", "i64[4]"])]
     }
 }
 
@@ -106,6 +106,11 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         result.extend(&n.ty(index).shape.clone());
         result.extend(&shape[axis + 1..]);
         return n.reshape(part, &result).map(|y| vec![y]);
+    }
+    let dim = shape[axis] as i64;
+    let positions = n.graph().constant::<i64>(index).unwrap_or_default();
+    if let Some(position) = positions.iter().find(|p| !(-dim..dim).contains(*p)) {
+        return Err(n.fail(format!("index {position} is outside dimension {axis} of {shape:?}")));
     }
     n.emit(Gather { axis }, &[x, index]).map(|y| vec![y])
 }

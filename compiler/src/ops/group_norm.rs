@@ -92,7 +92,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(GroupNormGrad { groups: 2, epsilon: 1e-5 }, &["f32[2,4,3]", "f32[2,4,3]", "f32[4]", "f32[2,2]", "f32[2,2]"])]
     }
 }
 
@@ -125,7 +125,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(GroupNormGradAffine { groups: 2, epsilon: 1e-5 }, &["f32[2,4,3]", "f32[2,4,3]", "f32[2,2]", "f32[2,2]"])]
     }
 }
 
@@ -163,12 +163,15 @@ pub(super) fn import_instance(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> 
 pub(super) fn import_batch(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let rank = n.ty(x).rank();
+    if rank < 2 {
+        return Err(n.fail("takes a tensor of rank 2 or more"));
+    }
     let epsilon = n.float("epsilon", 1e-5)?;
     n.float("momentum", 0.9)?;
     if n.int("training_mode", 0)? != 0 || n.outputs() > 1 {
         return Err(n.fail("is in training mode; export the model with `.eval()`"));
     }
-    let mut column = vec![1; rank.saturating_sub(1)];
+    let mut column = vec![1; rank - 1];
     let mut channel = |n: &mut OnnxNode<'_, '_>, i: usize| {
         let v = n.input(i)?;
         column[0] = n.ty(v).len();

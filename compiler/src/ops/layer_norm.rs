@@ -88,7 +88,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(LayerNormGrad { axis: 1 }, &["f32[2,5]", "f32[2,5]", "f32[5]", "f32[2]", "f32[2]"])]
     }
 }
 
@@ -119,7 +119,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(LayerNormGradAffine { axis: 1 }, &["f32[2,5]", "f32[2,5]", "f32[2]", "f32[2]"])]
     }
 }
 

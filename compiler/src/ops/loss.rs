@@ -59,6 +59,6 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(MseLossGrad {}, &["f32[2,3]", "f32[2,3]"])]
     }
 }

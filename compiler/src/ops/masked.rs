@@ -35,7 +35,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(SparseDelta {}, &["f32[3,4]", "u32[5]", "f32[5]"])]
     }
 }
 
@@ -61,7 +61,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(Take {}, &["f32[3,4]", "u32[5]"])]
     }
 }
 
@@ -102,7 +102,10 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![
+            Case::new(MaskedMatMulGrad { rows: 3, cols: 4, a_t: false, b_t: false }, &["f32[5,3]", "f32[5,4]", "u32[6]"]),
+            Case::new(MaskedMatMulGrad { rows: 3, cols: 4, a_t: true, b_t: true }, &["f32[2,3,5]", "f32[2,4,5]", "u32[12]"]),
+        ]
     }
 }
 
@@ -152,6 +155,9 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        let op = MaskedConvGrad {
+            kernel: vec![3, 3], groups: 1, strides: vec![1, 1], pads: vec![1, 1, 1, 1], dilations: vec![1, 1],
+        };
+        vec![Case::new(op, &["f32[1,3,4,4]", "f32[1,2,4,4]", "u32[20]"])]
     }
 }

@@ -138,10 +138,17 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
             let sum = reduce(n, "sum", x)?;
             n.unary("log", sum)?
         }
+        "ReduceLogSumExp" if axes.is_empty() => x,
         "ReduceLogSumExp" => {
-            let exp = n.unary("exp", x)?;
+            // Less the largest element, no exponential overflows.
+            let max = n.emit(Reduce { op: "max".to_owned(), axes: axes.clone(), keepdims: true }, &[x])?;
+            let less = n.binary("sub", x, max)?;
+            let exp = n.unary("exp", less)?;
             let sum = reduce(n, "sum", exp)?;
-            n.unary("log", sum)?
+            let log = n.unary("log", sum)?;
+            let shape = n.ty(log).shape.clone();
+            let max = n.reshape(max, &shape)?;
+            n.binary("add", log, max)?
         }
         other => return Err(n.fail(format!("`{other}` is not a reduction"))),
     };

@@ -79,9 +79,12 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(ResampleGrad { axis: 1, size: 3 }, &["f32[2,4,2]", "i32[4,2]", "f32[4,2]"])]
     }
 }
+
+/// Tables of more positions are taken for a mistake.
+pub(super) const MOST_POSITIONS: usize = 1 << 24;
 
 fn extents(y: &Type, axis: usize, n_in: usize, taps: usize) -> Vec<Scalar> {
     let outer: usize = y.shape[..axis].iter().product();
@@ -174,6 +177,9 @@ impl Resize {
                 "round_prefer_ceil" => (x + 0.5).floor(),
                 "floor" => x.floor(),
                 "ceil" => x.ceil(),
+                // What ONNX Runtime does before version 11, which says nothing about it.
+                "simple" if scale < 1.0 => x.ceil(),
+                "simple" => x.floor(),
                 _ => return None,
             };
             return Some(vec![(clamp(p as i64), 1.0)]);
@@ -186,7 +192,7 @@ impl Resize {
         let shrink = if self.antialias { scale.min(1.0) } else { 1.0 };
         let base = x.floor();
         let start = (-reach / shrink).floor() as i64 + 1;
-        let end = 2 * reach as i64 - start;
+        let end = 2 - start;
         let a = self.cubic_a;
         let filter = |d: f64| {
             let d = d.abs();
@@ -198,7 +204,7 @@ impl Resize {
             }
         };
         let mut taps: Vec<(i64, f64)> =
-            (start..start + end).map(|o| (base as i64 + o, filter((o as f64 - (x - base)) * shrink))).collect();
+            (start..end).map(|o| (base as i64 + o, filter((o as f64 - (x - base)) * shrink))).collect();
         if self.exclude_outside {
             taps.retain(|t| (0..=last).contains(&t.0));
         }
@@ -217,7 +223,7 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let resize = Resize {
         mode: n.text("mode", "nearest")?,
         transform: n.text("coordinate_transformation_mode", if old { "asymmetric" } else { "half_pixel" })?,
-        nearest: n.text("nearest_mode", if old { "floor" } else { "round_prefer_floor" })?,
+        nearest: n.text("nearest_mode", if old { "simple" } else { "round_prefer_floor" })?,
         cubic_a: n.float("cubic_coeff_a", -0.75)?,
         exclude_outside: n.int("exclude_outside", 0)? != 0,
         antialias: n.int("antialias", 0)? != 0,
@@ -264,6 +270,9 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         if to == from && scale == 1.0 && !crop {
             continue;
         }
+        if to > MOST_POSITIONS || (from == 0 && to > 0) {
+            return Err(n.fail(format!("a dimension of {from} cannot become one of {to}")));
+        }
         let span = roi.as_ref().map_or((0.0, 1.0), |r| (r[k], r[k + axes.len()]));
         let mut rows = Vec::with_capacity(to);
         for i in 0..to {
@@ -307,8 +316,11 @@ pub(super) fn import_upsample(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> 
     let mut y = x;
     for (axis, scale) in scales.into_iter().enumerate().filter(|s| s.1 != 1.0) {
         let from = n.ty(y).shape.get(axis).copied().ok_or_else(|| n.fail("there are more scales than dimensions"))?;
-        let rows: Option<Vec<_>> =
-            (0..(from as f64 * scale).floor() as usize).map(|i| resize.taps(i as f64 / scale, from, scale)).collect();
+        let to = (from as f64 * scale).floor() as usize;
+        if to > MOST_POSITIONS {
+            return Err(n.fail(format!("a dimension of {from} cannot become one of {to}")));
+        }
+        let rows: Option<Vec<_>> = (0..to).map(|i| resize.taps(i as f64 / scale, from, scale)).collect();
         let rows = rows.ok_or_else(|| n.fail(format!("mode `{}` is not known", resize.mode)))?;
         y = Table::new(rows).apply(n, y, axis)?;
     }
@@ -349,6 +361,9 @@ pub(super) fn import_average_pool(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueI
         // A window must not start in the padding at the end.
         if ceil && (to - 1) * s >= from + begin {
             to -= 1;
+        }
+        if to.saturating_mul(k) > MOST_POSITIONS {
+            return Err(n.fail(format!("{to} windows of {k} elements are too many")));
         }
         let rows = (0..to).map(|o| {
             let positions: Vec<usize> = (0..k).map(|t| o * s + t * d).filter(|p| *p < padded).collect();

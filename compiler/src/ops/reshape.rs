@@ -36,7 +36,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        vec![Case::new(Op::from(Reshape { shape: vec![3, 2, 1] }), &["f32[2,3]"])]
+        vec![Case::new(Op::from(Reshape { shape: vec![3, 2, 1] }), &["f32[2,3]"]), Case::new(Reshape { shape: vec![] }, &["f32[1,1]"])]
     }
 }
 
@@ -58,7 +58,7 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         });
     }
     if let Some(i) = open {
-        let known: usize = shape.iter().product();
+        let known = shape.iter().fold(1, |n: usize, d| n.saturating_mul(*d));
         let len = n.ty(x).len();
         if known == 0 || len % known != 0 {
             return Err(n.fail(format!("{len} elements do not fit shape {wanted:?}")));

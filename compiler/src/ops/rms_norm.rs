@@ -56,6 +56,7 @@ operator! {
         vec![
             Case::new(RmsNorm { axis: 2, epsilon: 1e-6 }, &["f32[2,3,5]", "f32[5]"]),
             Case::new(RmsNorm { axis: 1, epsilon: 1e-6 }, &["f32[2,4]", "_"]),
+            Case::new(RmsNorm { axis: 1, epsilon: 1e-5 }, &["f32[2,3,2]", "f32[3,2]"]),
         ]
     }
 }
@@ -84,7 +85,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(RmsNormGrad { axis: 1 }, &["f32[2,5]", "f32[2,5]", "f32[5]", "f32[2]"])]
     }
 }
 
@@ -112,7 +113,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(RmsNormGradScale { axis: 1 }, &["f32[2,5]", "f32[2,5]", "f32[2]"])]
     }
 }
 

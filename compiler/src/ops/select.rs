@@ -42,7 +42,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        vec![Case::new(Select {}, &["bool[2,3]", "f32[3]", "f32[2,1]"])]
+        vec![Case::new(Select {}, &["bool[2,3]", "f32[3]", "f32[2,1]"]), Case::new(Select {}, &["bool[1]", "i64[2]", "i64[]"])]
     }
 }
 

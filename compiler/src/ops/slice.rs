@@ -44,6 +44,7 @@ operator! {
             Case::new(Slice { starts: vec![0, 1], steps: vec![1, 1], sizes: vec![2, 2] }, &["f32[2,4]"]),
             Case::new(Slice { starts: vec![3, 0], steps: vec![-2, 1], sizes: vec![2, 3] }, &["f32[4,3]"]),
             Case::new(Slice { starts: vec![1], steps: vec![2], sizes: vec![2] }, &["i64[5]"]),
+            Case::new(Slice { starts: vec![0, 2], steps: vec![1, 1], sizes: vec![2, 0] }, &["f32[2,4]"]),
         ]
     }
 }
@@ -93,7 +94,7 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
             absolute(begins[k]).clamp(if step > 0 { 0 } else { 0.min(dim - 1) }, if step > 0 { dim } else { dim - 1 });
         let end = absolute(ends[k]).clamp(low, high);
         let span = if step > 0 { end - begin } else { begin - end };
-        let count = if span <= 0 { 0 } else { (span - 1) / step.abs() + 1 };
+        let count = if span <= 0 { 0 } else { (span - 1) / step.saturating_abs() + 1 };
         slice.starts[axis] = begin;
         slice.steps[axis] = step;
         slice.sizes[axis] = count as usize;
@@ -110,7 +111,7 @@ pub(super) fn import_split(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let shape = n.ty(x).shape.clone();
     let axis = n.int("axis", 0)?;
     let axis = n.axis_of(axis, shape.len())?;
-    let parts = n.outputs();
+    let parts = n.outputs().max(1);
     n.int("num_outputs", parts as i64)?;
     let lengths = if n.opset() < 13 { n.ints("split")? } else { n.optional_ints(1)? };
     let lengths: Vec<usize> = match lengths {
@@ -120,7 +121,7 @@ pub(super) fn import_split(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
             (0..parts).map(|i| each.min(shape[axis].saturating_sub(i * each))).collect()
         }
     };
-    if lengths.len() != parts || lengths.iter().sum::<usize>() != shape[axis] {
+    if lengths.len() != parts || lengths.iter().fold(0, |n: usize, l| n.saturating_add(*l)) != shape[axis] {
         return Err(n.fail(format!("{lengths:?} do not divide dimension {axis} of {shape:?} into {parts}")));
     }
     let mut at = 0;

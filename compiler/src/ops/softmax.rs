@@ -2,7 +2,7 @@
 //! 13). Gradient: `dx = y * (dy - sum(dy * y))`; it needs `y`, not `x`.
 
 use super::unary::second_order;
-use super::{Case, operator};
+use super::{Case, Reduce, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
@@ -80,8 +80,8 @@ fn extents(ty: &Type, axis: usize) -> Vec<Scalar> {
     vec![int(outer), int(ty.shape[axis]), int(inner)]
 }
 
-/// ONNX Softmax. Before version 13 it ran over all dimensions from `axis` on, taken as one.
-pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+/// The operand as ONNX normalises it, its axis, and its shape. Before version 13 all dimensions from `axis` on were one.
+fn rows(n: &mut OnnxNode<'_, '_>) -> Result<(ValueId, usize, Vec<usize>)> {
     let x = n.input(0)?;
     let shape = n.ty(x).shape.clone();
     let flat = n.opset() < 13;
@@ -90,15 +90,27 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     if flat && axis + 1 != shape.len() {
         let rows: usize = shape[..axis].iter().product();
         let cols: usize = shape[axis..].iter().product();
-        let x = n.reshape(x, &[rows, cols])?;
-        let y = n.emit(Softmax { axis: 1 }, &[x])?;
-        return n.reshape(y, &shape).map(|y| vec![y]);
+        return Ok((n.reshape(x, &[rows, cols])?, 1, shape));
     }
-    n.emit(Softmax { axis }, &[x]).map(|y| vec![y])
+    Ok((x, axis, shape))
 }
 
-/// ONNX LogSoftmax.
+/// ONNX Softmax.
+pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let (x, axis, shape) = rows(n)?;
+    let y = n.emit(Softmax { axis }, &[x])?;
+    n.reshape(y, &shape).map(|y| vec![y])
+}
+
+/// ONNX LogSoftmax: `x - m - log(sum exp(x - m))`. The logarithm of a softmax would lose what is far below the largest element.
 pub(super) fn import_log(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
-    let y = import(n)?[0];
-    n.unary("log", y).map(|y| vec![y])
+    let (x, axis, shape) = rows(n)?;
+    let reduce = |op: &str| Reduce { op: op.to_owned(), axes: vec![axis], keepdims: true };
+    let max = n.emit(reduce("max"), &[x])?;
+    let less = n.binary("sub", x, max)?;
+    let exp = n.unary("exp", less)?;
+    let sum = n.emit(reduce("sum"), &[exp])?;
+    let log = n.unary("log", sum)?;
+    let y = n.binary("sub", less, log)?;
+    n.reshape(y, &shape).map(|y| vec![y])
 }

@@ -107,8 +107,8 @@ pub(super) fn import_space_to_depth(n: &mut OnnxNode<'_, '_>) -> Result<Vec<Valu
 }
 
 fn block_and_shape(n: &mut OnnxNode<'_, '_>, x: ValueId) -> Result<(usize, [usize; 4])> {
-    let block = usize::try_from(n.int("blocksize", 0)?).ok().filter(|b| *b > 0);
-    let block = block.ok_or_else(|| n.fail("blocksize must be positive"))?;
+    let block = usize::try_from(n.int("blocksize", 0)?).ok().filter(|b| (1..1 << 16).contains(b));
+    let block = block.ok_or_else(|| n.fail("blocksize must be positive and not larger than a picture"))?;
     let shape = <[usize; 4]>::try_from(n.ty(x).shape.as_slice()).map_err(|_| n.fail("takes a tensor of rank 4"))?;
     Ok((block, shape))
 }

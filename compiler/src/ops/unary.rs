@@ -85,7 +85,11 @@ operator! {
             data: if matches!(*word, "log" | "sqrt" | "reciprocal") { Data::Positive } else { Data::Signed },
         });
         let more = [("clip", -0.5, 0.5), ("gelu", 0.0, 0.0), ("gelu_tanh", 0.0, 0.0), ("silu", 0.0, 0.0), ("hard_sigmoid", 0.2, 0.5)];
-        plain.chain(more.map(|(op, alpha, beta)| Case::new(Unary { op: op.to_owned(), alpha, beta }, &["f32[2,5]"]))).collect()
+        let other = [("not", "bool[3]"), ("abs", "i64[3]"), ("neg", "i64[3]"), ("sign", "i64[3]"), ("relu", "i64[3]")];
+        plain
+            .chain(more.map(|(op, alpha, beta)| Case::new(Unary { op: op.to_owned(), alpha, beta }, &["f32[2,5]"])))
+            .chain(other.map(|(op, ty)| Case::new(Unary { op: op.to_owned(), alpha: 0.0, beta: 0.0 }, &[ty])))
+            .collect()
     }
 }
 

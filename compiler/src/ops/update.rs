@@ -6,7 +6,7 @@ use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::ir::{Type, ValueId, strides};
 use crate::lower::{Lower, dims, int};
-use sara_kernels::{DType, Scalar};
+use sara_kernels::{DType, Scalar, hyper};
 
 operator! {
     /// `g += hyper[scale] * d`. Operands: `d`, `hyper`, `g`.
@@ -31,7 +31,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(Accumulate { scale: hyper::GRADIENT_SCALE }, &["f32[5]", "f32[16]", "f32[5]"])]
     }
 }
 
@@ -63,7 +63,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(ClipNorm {}, &["f32[16]", "f32[3]", "f32[4]"])]
     }
 }
 
@@ -90,7 +90,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(SparseAdamW {}, &["f32[3,4]", "u32[5]", "f32[5]", "f32[5]", "f32[5]", "f32[5]", "f32[16]"]).positive()]
     }
 }
 
@@ -150,7 +150,7 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        Vec::new()
+        vec![Case::new(LowRank { rows: 3, cols: 4 }, &["u32[6]", "f32[6]"])]
     }
 }
 
