@@ -455,7 +455,7 @@ fn options_that_do_not_fit_are_refused() {
     for shape in [vec![1, 4], vec![1, 4, 5, 6]] {
         let shapes = [("x".to_owned(), shape)].into();
         let dims = [("height".to_owned(), 4), ("width".to_owned(), 5)].into();
-        folder.refused_with(&Binding { shapes, dims }, &["input `x`", "must have shape"]);
+        folder.refused_with(&Binding { shapes, dims, ..Binding::default() }, &["input `x`", "must have shape"]);
     }
     let fixed_only = Folder::new(&bytes(&sum_with(floats("w", &[3]))));
     let dims = [("height".to_owned(), 4)].into();
