@@ -19,13 +19,13 @@ struct Folder(TempDir);
 
 impl Folder {
     fn new(model: &[u8]) -> Folder {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("model.onnx"), model).unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("model.onnx"), model).expect("the model");
         Folder(folder)
     }
 
     fn with(self, file: &str, content: &[u8]) -> Folder {
-        std::fs::write(self.0.path().join(file), content).unwrap();
+        std::fs::write(self.0.path().join(file), content).expect("the file");
         self
     }
 
@@ -42,7 +42,7 @@ impl Folder {
             Ok(graph) => panic!("nothing is wrong:\n{graph}"),
             Err(error) => error.to_string(),
         };
-        let folder = self.0.path().to_str().unwrap();
+        let folder = self.0.path().to_str().expect("a path in UTF-8");
         for word in words.iter().chain([&folder]) {
             assert!(message.contains(word), "no {word:?} in: {message}");
         }
@@ -152,7 +152,7 @@ fn survive(content: &[u8], binding: &Binding) -> Result<bool, String> {
     match outcome {
         Ok(Ok(_)) => Ok(true),
         Ok(Err(sara_compiler::Error::Verify { reason, .. })) => Err(format!("a rule is broken: {reason}")),
-        Ok(Err(error)) if error.to_string().contains(path.to_str().unwrap()) => Ok(false),
+        Ok(Err(error)) if error.to_string().contains(path.to_str().expect("a path in UTF-8")) => Ok(false),
         Ok(Err(error)) => Err(format!("the message does not name the file: {error}")),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -346,7 +346,7 @@ fn gradients_are_the_slopes() {
 }
 
 fn types(texts: &[&str]) -> Vec<Option<Type>> {
-    texts.iter().map(|t| (*t != "_").then(|| parse_type(t).unwrap())).collect()
+    texts.iter().map(|t| (*t != "_").then(|| parse_type(t).expect("a type"))).collect()
 }
 
 fn assert_close(found: &[f64], expected: &[f64], tolerance: f64) {
@@ -420,7 +420,7 @@ fn masked_convolutions_are_entries_of_the_dense_gradient() {
 /// The case of an operator of the update block, with its operands.
 fn update_case(name: &str) -> (Case, Applied, Vec<Vec<f64>>) {
     let case = Op::cases().into_iter().find(|c| c.op.name() == name).expect("the operator has a case");
-    let applied = apply(&case.op, &case.inputs).unwrap();
+    let applied = apply(&case.op, &case.inputs).expect("the case fits");
     let data = operands(&case.inputs, case.data);
     (case, applied, data)
 }
