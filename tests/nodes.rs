@@ -250,7 +250,7 @@ fn run_compiler(case: &Case, bytes: &[u8]) -> Result<[Vec<Found>; 2], String> {
 }
 
 fn run_oracle(case: &Case, bytes: &[u8]) -> Result<Vec<Array>, String> {
-    let oracle = Oracle::open().map_err(|e| format!("ONNX Runtime is needed for this test: {e}"))?;
+    let oracle = Oracle::open_or_fetch().map_err(|e| format!("ONNX Runtime is needed for this test: {e}"))?;
     let options = SessionOptions { intra_threads: 1, ..SessionOptions::default() };
     let folder = std::env::temp_dir();
     let mut session = oracle.session_from_bytes(bytes, &folder, &options).map_err(|e| e.to_string())?;

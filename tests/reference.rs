@@ -1,5 +1,7 @@
 //! Exports with PyTorch's outputs, gradients and training trajectories: what the product promises, against what PyTorch computed.
 
+#![expect(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
+
 use sara::compiler::compile::{TrainOptions, compile_forward, compile_gradients, compile_training, unobserved};
 use sara::compiler::import::{Binding, Model};
 use sara::compiler::passes::differentiate::TARGET;

@@ -164,7 +164,7 @@ fn snapshot(trainer: &Trainer) -> Snapshot {
     Snapshot {
         step: trainer.step,
         weights: weights(e),
-        index: sparse.clone().map(|s| e.index(s).to_vec()).collect(),
+        index: sparse.clone().map(|s| e.indices(s).to_vec()).collect(),
         state: sparse.map(|s| e.state(s).map(bits)).collect(),
     }
 }
@@ -323,7 +323,7 @@ fn accumulated_micro_batches_are_one_batch() {
         assert!((expected.grad_norm - found.grad_norm).abs() < 1e-4 * expected.grad_norm, "{name}");
         for s in 0..one.sparse.len() {
             let (a, b) = (whole.executor.state(s), parts.executor.state(s));
-            assert_eq!(whole.executor.index(s), parts.executor.index(s));
+            assert_eq!(whole.executor.indices(s), parts.executor.indices(s));
             for field in [0, 2, 3] {
                 let far = difference(a[field], b[field]);
                 assert!(far < 1e-4, "{name}: field {field} of sparse weight {s} differs by {far:e}");
@@ -387,7 +387,7 @@ fn reselection_shrinks_keeps_moments_and_leaves_the_rest_in_place() {
         let at = |k: usize, field: usize| before.state[s][field][k];
         let stays: Vec<usize> =
             (0..before.index[s].len()).filter(|k| f64::from(f32::from_bits(at(*k, 0)).abs()) < threshold).collect();
-        assert_eq!(twin.executor.index(s), stays.iter().map(|k| before.index[s][*k]).collect::<Vec<_>>());
+        assert_eq!(twin.executor.indices(s), stays.iter().map(|k| before.index[s][*k]).collect::<Vec<_>>());
         for field in [0, 2, 3] {
             let expected: Vec<u32> = stays.iter().map(|k| at(*k, field)).collect();
             assert_eq!(bits(twin.executor.state(s)[field]), expected, "field {field} of sparse weight {s}");
@@ -400,7 +400,7 @@ fn reselection_shrinks_keeps_moments_and_leaves_the_rest_in_place() {
     let after = snapshot(&t);
     let mut moved = 0;
     for (s, sparse) in plan.sparse.iter().enumerate() {
-        assert_eq!(after.index[s], twin.executor.index(s));
+        assert_eq!(after.index[s], twin.executor.indices(s));
         let (old, new) = (&before.weights[sparse.weight as usize], &after.weights[sparse.weight as usize]);
         for i in &sparse.index {
             let stays = after.index[s].binary_search(i).is_ok();
@@ -418,7 +418,7 @@ fn selected(executor: &Executor, s: usize) -> DMatrix<f64> {
     let shape = &plan.weights[plan.sparse[s].weight as usize].shape;
     let (rows, cols) = (shape[0] as usize, shape[1] as usize);
     let mut matrix = DMatrix::zeros(rows, cols);
-    for (i, v) in executor.index(s).iter().zip(executor.state(s)[0]) {
+    for (i, v) in executor.indices(s).iter().zip(executor.state(s)[0]) {
         matrix[(*i as usize / cols, *i as usize % cols)] = f64::from(*v);
     }
     matrix
@@ -480,7 +480,7 @@ fn subgradient(matrix: Matrix, share: f64) -> (f64, f64) {
     executor.run(&program).unwrap();
     let exact = polar(&selected(&executor, 0));
     let cols = exact.ncols();
-    let exact: Vec<f64> = executor.index(0).iter().map(|i| exact[(*i as usize / cols, *i as usize % cols)]).collect();
+    let exact: Vec<f64> = executor.indices(0).iter().map(|i| exact[(*i as usize / cols, *i as usize % cols)]).collect();
     let found: Vec<f64> = executor.state(0)[1].iter().map(|g| f64::from(*g)).collect();
     let dot: f64 = exact.iter().zip(&found).map(|(a, b)| a * b).sum();
     (1.0 - dot / norm(&exact) / norm(&found), norm(&found) / norm(&exact))

@@ -103,10 +103,8 @@ fn role(graph: &Graph, users: &[Vec<NodeId>], weight: ValueId) -> Role {
             match &node.op {
                 Op::MatMul(_) if graph.ty(value).rank() == 2 && flat => matrix = true,
                 Op::Conv(_) | Op::ConvGradInput(_) if slot == 1 && flat => matrix = true,
-                Op::MatMul(_) | Op::Conv(_) | Op::ConvGradInput(_) if !flat || slot == 1 => {
-                    if slot != 2 {
-                        return Role::Untrainable("a product uses it in another order or batch than it is stored in");
-                    }
+                Op::MatMul(_) | Op::Conv(_) | Op::ConvGradInput(_) if slot == 1 || (!flat && slot == 0) => {
+                    return Role::Untrainable("a product uses it in another order or batch than it is stored in");
                 }
                 Op::Reshape(_) | Op::Cast(_) => stack.push((node.outputs[0], flat)),
                 Op::Transpose(_) => stack.push((node.outputs[0], false)),

@@ -39,6 +39,9 @@ pub struct Adapter {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// A weight's number in a table of weights, positions in it and their new values.
+pub type Tuned = (usize, Vec<u32>, Vec<f32>);
+
 impl Adapter {
     /// Writes the adapter.
     pub fn write(&self, path: &Path) -> Result<()> {
@@ -123,7 +126,7 @@ impl Adapter {
 
     /// New values of the weights that the adapter changes: the weight's number in `weights`, positions and values. Refuses an adapter
     /// for another base.
-    pub fn apply(&self, model: &Path, weights: &[Weight]) -> Result<Vec<(usize, Vec<u32>, Vec<f32>)>> {
+    pub fn apply(&self, model: &Path, weights: &[Weight]) -> Result<Vec<Tuned>> {
         let mut patches = Vec::new();
         for (key, delta) in &self.deltas {
             let found = weights.iter().position(|w| w.path == *key);

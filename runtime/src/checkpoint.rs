@@ -64,7 +64,7 @@ fn write_files(trainer: &Trainer, folder: &Path) -> Result<()> {
     let plan = executor.plan();
     let mut tensors = Tensors::new();
     for (s, sparse) in plan.sparse.iter().enumerate() {
-        let index = executor.index(s);
+        let index = executor.indices(s);
         let [param, _, moment1, moment2] = executor.state(s);
         let left: Vec<u32> = sparse.index.iter().copied().filter(|i| index.binary_search(i).is_err()).collect();
         let weight = executor.weight(sparse.weight);

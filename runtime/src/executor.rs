@@ -179,7 +179,7 @@ impl Executor {
     }
 
     /// Positions of the entries of sparse weight `s` that train now.
-    pub fn index(&self, s: usize) -> &[u32] {
+    pub fn indices(&self, s: usize) -> &[u32] {
         let at = self.state_at[s];
         self.state.view(at.index, at.count)
     }

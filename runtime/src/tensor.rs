@@ -1,5 +1,7 @@
 //! Tensors on the host, at the borders: data, results, files.
 
+#![allow(clippy::unnecessary_cast, reason = "one body for all element types")]
+
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use ndarray::ArrayD;

@@ -1,6 +1,6 @@
 //! Binary: elementwise functions of two operands with NumPy broadcasting.
 //!
-//! The function is a word that the kernel `binary` knows. Serves the ONNX operators in [`NAMES`], Pow (versions 7 to 15), Mod
+//! The function is a word that the kernel `binary` knows. Serves the ONNX operators in `NAMES`, Pow (versions 7 to 15), Mod
 //! (10, 13) and the variadic Max, Min, Mean and Sum (6 to 13).
 
 use super::{Case, Cast, Select, operator};
@@ -121,7 +121,7 @@ fn chosen(g: &mut Grad<'_>, comparison: &str, a: ValueId, b: ValueId) -> Result<
     g.emit(Select {}, &[mask, dy, zero])
 }
 
-/// The ONNX operators in [`NAMES`].
+/// The ONNX operators in `NAMES`.
 pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (a, b) = (n.input(0)?, n.input(1)?);
     let name = n.op_type();

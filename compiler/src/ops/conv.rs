@@ -200,7 +200,7 @@ impl Window<'_> {
         {
             return Err(format!("strides, dilations and pads must fit {spatial} dimensions"));
         }
-        let fits = self.groups > 0 && Some(x[1]) == w[1].checked_mul(self.groups) && w[0] % self.groups == 0;
+        let fits = self.groups > 0 && Some(x[1]) == w[1].checked_mul(self.groups) && w[0].is_multiple_of(self.groups);
         if !fits {
             return Err(format!(
                 "{} input and {} output channels do not fit {} groups and weight {w:?}",

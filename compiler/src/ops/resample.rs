@@ -101,7 +101,7 @@ struct Table {
 
 impl Table {
     fn apply(self, n: &mut OnnxNode<'_, '_>, x: ValueId, axis: usize) -> Result<ValueId> {
-        let shape = [self.rows, if self.rows == 0 { 0 } else { self.index.len() / self.rows }];
+        let shape = [self.rows, self.index.len().checked_div(self.rows).unwrap_or(0)];
         let index = n.int_table(&shape, &self.index);
         let weight = n.float_table(&shape, &self.weight);
         n.emit(Resample { axis }, &[x, index, weight])

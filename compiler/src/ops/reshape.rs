@@ -60,7 +60,7 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     if let Some(i) = open {
         let known = shape.iter().fold(1, |n: usize, d| n.saturating_mul(*d));
         let len = n.ty(x).len();
-        if known == 0 || len % known != 0 {
+        if known == 0 || !len.is_multiple_of(known) {
             return Err(n.fail(format!("{len} elements do not fit shape {wanted:?}")));
         }
         shape[i] = len / known;

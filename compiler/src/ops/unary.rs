@@ -1,6 +1,6 @@
 //! Unary: elementwise functions of one operand, and their gradient.
 //!
-//! The function is a word that the kernel `unary` knows. Serves the ONNX operators in [`NAMES`] and Clip (versions 6 to 13),
+//! The function is a word that the kernel `unary` knows. Serves the ONNX operators in `NAMES` and Clip (versions 6 to 13),
 //! Gelu (20), HardSigmoid (6 to 22).
 
 use super::{Case, Data, operator};
@@ -135,7 +135,7 @@ fn scalars(op: &str, alpha: f64, beta: f64) -> Vec<Scalar> {
     vec![Scalar::Word(op.to_owned()), Scalar::Float(alpha), Scalar::Float(beta)]
 }
 
-/// The ONNX operators in [`NAMES`].
+/// The ONNX operators in `NAMES`.
 pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let name = n.op_type();

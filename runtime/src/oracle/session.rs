@@ -13,7 +13,7 @@ use ort::value::{Outlet, ValueType};
 
 use super::error::OracleError;
 use super::find::{self, Found, How, Search};
-use super::{Array, OracleType};
+use super::{Array, OracleType, fetch};
 
 /// The library that the process has loaded. It cannot be exchanged for another, and it stays loaded until the process
 /// ends.
@@ -38,6 +38,17 @@ impl Oracle {
         match &*loaded {
             Some(oracle) => Ok(oracle.clone()),
             None => Ok(loaded.insert(Oracle::load(&find::search())?).clone()),
+        }
+    }
+
+    /// Like [`Oracle::open`], and where no library is found, fetches the pinned one into the cache first.
+    pub fn open_or_fetch() -> Result<Oracle, OracleError> {
+        // One thread fetches; the others wait and find what it fetched.
+        static FETCHING: Mutex<()> = Mutex::new(());
+        let _guard = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
+        match Oracle::open() {
+            Err(OracleError::NotFound { .. }) => fetch::fetch().and_then(|_| Oracle::open()),
+            other => other,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Tests that need a library. Where none is found they say so and pass.
+//! Tests that need a library. Where none is found they fetch it.
 
 use std::fs;
 use std::path::Path;
@@ -6,14 +6,8 @@ use std::path::Path;
 use super::expose::{expose, node_outputs, put_field, put_varint};
 use super::{Array, Optimization, Oracle, OracleError, OracleType, Session, SessionOptions};
 
-fn oracle() -> Option<Oracle> {
-    match Oracle::open() {
-        Ok(oracle) => Some(oracle),
-        Err(e) => {
-            eprintln!("skipped: no ONNX Runtime: {e}");
-            None
-        }
-    }
+fn oracle() -> Oracle {
+    Oracle::open_or_fetch().unwrap_or_else(|e| panic!("these tests need ONNX Runtime: {e}"))
 }
 
 /// An encoded protobuf message.
@@ -122,7 +116,7 @@ fn open(oracle: &Oracle, bytes: &[u8], options: &SessionOptions) -> Result<Sessi
 
 #[test]
 fn numbers_and_ports() {
-    let Some(oracle) = oracle() else { return };
+    let oracle = oracle();
     eprintln!("ONNX Runtime {} at {}", oracle.version(), oracle.library());
     for optimization in [Optimization::Disabled, Optimization::Basic, Optimization::Extended, Optimization::All] {
         let options = SessionOptions { optimization, intra_threads: 1, prepacking: optimization == Optimization::All };
@@ -142,7 +136,7 @@ fn numbers_and_ports() {
 
 #[test]
 fn exposed_values_follow_the_outputs() {
-    let Some(oracle) = oracle() else { return };
+    let oracle = oracle();
     let bytes = expose(&squares(), &["s", "y"]).expect("a model");
     let mut session = open(&oracle, &bytes, &SessionOptions::default()).expect("a session");
     let inputs = [("b".to_owned(), floats(&[], &[1.0])), ("a".to_owned(), floats(&[2, 1], &[1.0, 2.0]))];
@@ -158,7 +152,7 @@ fn exposed_values_follow_the_outputs() {
 
 #[test]
 fn exposing_what_is_not_there_is_an_error() {
-    let Some(oracle) = oracle() else { return };
+    let oracle = oracle();
     let bytes = expose(&squares(), &["nothing"]).expect("a model");
     let refused = open(&oracle, &bytes, &SessionOptions::default()).expect_err("no such value");
     assert!(matches!(refused, OracleError::Model { .. }), "{refused}");
@@ -167,7 +161,7 @@ fn exposing_what_is_not_there_is_an_error() {
 
 #[test]
 fn every_type_goes_in_and_out() {
-    let Some(oracle) = oracle() else { return };
+    let oracle = oracle();
     for &dtype in OracleType::ALL {
         let mut session = open(&oracle, &identity(dtype), &SessionOptions::default()).expect("a session");
         assert_eq!(session.inputs()[0].dtype, Some(dtype));
@@ -187,7 +181,7 @@ fn every_type_goes_in_and_out() {
 
 #[test]
 fn wrong_inputs_are_errors() {
-    let Some(oracle) = oracle() else { return };
+    let oracle = oracle();
     let mut session = open(&oracle, &squares(), &SessionOptions::default()).expect("a session");
     let a = || ("a", floats(&[2, 1], &[1.0, 2.0]));
     let b = || ("b", floats(&[], &[1.0]));
@@ -220,7 +214,7 @@ fn wrong_inputs_are_errors() {
 
 #[test]
 fn wrong_models_are_errors() {
-    let Some(oracle) = oracle() else { return };
+    let oracle = oracle();
     let options = SessionOptions::default();
     for bytes in [&b""[..], b"not a model", &squares()[..40]] {
         let e = open(&oracle, bytes, &options).expect_err("no model");
@@ -234,7 +228,7 @@ fn wrong_models_are_errors() {
 
 #[test]
 fn external_data_is_read_from_the_folder() {
-    let Some(oracle) = oracle() else { return };
+    let oracle = oracle();
     let folder = tempfile::tempdir().expect("temporary directory");
     fs::create_dir(folder.path().join("sub")).expect("directory");
     let weights: Vec<u8> = (0..1000u32).flat_map(|i| (i as f32).to_le_bytes()).collect();
@@ -262,7 +256,7 @@ fn external_data_is_read_from_the_folder() {
 
 #[test]
 fn failures_while_running_are_errors() {
-    let Some(oracle) = oracle() else { return };
+    let oracle = oracle();
     let folder = tempfile::tempdir().expect("temporary directory");
     fs::write(folder.path().join("w.bin"), [0; 16]).expect("weights");
     let mut session = oracle
@@ -278,7 +272,7 @@ fn failures_while_running_are_errors() {
 /// that may vary are taken as 2.
 #[test]
 fn all_values_of_models() {
-    let Some(oracle) = oracle() else { return };
+    let oracle = oracle();
     let Some(models) = std::env::var_os("SARA_ORACLE_MODELS") else {
         eprintln!("skipped: SARA_ORACLE_MODELS lists no models");
         return;

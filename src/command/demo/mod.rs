@@ -16,7 +16,7 @@ use sara_models::look::Look;
 use sara_models::picture::{Grid, Group};
 use sara_runtime::executor::Executor;
 use sara_runtime::files::write_atomic;
-use sara_runtime::oracle::{Array, Oracle, OracleError, SessionOptions, fetch};
+use sara_runtime::oracle::{Array, Oracle, SessionOptions};
 use sara_runtime::train::{Metrics, TrainOptions, Trainer};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -186,14 +186,7 @@ fn changed_bytes(base: &Path, tuned: &Path) -> Result<String, Failure> {
 
 /// Runs the exported file in ONNX Runtime and compares it with the weights that were trained. `None` where there is no ONNX Runtime.
 fn check_export(tuned: &Path, executor: &mut Executor, digits: &Digits) -> Result<Option<f64>, Failure> {
-    let oracle = match Oracle::open() {
-        Err(OracleError::NotFound { .. }) => {
-            eprintln!("ONNX Runtime is not here; fetching it");
-            fetch::fetch().and_then(|_| Oracle::open())
-        }
-        other => other,
-    };
-    let oracle = match oracle {
+    let oracle = match Oracle::open_or_fetch() {
         Ok(oracle) => oracle,
         Err(error) => {
             println!("the export was not run in ONNX Runtime: {error}");

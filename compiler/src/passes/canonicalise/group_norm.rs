@@ -21,7 +21,7 @@ pub(super) fn group_norm(r: &mut Rewriter<'_>, id: NodeId) -> Result<Option<Vec<
     let fits = r.graph.ty(x).shape == shape
         && shape.len() >= 2
         && split[..2] == [shape[0], groups]
-        && shape[1] % groups == 0
+        && shape[1].is_multiple_of(groups)
         && norm.outputs[0] == normal;
     if !plain || !fits {
         return Ok(None);
