@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Weight};
-use crate::tensor::{Metadata, Tensor, Tensors, read_safetensors, write_safetensors};
+use crate::tensor::{Metadata, Tensor, View, read_safetensors, write_views};
 use sara_kernels::DType;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -48,15 +48,13 @@ impl Adapter {
         let mut metadata: Metadata = self.metadata.clone().into_iter().collect();
         metadata.insert("format".into(), FORMAT.into());
         metadata.insert("version".into(), VERSION.into());
-        let mut tensors = Tensors::new();
+        let mut views = BTreeMap::new();
         for (key, delta) in &self.deltas {
             metadata.insert(format!("sha256:{key}"), delta.base_sha256.clone());
-            let index = Tensor::from_bytes(DType::U32, &[delta.index.len()], bytemuck::cast_slice(&delta.index));
-            tensors.extend(index.map(|t| (format!("{key}{INDEX}"), t)));
-            tensors
-                .extend(Tensor::f32(&[delta.delta.len()], delta.delta.clone()).map(|t| (format!("{key}{DELTA}"), t)));
+            views.insert(format!("{key}{INDEX}"), View::vector(DType::U32, &delta.index));
+            views.insert(format!("{key}{DELTA}"), View::vector(DType::F32, &delta.delta));
         }
-        write_safetensors(path, &tensors, Some(metadata))
+        write_views(path, &views, Some(metadata))
     }
 
     /// Reads and checks an adapter.
@@ -265,7 +263,7 @@ mod tests {
         made.deltas.values_mut().for_each(|d| d.index = vec![3, 1]);
         made.write(&file).unwrap();
         assert!(Adapter::read(&file).unwrap_err().to_string().contains("does not ascend"));
-        write_safetensors(&file, &Tensors::new(), None).unwrap();
+        write_views(&file, &BTreeMap::new(), None).unwrap();
         assert!(Adapter::read(&file).unwrap_err().to_string().contains("not an adapter"));
     }
 }

@@ -5,11 +5,12 @@
 
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
-use crate::tensor::{Tensor, Tensors, read_safetensors, write_safetensors};
+use crate::tensor::{Tensor, View, read_safetensors, write_views};
 use crate::train::{TrainOptions, Trainer};
 use sara_kernels::DType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -62,27 +63,26 @@ pub fn save(trainer: &Trainer, run: &Path) -> Result<PathBuf> {
 fn write_files(trainer: &Trainer, folder: &Path) -> Result<()> {
     let executor = &trainer.executor;
     let plan = executor.plan();
-    let mut tensors = Tensors::new();
+    let mut views = BTreeMap::new();
     for (s, sparse) in plan.sparse.iter().enumerate() {
         let index = executor.indices(s);
         let [param, _, moment1, moment2] = executor.state(s);
         let left: Vec<u32> = sparse.index.iter().copied().filter(|i| index.binary_search(i).is_err()).collect();
         let weight = executor.weight(sparse.weight);
         let frozen: Vec<f32> = left.iter().map(|i| weight[*i as usize]).collect();
-        let columns: [(&str, DType, &[u8]); 6] = [
-            ("index", DType::U32, bytemuck::cast_slice(index)),
-            ("value", DType::F32, bytemuck::cast_slice(param)),
-            ("moment1", DType::F32, bytemuck::cast_slice(moment1)),
-            ("moment2", DType::F32, bytemuck::cast_slice(moment2)),
-            ("frozen_index", DType::U32, bytemuck::cast_slice(&left)),
-            ("frozen_value", DType::F32, bytemuck::cast_slice(&frozen)),
-        ];
-        for (column, dtype, bytes) in columns {
-            let tensor = Tensor::from_bytes(dtype, &[bytes.len() / 4], bytes);
-            tensors.extend(tensor.map(|t| (format!("{s}.{column}"), t)));
+        let owned = |view: View<'_>| View { bytes: Cow::Owned(view.bytes.into_owned()), ..view };
+        for (column, view) in [
+            ("index", View::vector(DType::U32, index)),
+            ("value", View::vector(DType::F32, param)),
+            ("moment1", View::vector(DType::F32, moment1)),
+            ("moment2", View::vector(DType::F32, moment2)),
+            ("frozen_index", owned(View::vector(DType::U32, &left))),
+            ("frozen_value", owned(View::vector(DType::F32, &frozen))),
+        ] {
+            views.insert(format!("{s}.{column}"), view);
         }
     }
-    write_safetensors(&folder.join(STATE), &tensors, None)?;
+    write_views(&folder.join(STATE), &views, None)?;
     let saved = Saved {
         version: VERSION,
         step: trainer.step,

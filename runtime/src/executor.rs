@@ -152,6 +152,11 @@ impl Executor {
         Ok(executor)
     }
 
+    /// Frees all memory but the plan.
+    pub fn into_plan(self) -> Plan {
+        self.plan
+    }
+
     /// Fills the arena with NaN before each run, so that a read of what was never written shows. On by default in debug builds.
     pub fn poison(&mut self, on: bool) {
         self.poison = on;

@@ -5,8 +5,9 @@
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use ndarray::ArrayD;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use sara_kernels::DType;
+use safetensors::tensor::{Dtype, SafeTensors, TensorInfo, TensorView};
+use sara_kernels::{DType, Element};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -103,13 +104,18 @@ impl Tensor {
 
     /// The elements in row-major order, as little-endian bytes.
     pub fn bytes(&self) -> Vec<u8> {
-        fn of<T: bytemuck::Pod>(a: &ArrayD<T>) -> Vec<u8> {
+        self.view().bytes.into_owned()
+    }
+
+    /// The elements where they lie, or a copy in row-major order if they lie otherwise.
+    pub fn view(&self) -> View<'_> {
+        fn of<T: bytemuck::Pod>(a: &ArrayD<T>) -> Cow<'_, [u8]> {
             match a.as_slice() {
-                Some(slice) => bytemuck::cast_slice(slice).to_vec(),
-                None => bytemuck::cast_slice(&a.iter().copied().collect::<Vec<T>>()).to_vec(),
+                Some(slice) => Cow::Borrowed(bytemuck::cast_slice(slice)),
+                None => Cow::Owned(bytemuck::cast_slice(&a.iter().copied().collect::<Vec<T>>()).to_vec()),
             }
         }
-        each!(self, a => of(a))
+        View { dtype: self.dtype(), shape: self.shape().to_vec(), bytes: each!(self, a => of(a)) }
     }
 
     /// The elements as doubles, in row-major order.
@@ -198,49 +204,62 @@ fn from_view(view: &TensorView<'_>) -> Option<Tensor> {
     Tensor::from_bytes(dtype, shape, data)
 }
 
+/// A tensor's elements where they lie.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// Element type.
+    pub dtype: DType,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Little-endian bytes in row-major order.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> View<'a> {
+    /// A vector.
+    pub fn vector<T: Element>(dtype: DType, values: &'a [T]) -> View<'a> {
+        View { dtype, shape: vec![values.len()], bytes: Cow::Borrowed(bytemuck::cast_slice(values)) }
+    }
+}
+
 /// Writes a safetensors file; a reader never sees half of it.
 pub fn write_safetensors(path: &Path, tensors: &Tensors, metadata: Option<Metadata>) -> Result<()> {
-    let data: Vec<(&String, &Tensor, Vec<u8>)> = tensors.iter().map(|(n, t)| (n, t, t.bytes())).collect();
-    let views = data
-        .iter()
-        .map(|(name, tensor, bytes)| {
-            let dtype = match tensor.dtype() {
-                DType::F32 => Dtype::F32,
-                DType::F64 => Dtype::F64,
-                DType::I64 => Dtype::I64,
-                DType::I32 => Dtype::I32,
-                DType::U32 => Dtype::U32,
-                DType::U8 => Dtype::U8,
-                DType::Bool => Dtype::BOOL,
-            };
-            TensorView::new(dtype, tensor.shape().to_vec(), bytes).map(|v| (*name, v))
-        })
-        .collect::<std::result::Result<Vec<_>, _>>()
-        .map_err(|e| Error::file(path, e.to_string()))?;
-    let bytes = safetensors::serialize(views, None).map_err(|e| Error::file(path, e.to_string()))?;
-    let (header, data) = with_metadata(&bytes, metadata).ok_or_else(|| Error::file(path, "has no header"))?;
+    write_views(path, &tensors.iter().map(|(name, tensor)| (name.clone(), tensor.view())).collect(), metadata)
+}
+
+/// Like [`write_safetensors`], without a copy of the elements. Equal contents make equal files.
+pub fn write_views(path: &Path, views: &BTreeMap<String, View<'_>>, metadata: Option<Metadata>) -> Result<()> {
+    // Wide elements come first, so that all are aligned.
+    let mut order: Vec<(&String, &View<'_>)> = views.iter().collect();
+    order.sort_by_key(|(_, view)| std::cmp::Reverse(view.dtype.size()));
+    let mut header = BTreeMap::new();
+    let mut end = 0;
+    for (name, view) in &order {
+        let dtype = match view.dtype {
+            DType::F32 => Dtype::F32,
+            DType::F64 => Dtype::F64,
+            DType::I64 => Dtype::I64,
+            DType::I32 => Dtype::I32,
+            DType::U32 => Dtype::U32,
+            DType::U8 => Dtype::U8,
+            DType::Bool => Dtype::BOOL,
+        };
+        let start = end;
+        end += view.bytes.len();
+        let info = TensorInfo { dtype, shape: view.shape.clone(), data_offsets: (start, end) };
+        header.insert(name.as_str(), serde_json::to_value(info).map_err(|e| Error::file(path, e.to_string()))?);
+    }
+    if let Some(metadata) = metadata {
+        let sorted = metadata.into_iter().map(|(key, value)| (key, value.into())).collect();
+        header.insert("__metadata__", serde_json::Value::Object(sorted));
+    }
+    let mut header = serde_json::to_vec(&header).map_err(|e| Error::file(path, e.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
     write_atomic(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        out.write_all(data)
+        order.iter().try_for_each(|(_, view)| out.write_all(&view.bytes))
     })
-}
-
-/// Header and data of a file without metadata, with metadata put into the header in the order of its keys: equal contents make
-/// equal files. The library writes them in the order of a hash map, which changes from run to run.
-fn with_metadata(bytes: &[u8], metadata: Option<Metadata>) -> Option<(Vec<u8>, &[u8])> {
-    let (len, rest) = bytes.split_first_chunk::<8>()?;
-    let (header, data) = rest.split_at_checked(u64::from_le_bytes(*len) as usize)?;
-    let Some(metadata) = metadata else { return Some((header.to_vec(), data)) };
-    let sorted: BTreeMap<String, String> = metadata.into_iter().collect();
-    let tensors = header.trim_ascii_end().strip_prefix(b"{")?;
-    let mut header = format!("{{\"__metadata__\":{}", serde_json::to_string(&sorted).ok()?).into_bytes();
-    if tensors != b"}" {
-        header.push(b',');
-    }
-    header.extend(tensors);
-    header.resize(header.len().next_multiple_of(8), b' ');
-    Some((header, data))
 }
 
 #[cfg(test)]

@@ -231,7 +231,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     };
     let every = args.checkpointing_steps;
     train(&mut trainer, batch, &args.output_dir, every, args.json)?;
-    save_adapter(&trainer, &model, &args.output_dir)?;
+    let values = tuned(&trainer.executor);
+    // The executor's memory is given back first: the adapter must not raise the peak that `compile` announced.
+    let Trainer { executor, step, .. } = trainer;
+    save_adapter(&executor.into_plan(), &values, step, &model, &args.output_dir)?;
     eprintln!("wrote {}", adapter_path(&args.output_dir).display());
     Ok(())
 }
@@ -284,25 +287,27 @@ pub(super) fn train(
     Ok(all)
 }
 
+/// The values that training changed, of each sparse weight of the plan.
+pub(super) fn tuned(executor: &Executor) -> Vec<Vec<f32>> {
+    let sparse = executor.plan().sparse.iter();
+    sparse.map(|s| s.index.iter().map(|i| executor.weight(s.weight)[*i as usize]).collect()).collect()
+}
+
 /// Writes what training changed as the run's adapter.
-pub(super) fn save_adapter(trainer: &Trainer, model: &Path, run: &Path) -> Result<Adapter, Failure> {
-    let executor = &trainer.executor;
-    let plan = executor.plan();
-    let values: Vec<Vec<f32>> = plan
-        .sparse
-        .iter()
-        .map(|s| {
-            let weight = executor.weight(s.weight);
-            s.index.iter().map(|i| weight[*i as usize]).collect()
-        })
-        .collect();
-    let mut adapter = adapter::between(plan, model, &values)?;
+pub(super) fn save_adapter(
+    plan: &Plan,
+    values: &[Vec<f32>],
+    step: u64,
+    model: &Path,
+    run: &Path,
+) -> Result<Adapter, Failure> {
+    let mut adapter = adapter::between(plan, model, values)?;
     let name = model.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
     adapter.metadata.extend([
         ("base".to_owned(), name),
         ("base_sha256".to_owned(), plan.model.sha256.clone()),
         ("threshold".to_owned(), plan.selection.threshold.to_string()),
-        ("step".to_owned(), trainer.step.to_string()),
+        ("step".to_owned(), step.to_string()),
     ]);
     adapter.write(&adapter_path(run))?;
     Ok(adapter)

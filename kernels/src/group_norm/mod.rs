@@ -1,9 +1,9 @@
 //! `y = (x - mean) * rstd * scale + bias` with statistics of groups of channels (ONNX GroupNormalization,
 //! InstanceNormalization; Wu and He, "Group Normalization").
 //!
-//! `x` and `y` are [n, channels, inner], `scale` and `bias` [channels] and 1 and 0 where absent. A group is
+//! `x` and `y` are `[n, channels, inner]`, `scale` and `bias` `[channels]` and 1 and 0 where absent. A group is
 //! `channels / groups` neighbouring channels of one of the `n`; `mean` and `rstd = 1 / sqrt(variance + epsilon)` are
-//! [n, groups]. The variance is that of the whole group, without Bessel's correction.
+//! `[n, groups]`. The variance is that of the whole group, without Bessel's correction.
 
 mod cpu;
 

@@ -1,8 +1,8 @@
 //! `y = (x - mean) * rstd * scale + bias` with statistics of rows (ONNX LayerNormalization; Ba, Kiros and Hinton,
 //! "Layer Normalization").
 //!
-//! `x` and `y` are [rows, cols], `scale` and `bias` [cols] and 1 and 0 where absent; `mean` and `rstd = 1 /
-//! sqrt(variance + epsilon)` are [rows]. The variance is that of the whole row, without Bessel's correction.
+//! `x` and `y` are `[rows, cols]`, `scale` and `bias` `[cols]` and 1 and 0 where absent; `mean` and `rstd = 1 /
+//! sqrt(variance + epsilon)` are `[rows]`. The variance is that of the whole row, without Bessel's correction.
 
 mod cpu;
 

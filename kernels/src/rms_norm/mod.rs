@@ -1,8 +1,8 @@
 //! `y = x * rstd * scale` with the root mean square of rows (ONNX RMSNormalization; Zhang and Sennrich, "Root Mean
 //! Square Layer Normalization").
 //!
-//! `x` and `y` are [rows, cols], `scale` is [cols] and 1 where absent; `rstd = 1 / sqrt(mean(x^2) + epsilon)` is
-//! [rows].
+//! `x` and `y` are `[rows, cols]`, `scale` is `[cols]` and 1 where absent; `rstd = 1 / sqrt(mean(x^2) + epsilon)` is
+//! `[rows]`.
 
 mod cpu;
 

@@ -1,13 +1,20 @@
-//! A step of AdamW for the trained entries of one weight (Loshchilov and Hutter, "Decoupled Weight Decay
-//! Regularization", in the form that PyTorch gives it).
+//! A step of AdamW for the trained entries of one weight (Loshchilov and Hutter, "Decoupled Weight Decay Regularization",
+//! in the form that PyTorch gives it).
 //!
 //! For each entry, with the values of [`crate::hyper`]:
 //!
-//! ```text g *= CLIP p *= 1 - LEARNING_RATE * WEIGHT_DECAY m = BETA1 * m + (1 - BETA1) * g v = BETA2 * v + (1 -
-//! BETA2) * g^2 p -= LEARNING_RATE / CORRECTION1 * m / (sqrt(v) / sqrt(CORRECTION2) + EPSILON) w[idx] = p g = 0 ```
+//! ```text
+//! g *= CLIP
+//! p *= 1 - LEARNING_RATE * WEIGHT_DECAY
+//! m = BETA1 * m + (1 - BETA1) * g
+//! v = BETA2 * v + (1 - BETA2) * g^2
+//! p -= LEARNING_RATE / CORRECTION1 * m / (sqrt(v) / sqrt(CORRECTION2) + EPSILON)
+//! w[idx] = p
+//! g = 0
+//! ```
 //!
-//! `idx`, which holds strictly ascending positions in `w`, says how many entries there are; `p`, `m`, `v` and `g`
-//! have at least as many elements, and those beyond are left alone.
+//! `idx`, which holds strictly ascending positions in `w`, says how many entries there are; `p`, `m`, `v` and `g` have at
+//! least as many elements, and those beyond are left alone.
 
 mod cpu;
 

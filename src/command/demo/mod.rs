@@ -4,7 +4,7 @@ mod judge;
 mod student;
 
 use super::options::Threads;
-use super::train::{RunFile, adapter_path, save_adapter, train};
+use super::train::{RunFile, adapter_path, save_adapter, train, tuned as tuned_values};
 use super::{Failure, report};
 use judge::{Judge, Verdict};
 use sara_compiler::compile::{TrainOptions as CompileOptions, compile_forward, compile_training, unobserved};
@@ -94,7 +94,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
     println!("\n4. export");
     let tuned = out.join("tuned").join("unet.onnx");
-    let adapter = save_adapter(&trainer, &base, out)?;
+    let values = tuned_values(&trainer.executor);
+    let adapter = save_adapter(trainer.executor.plan(), &values, trainer.step, &base, out)?;
     super::export::write_model(&Model::open(&base)?, &adapter, &tuned)?;
     println!("wrote {}", adapter_path(out).display());
     println!("{}", changed_bytes(&base, &tuned)?);
