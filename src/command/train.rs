@@ -93,6 +93,9 @@ struct Flags {
     seed: Option<u64>,
 }
 
+/// The paper's rule is fitted to thresholds up to 5e-3; what it gives for larger ones soon means no learning at all.
+const LEAST_RATE: f64 = 1e-6;
+
 /// A learning rate or the paper's rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Rate {
@@ -150,14 +153,22 @@ impl Flags {
         }
     }
 
-    fn options(&self, threshold: f64, batches: u64) -> TrainOptions {
+    fn options(&self, threshold: f64, batches: u64) -> Result<TrainOptions, Failure> {
         let d = TrainOptions::default();
         let accumulation = self.gradient_accumulation_steps.unwrap_or(d.gradient_accumulation_steps);
-        TrainOptions {
-            learning_rate: match self.learning_rate {
-                Some(Rate::Value(v)) => v,
-                Some(Rate::Auto) | None => auto_learning_rate(threshold),
-            },
+        let auto = auto_learning_rate(threshold);
+        let learning_rate = match self.learning_rate {
+            Some(Rate::Value(v)) => v,
+            Some(Rate::Auto) | None if auto >= LEAST_RATE => auto,
+            _ => {
+                return Err(Failure::Usage(format!(
+                    "the paper's rule gives the learning rate {auto:.1e} for the threshold {threshold:.1e}, at which nothing \
+                     would be learned; give --learning-rate"
+                )));
+            }
+        };
+        Ok(TrainOptions {
+            learning_rate,
             lr_scheduler: self.lr_scheduler.unwrap_or(d.lr_scheduler),
             lr_warmup_steps: self.lr_warmup_steps.unwrap_or(d.lr_warmup_steps),
             max_train_steps: self.max_train_steps.unwrap_or(batches / accumulation.max(1)),
@@ -171,7 +182,7 @@ impl Flags {
             progressive_iter: self.progressive_iter,
             lambda_rank: self.lambda_rank.unwrap_or(d.lambda_rank),
             seed: self.seed.unwrap_or(d.seed),
-        }
+        })
     }
 }
 
@@ -207,10 +218,18 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let plan = Plan::load(&args.plan)?;
     let (batches, _) = read_safetensors(&args.batches)?;
     let count = batch_count(&args.batches, &batches)?;
-    let options = flags.options(plan.selection.threshold, count);
+    let options = flags.options(plan.selection.threshold, count)?;
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let model = absolute(args.model.as_deref().unwrap_or(&plan.model.path));
     eprintln!("{}", report::selection(&plan));
+    let out = &args.output_dir;
+    let used = out.exists() && (adapter_path(out).exists() || checkpoint::latest(out)?.is_some());
+    if used && args.resume_from_checkpoint.is_none() {
+        return Err(Failure::Usage(format!(
+            "{}: holds a run already; go on with it by --resume-from-checkpoint latest, or choose another --output-dir",
+            args.output_dir.display()
+        )));
+    }
     let executor = Executor::new(plan, args.threads.count(), Some(&model))?;
     let mut trainer = Trainer::new(executor, options)?;
     std::fs::create_dir_all(&args.output_dir).map_err(|e| Error::io(&args.output_dir, e))?;
@@ -230,13 +249,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Ok(batches.iter().filter_map(|(name, t)| Some((name.clone(), t.at(row)?))).collect())
     };
     let every = args.checkpointing_steps;
-    train(&mut trainer, batch, &args.output_dir, every, args.json)?;
+    let ended = train(&mut trainer, batch, &args.output_dir, every, args.json);
+    if !matches!(ended, Ok(_) | Err(Failure::Interrupted(_))) {
+        return ended.map(|_| ());
+    }
     let values = tuned(&trainer.executor);
     // The executor's memory is given back first: the adapter must not raise the peak that `compile` announced.
     let Trainer { executor, step, .. } = trainer;
     save_adapter(&executor.into_plan(), &values, step, &model, &args.output_dir)?;
     eprintln!("wrote {}", adapter_path(&args.output_dir).display());
-    Ok(())
+    ended.map(|_| ())
 }
 
 /// Trains to the end of the options' steps, with a bar on stderr, a log in the run folder and checkpoints. An interrupt ends it after
