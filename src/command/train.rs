@@ -160,7 +160,7 @@ impl Flags {
             },
             lr_scheduler: self.lr_scheduler.unwrap_or(d.lr_scheduler),
             lr_warmup_steps: self.lr_warmup_steps.unwrap_or(d.lr_warmup_steps),
-            max_train_steps: self.max_train_steps.unwrap_or(batches / accumulation.max(1)),
+            max_train_steps: self.max_train_steps.unwrap_or((batches / accumulation.max(1)).max(1)),
             gradient_accumulation_steps: accumulation,
             adam_beta1: self.adam_beta1.unwrap_or(d.adam_beta1),
             adam_beta2: self.adam_beta2.unwrap_or(d.adam_beta2),
@@ -211,6 +211,20 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let model = absolute(args.model.as_deref().unwrap_or(&plan.model.path));
     eprintln!("{}", report::selection(&plan));
+    options.check().map_err(|e| Failure::Usage(e.to_string()))?;
+    let auto = !matches!(flags.learning_rate, Some(Rate::Value(_)));
+    if auto && options.learning_rate < options.threshold * f64::from(f32::EPSILON) {
+        return Err(Failure::Usage(format!(
+            "the paper's rule gives the learning rate {:.1e} for the threshold {:.1e}, too small to change such weights; give --learning-rate",
+            options.learning_rate, options.threshold
+        )));
+    }
+    if !model.is_file() {
+        return Err(Failure::Plain(format!(
+            "{}: the model that the plan was compiled from is not there; say where it is with --model",
+            model.display()
+        )));
+    }
     let executor = Executor::new(plan, args.threads.count(), Some(&model))?;
     let mut trainer = Trainer::new(executor, options)?;
     std::fs::create_dir_all(&args.output_dir).map_err(|e| Error::io(&args.output_dir, e))?;
@@ -315,6 +329,12 @@ fn resume(trainer: &mut Trainer, from: &Path, run: &Path) -> Result<(), Failure>
     } else {
         from.to_owned()
     };
+    if !folder.is_dir() {
+        return Err(Failure::Plain(format!(
+            "{}: there is no such checkpoint; give a checkpoint-NNNNNN folder of a run, or `latest`",
+            folder.display()
+        )));
+    }
     let wanted = trainer.options.clone();
     checkpoint::load(trainer, &folder)?;
     // More steps than before is what resuming is for; everything else must be as it was.
@@ -333,7 +353,38 @@ fn resume(trainer: &mut Trainer, from: &Path, run: &Path) -> Result<(), Failure>
 
 fn read_config(path: &Path) -> Result<Flags, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::Plain(format!("{}: {e}", path.display())))?;
-    toml::from_str(&text).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))
+    toml::from_str(&text).map_err(|e| {
+        let hint = unknown_key(e.message()).and_then(nearest_key);
+        let hint = hint.map_or(String::new(), |key| format!("did you mean `{key}`?"));
+        Failure::Usage(format!("{}: {e}{hint}", path.display()))
+    })
+}
+
+/// The key that a message of the TOML reader calls unknown.
+fn unknown_key(message: &str) -> Option<&str> {
+    message.strip_prefix("unknown field `")?.split('`').next()
+}
+
+/// The key of a configuration file that is most like this one, if any is.
+fn nearest_key(key: &str) -> Option<String> {
+    let command = <Flags as clap::Args>::augment_args(clap::Command::new(""));
+    let keys = command.get_arguments().filter_map(|a| a.get_long()).map(|flag| flag.replace('-', "_"));
+    let written = key.to_lowercase().replace('-', "_");
+    let scored = keys.map(|key| (edits(&key, &written), key));
+    scored.min().filter(|(edits, key)| *edits * 3 <= key.len()).map(|nearest| nearest.1)
+}
+
+/// Insertions, deletions and substitutions that turn one text into the other.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.chars().enumerate() {
+            let least = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], least);
+        }
+    }
+    row[b.chars().count()]
 }
 
 /// Number of steps that a batches file holds: the common first dimension of its tensors.
