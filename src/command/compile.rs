@@ -1,6 +1,6 @@
 //! `sara compile`: a model becomes a training plan.
 
-use super::options::{Dims, Dump, HowMany, Select, Threads, observe};
+use super::options::{Dims, Dump, HowMany, Select, Threads, observe, spare};
 use super::{Failure, report};
 use sara_compiler::compile::{TrainOptions, compile_training};
 use sara_compiler::import::Model;
@@ -30,7 +30,7 @@ pub(super) struct Args {
     #[arg(long)]
     print_plan: bool,
     /// Report as JSON.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["print_plan", "dump_after"])]
     json: bool,
 }
 
@@ -49,6 +49,7 @@ struct Report {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let model = Model::open(&args.model)?;
+    spare(&args.output, &model, &[])?;
     let options =
         TrainOptions { binding: args.dims.binding(), select: args.select.options(), amount: args.amount.amount()? };
     let mut observer = args.dump.observer();

@@ -1,6 +1,7 @@
 //! `sara export`: the tuned model of a run.
 
 use super::Failure;
+use super::options::spare;
 use super::train::{RunFile, adapter_path};
 use sara_compiler::import::{Model, external_files, read_weight, weights};
 use sara_runtime::adapter::Adapter;
@@ -30,6 +31,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let run = RunFile::read(&args.run)?;
     let adapter = Adapter::read(&adapter_path(&args.run))?;
     let model = Model::open(&run.model)?;
+    let own = adapter_path(&args.run);
+    for path in args.weights.iter().chain(&args.adapter) {
+        spare(path, &model, &[&own])?;
+    }
     if let Some(output) = &args.output {
         write_model(&model, &adapter, output)?;
     }

@@ -1,8 +1,8 @@
 //! `sara gradients`: dense gradients of weights, for comparison with other tools.
 
 use super::Failure;
-use super::options::{Dims, Dump, Select, Threads, observe};
-use super::run::{execute, for_model};
+use super::options::{Dims, Dump, Select, Threads, observe, spare};
+use super::run::{execute, finite, for_model};
 use sara_compiler::compile::compile_gradients;
 use sara_compiler::import::Model;
 use sara_compiler::passes::differentiate::TARGET;
@@ -31,6 +31,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let model = Model::open(&args.model)?;
+    spare(&args.output, &model, &[&args.inputs])?;
     let (inputs, _) = read_safetensors(&args.inputs)?;
     if !inputs.contains_key(TARGET) {
         return Err(Failure::Plain(format!(
@@ -44,6 +45,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let plan = compile_gradients(&model, &binding, &args.select.options(), observe(&mut observer))?;
     let mut outputs = execute(plan, "gradients", &inputs, args.threads.count(), &args.model)?;
     let loss = outputs.remove("loss").map_or(f64::NAN, |l| l.to_f64()[0]);
+    if !loss.is_finite() {
+        let bad = inputs.iter().find(|(_, tensor)| !finite(tensor));
+        let file = args.inputs.display();
+        return Err(Failure::Plain(match bad {
+            Some((name, _)) => format!("{file}: tensor `{name}` holds NaN or infinity, so there are no gradients"),
+            None => format!("the loss is {loss}, so there are no gradients; check {file} and the model"),
+        }));
+    }
     write_safetensors(&args.output, &outputs, None)?;
     println!("loss {loss:.9}, {} gradients", outputs.len());
     Ok(())

@@ -21,7 +21,7 @@ pub(super) struct Args {
     #[command(flatten)]
     dump: Dump,
     /// Report as JSON.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dump_after")]
     json: bool,
 }
 

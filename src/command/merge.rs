@@ -2,9 +2,10 @@
 
 use super::Failure;
 use super::export::write_model;
+use super::options::spare;
 use sara_compiler::import::Model;
 use sara_runtime::adapter::Adapter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -29,6 +30,8 @@ fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let model = Model::open(&args.model)?;
+    let adapters: Vec<&Path> = args.adapter.iter().map(|a| a.0.as_path()).collect();
+    spare(&args.output, &model, &adapters)?;
     let mut parts = Vec::new();
     for (path, scale) in &args.adapter {
         parts.push((Adapter::read(path)?, *scale));

@@ -4,11 +4,12 @@ use super::Failure;
 use clap::Args;
 use regex::Regex;
 use sara_compiler::compile::Observer;
-use sara_compiler::import::Binding;
+use sara_compiler::import::{Binding, Model, external_files};
 use sara_compiler::ir::Graph;
 use sara_compiler::select::{self, Amount, Scope};
 use sara_runtime::tensor::Tensors;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 
 /// Shapes.
 #[derive(Args, Clone, Default)]
@@ -136,11 +137,14 @@ impl Threads {
     }
 }
 
+const PASSES: [&str; 8] =
+    ["import", "fold", "canonicalise", "sparsify", "differentiate", "gradients", "update", "fuse"];
+
 /// Looking at passes.
 #[derive(Args, Clone, Default)]
 pub(super) struct Dump {
-    /// Print the graph after this pass (import, fold, canonicalise, sparsify, differentiate, update, fuse) to stdout.
-    #[arg(long, value_name = "PASS")]
+    /// Print the graph after this pass (import, fold, canonicalise, sparsify, differentiate, gradients, update, fuse) to stdout.
+    #[arg(long, value_name = "PASS", value_parser = PASSES, hide_possible_values = true)]
     dump_after: Option<String>,
 }
 
@@ -153,6 +157,22 @@ impl Dump {
             }
             Ok(())
         }
+    }
+}
+
+/// Refuses to write over a file that the command reads: the model, its external data, or one of `others`.
+pub(super) fn spare(output: &Path, model: &Model, others: &[&Path]) -> Result<(), Failure> {
+    // A file that does not exist yet is none of those that are read.
+    let Ok(target) = output.canonicalize() else { return Ok(()) };
+    let external = external_files(model).into_iter().map(|file| model.folder().join(file));
+    let mut read = external.chain([model.path.clone()]).chain(others.iter().map(PathBuf::from));
+    match read.find(|path| path.canonicalize().is_ok_and(|path| path == target)) {
+        None => Ok(()),
+        Some(path) => Err(Failure::Plain(format!(
+            "{}: writing here would overwrite {}, which the command reads; choose another path",
+            output.display(),
+            path.display()
+        ))),
     }
 }
 

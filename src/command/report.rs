@@ -119,3 +119,10 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), super::Failure> {
     println!("{text}");
     Ok(())
 }
+
+/// One JSON object on a line of stdout.
+pub(super) fn json_line(value: &impl Serialize) -> Result<(), super::Failure> {
+    let text = serde_json::to_string(value).map_err(|e| super::Failure::Plain(e.to_string()))?;
+    println!("{text}");
+    Ok(())
+}

@@ -1,11 +1,11 @@
 //! `sara run`: a model forward.
 
 use super::Failure;
-use super::options::{Dims, Dump, Threads, observe};
+use super::options::{Dims, Dump, Threads, observe, spare};
 use sara_compiler::compile::compile_forward;
 use sara_compiler::import::Model;
 use sara_runtime::executor::Executor;
-use sara_runtime::tensor::{Tensors, read_safetensors, write_safetensors};
+use sara_runtime::tensor::{Tensor, Tensors, read_safetensors, write_safetensors};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -28,6 +28,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let model = Model::open(&args.model)?;
+    spare(&args.output, &model, &[&args.inputs])?;
     let (inputs, _) = read_safetensors(&args.inputs)?;
     let inputs = for_model(&model, inputs, &[]);
     let mut observer = args.dump.observer();
@@ -35,9 +36,17 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let outputs = execute(plan, "forward", &inputs, args.threads.count(), &args.model)?;
     write_safetensors(&args.output, &outputs, None)?;
     for (name, tensor) in &outputs {
+        if !finite(tensor) {
+            eprintln!("warning: output `{name}` holds NaN or infinity; check the inputs and the model");
+        }
         println!("{name} {}{:?}", tensor.dtype(), tensor.shape());
     }
     Ok(())
+}
+
+/// Whether all elements are finite.
+pub(super) fn finite(tensor: &Tensor) -> bool {
+    tensor.to_f64().iter().all(|v| v.is_finite())
 }
 
 /// The tensors that are inputs of the model, or in `also`. Files with inputs often hold more, such as expected results; a file

@@ -171,7 +171,7 @@ impl Flags {
             learning_rate,
             lr_scheduler: self.lr_scheduler.unwrap_or(d.lr_scheduler),
             lr_warmup_steps: self.lr_warmup_steps.unwrap_or(d.lr_warmup_steps),
-            max_train_steps: self.max_train_steps.unwrap_or(batches / accumulation.max(1)),
+            max_train_steps: self.max_train_steps.unwrap_or((batches / accumulation.max(1)).max(1)),
             gradient_accumulation_steps: accumulation,
             adam_beta1: self.adam_beta1.unwrap_or(d.adam_beta1),
             adam_beta2: self.adam_beta2.unwrap_or(d.adam_beta2),
@@ -222,14 +222,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let model = absolute(args.model.as_deref().unwrap_or(&plan.model.path));
     eprintln!("{}", report::selection(&plan));
-    let out = &args.output_dir;
-    let used = out.exists() && (adapter_path(out).exists() || checkpoint::latest(out)?.is_some());
-    if used && args.resume_from_checkpoint.is_none() {
-        return Err(Failure::Usage(format!(
-            "{}: holds a run already; go on with it by --resume-from-checkpoint latest, or choose another --output-dir",
-            args.output_dir.display()
-        )));
-    }
+    options.check().map_err(|e| Failure::Usage(e.to_string()))?;
+    check_places(args, &model)?;
     let executor = Executor::new(plan, args.threads.count(), Some(&model))?;
     let mut trainer = Trainer::new(executor, options)?;
     std::fs::create_dir_all(&args.output_dir).map_err(|e| Error::io(&args.output_dir, e))?;
@@ -249,7 +243,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Ok(batches.iter().filter_map(|(name, t)| Some((name.clone(), t.at(row)?))).collect())
     };
     let every = args.checkpointing_steps;
-    let ended = train(&mut trainer, batch, &args.output_dir, every, args.json);
+    let print = |_: &mut Trainer, metrics: &Metrics| match args.json {
+        true => report::json_line(metrics),
+        false => Ok(()),
+    };
+    let ended = train(&mut trainer, batch, &args.output_dir, every, print);
     if !matches!(ended, Ok(_) | Err(Failure::Interrupted(_))) {
         return ended.map(|_| ());
     }
@@ -261,14 +259,33 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     ended.map(|_| ())
 }
 
-/// Trains to the end of the options' steps, with a bar on stderr, a log in the run folder and checkpoints. An interrupt ends it after
-/// the step, with a checkpoint.
+/// A run must not overwrite another, and needs its model.
+fn check_places(args: &Args, model: &Path) -> Result<(), Failure> {
+    let out = &args.output_dir;
+    let used = out.exists() && (adapter_path(out).exists() || checkpoint::latest(out)?.is_some());
+    if used && args.resume_from_checkpoint.is_none() {
+        return Err(Failure::Usage(format!(
+            "{}: holds a run already; go on with it by --resume-from-checkpoint latest, or choose another --output-dir",
+            out.display()
+        )));
+    }
+    if !model.is_file() {
+        return Err(Failure::Plain(format!(
+            "{}: the model that the plan was compiled from is not there; say where it is with --model",
+            model.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Trains to the end of the options' steps, with a bar on stderr, a log in the run folder and checkpoints; calls `after` after each
+/// step. An interrupt ends it after the step, with a checkpoint.
 pub(super) fn train(
     trainer: &mut Trainer,
     batch: impl Fn(u64) -> Result<Tensors, Failure>,
     run: &Path,
     checkpointing_steps: u64,
-    json: bool,
+    mut after: impl FnMut(&mut Trainer, &Metrics) -> Result<(), Failure>,
 ) -> Result<Vec<Metrics>, Failure> {
     let interrupts = interrupts();
     let total = trainer.options.max_train_steps;
@@ -290,9 +307,7 @@ pub(super) fn train(
         log.write(&metrics)?;
         bar.set_position(metrics.step);
         bar.set_message(format!("loss {:.5}  lr {:.2e}", metrics.loss, metrics.learning_rate));
-        if json {
-            println!("{}", serde_json::to_string(&metrics).map_err(|e| Failure::Plain(e.to_string()))?);
-        }
+        after(trainer, &metrics)?;
         all.push(metrics);
         let interrupted = interrupts.load(Ordering::Relaxed) > 0;
         let due = checkpointing_steps > 0 && trainer.step.is_multiple_of(checkpointing_steps);
@@ -342,6 +357,12 @@ fn resume(trainer: &mut Trainer, from: &Path, run: &Path) -> Result<(), Failure>
     } else {
         from.to_owned()
     };
+    if !folder.is_dir() {
+        return Err(Failure::Plain(format!(
+            "{}: there is no such checkpoint; give a checkpoint-NNNNNN folder of a run, or `latest`",
+            folder.display()
+        )));
+    }
     let wanted = trainer.options.clone();
     checkpoint::load(trainer, &folder)?;
     // More steps than before is what resuming is for; everything else must be as it was.
@@ -360,7 +381,38 @@ fn resume(trainer: &mut Trainer, from: &Path, run: &Path) -> Result<(), Failure>
 
 fn read_config(path: &Path) -> Result<Flags, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::Plain(format!("{}: {e}", path.display())))?;
-    toml::from_str(&text).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))
+    toml::from_str(&text).map_err(|e| {
+        let hint = unknown_key(e.message()).and_then(nearest_key);
+        let hint = hint.map_or(String::new(), |key| format!("did you mean `{key}`?"));
+        Failure::Usage(format!("{}: {e}{hint}", path.display()))
+    })
+}
+
+/// The key that a message of the TOML reader calls unknown.
+fn unknown_key(message: &str) -> Option<&str> {
+    message.strip_prefix("unknown field `")?.split('`').next()
+}
+
+/// The key of a configuration file that is most like this one, if any is.
+fn nearest_key(key: &str) -> Option<String> {
+    let command = <Flags as clap::Args>::augment_args(clap::Command::new(""));
+    let keys = command.get_arguments().filter_map(|a| a.get_long()).map(|flag| flag.replace('-', "_"));
+    let written = key.to_lowercase().replace('-', "_");
+    let scored = keys.map(|key| (edits(&key, &written), key));
+    scored.min().filter(|(edits, key)| *edits * 3 <= key.len()).map(|nearest| nearest.1)
+}
+
+/// Insertions, deletions and substitutions that turn one text into the other.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.chars().enumerate() {
+            let least = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], least);
+        }
+    }
+    row[b.chars().count()]
 }
 
 /// Number of steps that a batches file holds: the common first dimension of its tensors.

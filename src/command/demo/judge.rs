@@ -77,7 +77,7 @@ impl Judge {
 
     /// Judges a model; also returns rows of its samples, a digit in each column.
     pub(super) fn verdict(&mut self, student: &mut Student<'_>) -> Result<(Verdict, Vec<Array4<f32>>), Failure> {
-        let loss_new = self.loss(student, &self.held_out[0])?;
+        let loss_new = self.loss_new(student)?;
         let loss_old = self.loss(student, &self.held_out[1])?;
         let (samples, wanted) = self.draw(student)?;
         let (features, logits) = read(&mut self.reader, &samples)?;
@@ -94,6 +94,11 @@ impl Judge {
         };
         let rows = (0..SHOWN).map(|r| samples.slice(s![r * CLASSES..(r + 1) * CLASSES, .., .., ..]).to_owned());
         Ok((verdict, rows.collect()))
+    }
+
+    /// The loss on held-out scans of the new look.
+    pub(super) fn loss_new(&self, student: &mut Student<'_>) -> Result<f64, Failure> {
+        self.loss(student, &self.held_out[0])
     }
 
     /// Mean squared error of epsilon, with timesteps spread evenly over the schedule by the golden ratio.

@@ -54,6 +54,9 @@ fn parse_look(text: &str) -> Result<Look, String> {
     Look::from_name(text).filter(|l| *l != Look::Plain).ok_or_else(|| format!("choose one of {}", looks.join(", ")))
 }
 
+/// Steps between two looks at the held-out scans.
+const CHECKED: u64 = 100;
+
 /// What `report.json` holds.
 #[derive(Serialize)]
 struct Report {
@@ -90,7 +93,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (before, drawn_before) = judge.verdict(&mut Student::of(&mut trainer.executor))?;
 
     println!("\n3. train {} steps of {BATCH} images", args.max_train_steps);
-    let metrics = tune(args, &mut trainer, &base, &digits)?;
+    let mut held_out = vec![(0, before.loss_new)];
+    let metrics = tune(args, &mut trainer, &base, &digits, |trainer, metrics| {
+        if metrics.step % CHECKED == 0 {
+            held_out.push((metrics.step, judge.loss_new(&mut Student::of(&mut trainer.executor))?));
+        }
+        Ok(())
+    })?;
     let (after, drawn_after) = judge.verdict(&mut Student::of(&mut trainer.executor))?;
 
     println!("\n4. export");
@@ -116,7 +125,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         title: "noise prediction, mean squared error",
         loss: &metrics.iter().map(|m| (m.step, m.loss)).collect::<Vec<_>>(),
         window: 20,
-        held_out: &[(0, before.loss_new), (trainer.step, after.loss_new)],
+        held_out: &held_out,
     }
     .svg()?;
     let seconds_training = metrics.iter().map(|m| m.seconds).sum();
@@ -161,7 +170,13 @@ fn trainer(args: &Args, base: &Path, threads: usize) -> Result<Trainer, Failure>
     Ok(Trainer::new(Executor::new(plan, threads, None)?, options)?)
 }
 
-fn tune(args: &Args, trainer: &mut Trainer, base: &Path, digits: &Digits) -> Result<Vec<Metrics>, Failure> {
+fn tune(
+    args: &Args,
+    trainer: &mut Trainer,
+    base: &Path,
+    digits: &Digits,
+    after: impl FnMut(&mut Trainer, &Metrics) -> Result<(), Failure>,
+) -> Result<Vec<Metrics>, Failure> {
     let out = &args.output_dir;
     let path = out.join("unet.plan");
     trainer.executor.plan().save(&path)?;
@@ -170,7 +185,7 @@ fn tune(args: &Args, trainer: &mut Trainer, base: &Path, digits: &Digits) -> Res
     write_atomic(&out.join("run.toml"), |file| file.write_all(text.as_bytes()))?;
     let images = args.look.apply(&digits.train.images);
     let lesson = student::Lesson::new(images, &digits.train.labels, args.seed)?;
-    train(trainer, |i| lesson.batch(i), out, 0, false)
+    train(trainer, |i| lesson.batch(i), out, 0, after)
 }
 
 /// Compares the export with the original byte by byte: it may differ in the elements that trained and nowhere else.

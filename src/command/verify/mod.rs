@@ -4,9 +4,9 @@ mod gradient;
 mod nodes;
 mod values;
 
-use super::Failure;
 use super::options::{Dims, Select, Threads};
 use super::run::{execute, for_model};
+use super::{Failure, report};
 use sara_compiler::compile::{compile_forward, unobserved};
 use sara_compiler::import::Model;
 use sara_runtime::oracle::{Oracle, SessionOptions};
@@ -103,7 +103,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         && gradient.as_ref().is_none_or(gradient::Report::holds);
     let report = Report { onnxruntime: oracle.version().to_owned(), outputs, nodes, gradient, verified };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| Failure::Plain(e.to_string()))?);
+        report::json(&report)?;
     } else {
         report.print(args.tolerance);
     }
