@@ -12,7 +12,7 @@ use sara_runtime::oracle::{Oracle, SessionOptions};
 use sara_runtime::patch::{Patch, export};
 use sara_runtime::plan::{Stored, Weight};
 use sara_runtime::rng::CounterRng;
-use sara_runtime::tensor::Tensor;
+use sara_runtime::tensor::{Tensor, Tensors};
 use serde::Serialize;
 
 /// Changes of the loss, relative to it, that steps along a direction aim at. Large steps bend, small ones drown in rounding.
@@ -85,18 +85,8 @@ pub(super) fn verify(oracle: &Oracle, model: &Model, values: &Values, options: O
     inputs.extend(Tensor::f32(&shape, target.clone()).map(|t| (TARGET.to_owned(), t)));
     let mut gradients = execute(plan, "gradients", &inputs, options.threads, &model.path)?;
     let base = gradients.remove("loss").map_or(f64::NAN, |l| l.to_f64()[0]);
-    let weights: Vec<&Weight> = weights.iter().filter(|w| gradients.contains_key(&w.name)).collect();
     let probe = Probe { oracle, model, values, target: &target };
-    let mut report = Report { weights: weights.len(), directions: Vec::new() };
-    for part in 0..options.directions.min(weights.len()) {
-        let mut moves = Vec::new();
-        for weight in weights.iter().skip(part).step_by(options.directions) {
-            let gradient = gradients.get(&weight.name).map(Tensor::to_f32).unwrap_or_default();
-            moves.push(Move::new(model, weight, gradient, part as u64)?);
-        }
-        report.directions.push(probe.direction(&moves, base)?);
-    }
-    Ok(report)
+    probe.compare(&weights, &gradients, base, options.directions)
 }
 
 /// A weight, its gradient, and where it goes.
@@ -142,6 +132,27 @@ struct Probe<'a> {
 }
 
 impl Probe<'_> {
+    /// Compares gradients of a loss that is `base` along directions.
+    fn compare(
+        &self,
+        weights: &[Weight],
+        gradients: &Tensors,
+        base: f64,
+        directions: usize,
+    ) -> Result<Report, Failure> {
+        let weights: Vec<&Weight> = weights.iter().filter(|w| gradients.contains_key(&w.name)).collect();
+        let mut report = Report { weights: weights.len(), directions: Vec::new() };
+        for part in 0..directions.min(weights.len()) {
+            let mut moves = Vec::new();
+            for weight in weights.iter().skip(part).step_by(directions) {
+                let gradient = gradients.get(&weight.name).map(Tensor::to_f32).unwrap_or_default();
+                moves.push(Move::new(self.model, weight, gradient, part as u64)?);
+            }
+            report.directions.push(self.direction(&moves, base)?);
+        }
+        Ok(report)
+    }
+
     fn direction(&self, moves: &[Move<'_>], base: f64) -> Result<Direction, Failure> {
         let dot = |m: &Move<'_>, d: &[f32]| -> f64 {
             m.gradient.iter().zip(d).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum()
@@ -202,5 +213,57 @@ impl Probe<'_> {
         }
         let squares = output.iter().zip(self.target).map(|(o, t)| (o - f64::from(*t)).powi(2));
         Ok(squares.sum::<f64>() / output.len() as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sara_runtime::tensor::read_safetensors;
+    use std::path::PathBuf;
+
+    /// PyTorch's own gradients hold; wrong ones do not.
+    #[test]
+    fn wrong_gradients_are_rejected() {
+        let oracle = Oracle::open().unwrap_or_else(|e| panic!("ONNX Runtime is needed for this test: {e}"));
+        let path = |file: &str| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(file);
+        let tensors = |file: &str| read_safetensors(&path(file)).unwrap().0;
+        let model = Model::open(&path("dit.dynamo.onnx")).unwrap();
+        let mut case = tensors("dit.dynamo.case.safetensors");
+        let base = case["expected.loss"].to_f64()[0];
+        let target = case["target"].to_f32();
+        case.retain(|name, _| model.graph().input.iter().any(|i| i.name == *name));
+        let shapes = case.iter().map(|(n, t)| (n.clone(), t.shape().to_vec())).collect();
+        let binding = Binding { shapes, ..Binding::default() };
+        let plan = compile_gradients(&model, &binding, &select::Options::default(), &mut unobserved()).unwrap();
+        let session = oracle.session_from_file(&model.path, &SessionOptions::default()).unwrap();
+        let values = Values::new(&plan, &session, &case).unwrap();
+        let probe = Probe { oracle: &oracle, model: &model, values: &values, target: &target };
+        let gradients = tensors("dit.dynamo.grads.safetensors");
+        let compare = |gradients: &Tensors| probe.compare(&plan.weights, gradients, base, 4).unwrap();
+        let report = compare(&gradients);
+        assert!(report.holds() && report.directions.len() == 4, "{:?}", relative(&report));
+
+        let scaled = |tensor: &Tensor, by: f32| {
+            Tensor::f32(tensor.shape(), tensor.to_f32().iter().map(|g| g * by).collect()).unwrap()
+        };
+        for by in [1.05, 0.95, -1.0] {
+            let report = compare(&gradients.iter().map(|(n, t)| (n.clone(), scaled(t, by))).collect());
+            assert!(report.directions.iter().all(|d| d.relative > ALLOWED), "{by}: {:?}", relative(&report));
+        }
+        // One weight that is wrong spoils its direction only.
+        let norm = |t: &Tensor| t.to_f64().iter().map(|g| g * g).sum::<f64>();
+        let weights = plan.weights.iter().filter_map(|w| gradients.get_key_value(&w.name));
+        let (largest, gradient) = weights.max_by(|a, b| norm(a.1).total_cmp(&norm(b.1))).unwrap();
+        let mut one = gradients.clone();
+        one.insert(largest.clone(), scaled(gradient, 1.2));
+        let report = compare(&one);
+        assert_eq!(report.directions.iter().filter(|d| d.relative > ALLOWED).count(), 1, "{:?}", relative(&report));
+        one.insert(largest.clone(), scaled(gradient, f32::NAN));
+        assert!(!compare(&one).holds());
+    }
+
+    fn relative(report: &Report) -> Vec<f64> {
+        report.directions.iter().map(|d| d.relative).collect()
     }
 }

@@ -86,8 +86,10 @@ pub(super) fn verify(oracle: &Oracle, model: &Model, values: &Values, tolerance:
         nodes.iter().flat_map(|n| &n.output).map(String::as_str).filter(|n| !n.is_empty()).collect();
     let names: Vec<&str> = names.into_iter().collect();
     let bytes = expose::expose(&model.proto.encode_to_vec(), &names)?;
-    let folder = std::path::absolute(model.folder()).map_err(|e| Failure::Plain(e.to_string()))?;
-    let mut session = oracle.session_from_bytes(&bytes, &folder, &SessionOptions::default())?;
+    // The path, because the folder of a file in the current one is empty.
+    let path = std::path::absolute(&model.path).map_err(|e| Failure::Plain(e.to_string()))?;
+    let folder = path.parent().unwrap_or(&path);
+    let mut session = oracle.session_from_bytes(&bytes, folder, &SessionOptions::default())?;
     let mut report = Report { compared: 0, operators: Vec::new(), failed: Vec::new() };
     let single = Single::new(model);
     let (mut start, mut count) = (0, 64);
