@@ -350,11 +350,20 @@ fn flags_are_checked() {
 #[test]
 fn flags_may_be_written_with_underscores() {
     let place = Place::compiled();
-    let log = || text(&place.read("run/metrics.jsonl")).lines().count();
+    let log = |run: &str| text(&place.read(&format!("{run}/metrics.jsonl"))).lines().count();
     place.ok(&[&TRAIN[..], &["--max_train_steps", "3", "--lr_warmup_steps=1"]].concat());
-    assert_eq!(log(), 3);
-    place.ok(&["train", "model.plan", "--batches", BATCHES, "--output_dir=run", "--max_train_steps=2"]);
-    assert_eq!(log(), 2);
+    assert_eq!(log("run"), 3);
+    place.ok(&["train", "model.plan", "--batches", BATCHES, "--output_dir=other", "--max_train_steps=2"]);
+    assert_eq!(log("other"), 2);
+}
+
+#[test]
+fn a_run_is_not_overwritten() {
+    let place = Place::compiled();
+    place.ok(&TRAIN);
+    let adapter = place.read("run/adapter/adapter.safetensors");
+    place.fails(2, &TRAIN, &["run", "--resume-from-checkpoint latest", "--output-dir"]);
+    assert_eq!(place.read("run/adapter/adapter.safetensors"), adapter);
 }
 
 #[test]
@@ -362,6 +371,7 @@ fn a_configuration_gives_defaults() {
     let place = Place::compiled();
     let train = |more: &[&str]| {
         let json = [&TRAIN[..], &["--json", "--config", "sara.toml"], more].concat();
+        let _ = std::fs::remove_dir_all(place.path("run"));
         let lines: Vec<Value> = place.ok(&json).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         (lines.len(), lines[0]["learning_rate"].as_f64().unwrap())
     };

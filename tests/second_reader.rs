@@ -45,9 +45,8 @@ fn scatter(model: &mut ModelProto) -> Vec<u8> {
 
 /// Elements of an external tensor.
 fn elements(tensor: &TensorProto, data: &[u8]) -> Vec<f32> {
-    let get = |key: &str| -> usize {
-        tensor.external_data.iter().find(|e| e.key == key).unwrap().value.parse().unwrap()
-    };
+    let get =
+        |key: &str| -> usize { tensor.external_data.iter().find(|e| e.key == key).unwrap().value.parse().unwrap() };
     let bytes = &data[get("offset")..][..get("length")];
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
