@@ -19,6 +19,10 @@ use serde::Serialize;
 const CHANGES: [f64; 4] = [0.1, 0.03, 0.01, 0.003];
 /// Largest relative difference of the two derivatives.
 const ALLOWED: f64 = 1e-2;
+/// How far weights without a gradient are moved, relative to their norm.
+const STILL_STEP: f64 = 0.05;
+/// Largest change of the loss by that, relative to it.
+const STILL: f64 = 1e-6;
 
 /// What to compare.
 pub(super) struct Options {
@@ -50,24 +54,35 @@ struct Direction {
     relative: f64,
     /// What halving the step changes in the differences, relative to them: how much they can tell.
     resolution: f64,
+    allowed: f64,
 }
 
 impl Report {
     /// Whether all directions agree.
     pub(super) fn holds(&self) -> bool {
-        self.directions.iter().all(|d| d.relative <= ALLOWED)
+        self.directions.iter().all(|d| d.relative <= d.allowed)
     }
 
     pub(super) fn print(&self) {
         println!("  gradient of {} weights along {} directions:", self.weights, self.directions.len());
         for (i, d) in self.directions.iter().enumerate() {
+            if d.allowed == STILL {
+                println!(
+                    "    {} weights without a gradient: moving them changes the loss by {:.1e} of itself (allowed {STILL:.0e}){}",
+                    d.weights,
+                    d.relative,
+                    if d.relative <= d.allowed { "" } else { " FAILED" }
+                );
+                continue;
+            }
             println!(
-                "    {}: {:.6e}, by differences {:.6e}: {:.1e} apart (allowed {ALLOWED:.0e}){}",
+                "    {}: {:.6e}, by differences {:.6e}: {:.1e} apart (allowed {:.0e}){}",
                 i + 1,
                 d.derivative,
                 d.differences,
                 d.relative,
-                if d.relative <= ALLOWED { "" } else { " FAILED" }
+                d.allowed,
+                if d.relative <= d.allowed { "" } else { " FAILED" }
             );
         }
     }
@@ -99,11 +114,18 @@ struct Move<'w> {
 }
 
 impl<'w> Move<'w> {
-    /// The direction is the gradient with each element scaled at random, so that a gradient that is wrong in any way shows.
+    /// The direction is the gradient with each element scaled at random, so that a gradient that is wrong in any way shows, and as
+    /// long as the weight, so that weights with small gradients count. Where the gradient is zero it is any direction.
     fn new(model: &Model, weight: &'w Weight, gradient: Vec<f32>, seed: u64) -> Result<Move<'w>, Failure> {
-        let base = bytemuck::pod_collect_to_vec(&read_weight(model, weight)?);
+        let base: Vec<f32> = bytemuck::pod_collect_to_vec(&read_weight(model, weight)?);
         let mut rng = CounterRng::new(seed, weight.offset);
-        let direction = gradient.iter().map(|g| g * (0.5 + rng.uniform() as f32)).collect();
+        let norm = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let mut direction: Vec<f32> = gradient.iter().map(|g| g * (0.5 + rng.uniform() as f32)).collect();
+        if norm(&direction) == 0.0 {
+            direction.iter_mut().for_each(|d| *d = rng.normal() as f32);
+        }
+        let scale = (norm(&base).max(f64::from(f32::MIN_POSITIVE)) / norm(&direction)) as f32;
+        direction.iter_mut().for_each(|d| *d *= scale);
         let index = (0..gradient.len() as u32).collect();
         Ok(Move { weight, base, gradient, direction, index })
     }
@@ -133,22 +155,29 @@ struct Probe<'a> {
 
 impl Probe<'_> {
     /// Compares gradients of a loss that is `base` along directions.
-    fn compare(
+    fn compare<'w>(
         &self,
-        weights: &[Weight],
+        weights: &'w [Weight],
         gradients: &Tensors,
         base: f64,
         directions: usize,
     ) -> Result<Report, Failure> {
+        let gradient = |w: &Weight| gradients.get(&w.name).map(Tensor::to_f32);
         let weights: Vec<&Weight> = weights.iter().filter(|w| gradients.contains_key(&w.name)).collect();
+        let (still, moving): (Vec<&Weight>, Vec<&Weight>) =
+            weights.iter().partition(|w| gradient(w).is_some_and(|g| g.iter().all(|g| *g == 0.0)));
         let mut report = Report { weights: weights.len(), directions: Vec::new() };
-        for part in 0..directions.min(weights.len()) {
-            let mut moves = Vec::new();
-            for weight in weights.iter().skip(part).step_by(directions) {
-                let gradient = gradients.get(&weight.name).map(Tensor::to_f32).unwrap_or_default();
-                moves.push(Move::new(self.model, weight, gradient, part as u64)?);
-            }
+        let moves = |weights: &mut dyn Iterator<Item = &&'w Weight>, seed: usize| {
+            let moves = weights.map(|w| Move::new(self.model, w, gradient(w).unwrap_or_default(), seed as u64));
+            moves.collect::<Result<Vec<_>, _>>()
+        };
+        for part in 0..directions.min(moving.len()) {
+            let moves = moves(&mut moving.iter().skip(part).step_by(directions), part)?;
             report.directions.push(self.direction(&moves, base)?);
+        }
+        if !still.is_empty() {
+            let moves = moves(&mut still.iter(), directions)?;
+            report.directions.push(self.still(&moves, base)?);
         }
         Ok(report)
     }
@@ -158,15 +187,6 @@ impl Probe<'_> {
             m.gradient.iter().zip(d).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum()
         };
         let slope: f64 = moves.iter().map(|m| dot(m, &m.direction)).sum();
-        if slope == 0.0 {
-            return Ok(Direction {
-                weights: moves.len(),
-                derivative: 0.0,
-                differences: 0.0,
-                relative: 0.0,
-                resolution: 0.0,
-            });
-        }
         let mut best: Option<Direction> = None;
         let mut last: Option<f64> = None;
         for change in CHANGES {
@@ -179,12 +199,21 @@ impl Probe<'_> {
                 if best.as_ref().is_none_or(|b| resolution < b.resolution) {
                     let relative = (ratio - 1.0).abs();
                     let (derivative, differences) = (slope, slope * ratio);
-                    best = Some(Direction { weights: moves.len(), derivative, differences, relative, resolution });
+                    let weights = moves.len();
+                    best = Some(Direction { weights, derivative, differences, relative, resolution, allowed: ALLOWED });
                 }
             }
             last = Some(ratio);
         }
         best.ok_or_else(|| Failure::Plain("no step was tried".into()))
+    }
+
+    /// Weights whose gradient is zero may move a little without an effect on the loss, save one that is the same in both directions.
+    fn still(&self, moves: &[Move<'_>], base: f64) -> Result<Direction, Failure> {
+        let (_, differences) = self.central(moves, STILL_STEP)?;
+        let relative = (differences / base.abs().max(f64::MIN_POSITIVE)).abs();
+        let weights = moves.len();
+        Ok(Direction { weights, derivative: 0.0, differences, relative, resolution: 0.0, allowed: STILL })
     }
 
     /// `<gradient, w+ - w->` and `loss(w+) - loss(w-)`, with the weights as the files hold them.
@@ -259,8 +288,10 @@ mod tests {
         one.insert(largest.clone(), scaled(gradient, 1.2));
         let report = compare(&one);
         assert_eq!(report.directions.iter().filter(|d| d.relative > ALLOWED).count(), 1, "{:?}", relative(&report));
-        one.insert(largest.clone(), scaled(gradient, f32::NAN));
-        assert!(!compare(&one).holds());
+        for wrong in [f32::NAN, 0.0] {
+            one.insert(largest.clone(), scaled(gradient, wrong));
+            assert!(!compare(&one).holds(), "{wrong}");
+        }
     }
 
     fn relative(report: &Report) -> Vec<f64> {
