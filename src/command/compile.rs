@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let plan = compile_training(&model, &options, observe(&mut observer))?;
     plan.save(&args.output)?;
     if args.print_plan {
-        println!("{plan}");
+        say!("{plan}");
     }
     let memory = report::Memory::of(&plan, args.threads.count());
     let report = Report {
@@ -72,9 +72,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         return report::json(&report);
     }
-    println!("{}", report::selection(&plan));
-    println!("learning rate by the paper's rule: {:.3e}", report.auto_learning_rate);
+    say!("{}", report::selection(&plan));
+    say!("learning rate by the paper's rule: {:.3e}", report.auto_learning_rate);
     report.memory.print();
-    println!("wrote {} in {:.1} s", args.output.display(), report.seconds);
+    say!("wrote {} in {:.1} s", args.output.display(), report.seconds);
     Ok(())
 }

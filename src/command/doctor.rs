@@ -11,25 +11,25 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    println!("sara {}", env!("CARGO_PKG_VERSION"));
-    println!("processor    {}", features().join(" "));
-    println!("threads      {}", std::thread::available_parallelism().map_or(1, usize::from));
+    say!("sara {}", env!("CARGO_PKG_VERSION"));
+    say!("processor    {}", features().join(" "));
+    say!("threads      {}", std::thread::available_parallelism().map_or(1, usize::from));
     if args.fetch_onnxruntime && find::find().is_none() {
         let fetched = fetch::fetch()?;
-        println!("fetched      {}", fetched.path.display());
+        say!("fetched      {}", fetched.path.display());
     }
     let search = find::search();
     for found in &search.found {
-        println!("onnxruntime  {} ({})", found.path.display(), found.how);
+        say!("onnxruntime  {} ({})", found.path.display(), found.how);
     }
     for note in &search.notes {
-        println!("             {note}");
+        say!("             {note}");
     }
     match Oracle::open_from(&search) {
-        Ok(oracle) => println!("             loaded, version {}", oracle.version()),
-        Err(error) => println!("onnxruntime  {error}"),
+        Ok(oracle) => say!("             loaded, version {}", oracle.version()),
+        Err(error) => say!("onnxruntime  {error}"),
     }
-    println!("cuda         not supported by this version");
+    say!("cuda         not supported by this version");
     Ok(())
 }
 

@@ -40,11 +40,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     if let Some(path) = &args.weights {
         write_weights(&model, &adapter, path)?;
-        println!("wrote {}", path.display());
+        say!("wrote {}", path.display());
     }
     if let Some(path) = &args.adapter {
         adapter.write(path)?;
-        println!("wrote {}", path.display());
+        say!("wrote {}", path.display());
     }
     Ok(())
 }
@@ -57,7 +57,7 @@ pub(super) fn write_model(model: &Model, adapter: &Adapter, output: &Path) -> Re
         values.iter().map(|(w, index, values)| Patch { weight: &table[*w], index, values }).collect();
     export(&model.path, &external_files(model), &patches, output)?;
     let tuned: usize = patches.iter().map(|p| p.index.len()).sum();
-    println!(
+    say!(
         "wrote {} ({} values in {} weights tuned)",
         output.display(),
         super::report::grouped(tuned as u64),

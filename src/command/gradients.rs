@@ -54,6 +54,6 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         }));
     }
     write_safetensors(&args.output, &outputs, None)?;
-    println!("loss {loss:.9}, {} gradients", outputs.len());
+    say!("loss {loss:.9}, {} gradients", outputs.len());
     Ok(())
 }

@@ -61,20 +61,20 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         return report::json(&report);
     }
-    println!("opset {}, made by {}", report.opset, report.producer);
+    say!("opset {}, made by {}", report.opset, report.producer);
     if !report.dims.is_empty() {
-        println!(
+        say!(
             "dimensions {} (--dim binds them; {OPEN} here where it does not, and 1 for a batch)",
             report.dims.join(", ")
         );
     }
-    println!("inputs   {}", report.inputs.join(", "));
-    println!("outputs  {}", report.outputs.join(", "));
+    say!("inputs   {}", report.inputs.join(", "));
+    say!("outputs  {}", report.outputs.join(", "));
     let list = |counts: &BTreeMap<String, usize>| {
         counts.iter().map(|(op, n)| format!("{n} {op}")).collect::<Vec<_>>().join(", ")
     };
-    println!("in the file   {}", list(&report.onnx_operators));
-    println!("recognised as {}", list(&report.operators));
+    say!("in the file   {}", list(&report.onnx_operators));
+    say!("recognised as {}", list(&report.operators));
     let header = ["weight", "shape", "role", "|w|<2e-4", "<8e-4", "<2e-3", "<5e-3"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     let mut sums = [0; 4];
@@ -90,7 +90,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut total = vec!["all that train".to_owned(), String::new(), String::new()];
     total.extend(sums.map(report::grouped));
     rows.push(total);
-    println!("{}", report::table(&rows));
+    say!("{}", report::table(&rows));
     Ok(())
 }
 

@@ -1,5 +1,12 @@
 //! The command line: one file a command, and the table of all.
 
+/// Prints a line of data to stdout. A reader that has seen enough is no failure; it must not end a training either.
+macro_rules! say {
+    ($($arg:tt)*) => {
+        $crate::command::report::line(format_args!($($arg)*))
+    };
+}
+
 mod compile;
 mod demo;
 mod doctor;

@@ -153,7 +153,7 @@ impl Dump {
     pub(super) fn observer(&self) -> impl FnMut(&str, &Graph) -> sara_compiler::Result<()> + '_ {
         move |pass, graph| {
             if self.dump_after.as_deref() == Some(pass) {
-                println!("{graph}");
+                say!("{graph}");
             }
             Ok(())
         }

@@ -3,6 +3,7 @@
 use sara_runtime::executor::memory;
 use sara_runtime::plan::Plan;
 use serde::Serialize;
+use std::io::Write;
 
 /// A number of bytes for people.
 pub(super) fn bytes(n: u64) -> String {
@@ -80,10 +81,10 @@ impl Memory {
             row("scratch of the threads", self.scratch),
             row("peak", self.total),
         ];
-        println!("memory\n{}", table(&rows));
+        say!("memory\n{}", table(&rows));
         for p in &self.programs {
             let share = if p.live == 0 { 1.0 } else { p.arena as f64 / p.live as f64 };
-            println!("  {}: arena {}, {:.3}x the bytes alive at {}", p.name, bytes(p.arena), share, p.busiest);
+            say!("  {}: arena {}, {:.3}x the bytes alive at {}", p.name, bytes(p.arena), share, p.busiest);
         }
     }
 }
@@ -116,13 +117,24 @@ pub(super) fn grouped(n: u64) -> String {
 /// Prints a report as JSON to stdout.
 pub(super) fn json(value: &impl Serialize) -> Result<(), super::Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|e| super::Failure::Plain(e.to_string()))?;
-    println!("{text}");
+    say!("{text}");
     Ok(())
 }
 
 /// One JSON object on a line of stdout.
 pub(super) fn json_line(value: &impl Serialize) -> Result<(), super::Failure> {
     let text = serde_json::to_string(value).map_err(|e| super::Failure::Plain(e.to_string()))?;
-    println!("{text}");
+    say!("{text}");
     Ok(())
+}
+
+/// What `say!` does.
+pub(super) fn line(text: std::fmt::Arguments<'_>) {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("error: stdout cannot be written to: {e}");
+            std::process::exit(1);
+        }
+        _ => {}
+    }
 }

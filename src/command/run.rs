@@ -39,7 +39,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         if !finite(tensor) {
             eprintln!("warning: output `{name}` holds NaN or infinity; check the inputs and the model");
         }
-        println!("{name} {}{:?}", tensor.dtype(), tensor.shape());
+        say!("{name} {}{:?}", tensor.dtype(), tensor.shape());
     }
     Ok(())
 }

@@ -79,20 +79,20 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         write_atomic(path, |file| file.write_all(bytes))?;
     }
     let digits = Digits::load()?;
-    println!("a diffusion model of handwritten digits learns to draw {}\n", args.look.description());
+    say!("a diffusion model of handwritten digits learns to draw {}\n", args.look.description());
 
-    println!("1. compile {}", base.display());
+    say!("1. compile {}", base.display());
     let threads = args.threads.count();
     let mut trainer = trainer(args, &base, threads)?;
     let plan = trainer.executor.plan();
-    println!("{}", report::selection(plan));
+    say!("{}", report::selection(plan));
     report::Memory::of(plan, threads).print();
 
-    println!("\n2. judge the model as it is");
+    say!("\n2. judge the model as it is");
     let mut judge = Judge::new(&reader, &digits, args.look, threads)?;
     let (before, drawn_before) = judge.verdict(&mut Student::of(&mut trainer.executor))?;
 
-    println!("\n3. train {} steps of {BATCH} images", args.max_train_steps);
+    say!("\n3. train {} steps of {BATCH} images", args.max_train_steps);
     let mut held_out = vec![(0, before.loss_new)];
     let metrics = tune(args, &mut trainer, &base, &digits, |trainer, metrics| {
         if metrics.step % CHECKED == 0 {
@@ -102,16 +102,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     })?;
     let (after, drawn_after) = judge.verdict(&mut Student::of(&mut trainer.executor))?;
 
-    println!("\n4. export");
+    say!("\n4. export");
     let tuned = out.join("tuned").join("unet.onnx");
     let values = tuned_values(&trainer.executor);
     let adapter = save_adapter(trainer.executor.plan(), &values, trainer.step, &base, out)?;
     super::export::write_model(&Model::open(&base)?, &adapter, &tuned)?;
-    println!("wrote {}", adapter_path(out).display());
-    println!("{}", changed_bytes(trainer.executor.plan(), &base, &tuned)?);
+    say!("wrote {}", adapter_path(out).display());
+    say!("{}", changed_bytes(trainer.executor.plan(), &base, &tuned)?);
     let export_difference = check_export(&tuned, &mut trainer.executor, &digits)?;
 
-    println!("\n5. what came of it");
+    say!("\n5. what came of it");
     print_verdicts(args.look, &before, &after);
     let scans = judge.examples();
     let title = format!("LEARNED: {} SCANS", args.look.name().to_uppercase());
@@ -144,9 +144,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     {
         let path = out.join(name);
         write_atomic(&path, |file| file.write_all(bytes))?;
-        println!("wrote {}", path.display());
+        say!("wrote {}", path.display());
     }
-    println!("\n{:.0} s in all, {seconds_training:.0} s of it training", start.elapsed().as_secs_f64());
+    say!("\n{:.0} s in all, {seconds_training:.0} s of it training", start.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -214,7 +214,7 @@ fn check_export(tuned: &Path, executor: &mut Executor, digits: &Digits) -> Resul
     let oracle = match Oracle::open_or_fetch() {
         Ok(oracle) => oracle,
         Err(error) => {
-            println!("the export was not run in ONNX Runtime: {error}");
+            say!("the export was not run in ONNX Runtime: {error}");
             return Ok(None);
         }
     };
@@ -234,7 +234,7 @@ fn check_export(tuned: &Path, executor: &mut Executor, digits: &Digits) -> Resul
             tuned.display()
         )));
     }
-    println!("ONNX Runtime {} runs it: {difference:.1e} of the largest output apart", oracle.version());
+    say!("ONNX Runtime {} runs it: {difference:.1e} of the largest output apart", oracle.version());
     Ok(Some(difference))
 }
 
@@ -248,8 +248,8 @@ fn print_verdicts(look: Look, before: &Verdict, after: &Verdict) {
         row("distance of samples to real scans, old look", |v| format!("{:.2}", v.distance_old)),
         row("samples read as the digit asked for", |v| format!("{:.1}%", 100.0 * v.read)),
     ];
-    println!("{}", report::table(&rows));
-    println!("  the new look is {}; distances are Fréchet distances of a digit reader's features", look.description());
+    say!("{}", report::table(&rows));
+    say!("  the new look is {}; distances are Fréchet distances of a digit reader's features", look.description());
 }
 
 /// `compile_forward` of a bundled model for [`BATCH`] images.

@@ -64,10 +64,10 @@ impl Report {
     }
 
     pub(super) fn print(&self) {
-        println!("  gradient of {} weights along {} directions:", self.weights, self.directions.len());
+        say!("  gradient of {} weights along {} directions:", self.weights, self.directions.len());
         for (i, d) in self.directions.iter().enumerate() {
             if d.allowed == STILL {
-                println!(
+                say!(
                     "    {} weights without a gradient: moving them changes the loss by {:.1e} of itself (allowed {STILL:.0e}){}",
                     d.weights,
                     d.relative,
@@ -75,7 +75,7 @@ impl Report {
                 );
                 continue;
             }
-            println!(
+            say!(
                 "    {}: {:.6e}, by differences {:.6e}: {:.1e} apart (allowed {:.0e}){}",
                 i + 1,
                 d.derivative,

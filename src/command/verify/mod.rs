@@ -116,9 +116,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 impl Report {
     fn print(&self, tolerance: f64) {
-        println!("against ONNX Runtime {}, allowed {tolerance:.0e} of the largest element", self.onnxruntime);
+        say!("against ONNX Runtime {}, allowed {tolerance:.0e} of the largest element", self.onnxruntime);
         for output in &self.outputs {
-            println!("  output {}: {:.1e}", output.name, output.difference);
+            say!("  output {}: {:.1e}", output.name, output.difference);
         }
         if let Some(nodes) = &self.nodes {
             nodes.print();
@@ -127,7 +127,7 @@ impl Report {
             gradient.print();
         }
         if self.verified {
-            println!("verified");
+            say!("verified");
         }
     }
 }

@@ -61,15 +61,15 @@ impl Report {
     }
 
     pub(super) fn print(&self) {
-        println!("  {} nodes, each on ONNX Runtime's own values; by operator:", self.compared);
+        say!("  {} nodes, each on ONNX Runtime's own values; by operator:", self.compared);
         let rows: Vec<Vec<String>> = self
             .operators
             .iter()
             .map(|o| vec![format!("  {}", o.operator), o.nodes.to_string(), format!("{:.1e}", o.difference)])
             .collect();
-        println!("{}", report::table(&rows));
+        say!("{}", report::table(&rows));
         for failed in &self.failed {
-            println!("  FAILED {failed}");
+            say!("  FAILED {failed}");
         }
     }
 }
