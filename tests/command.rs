@@ -367,6 +367,22 @@ fn a_run_is_not_overwritten() {
 }
 
 #[test]
+fn a_run_that_was_cut_off_is_not_exported() {
+    let place = Place::compiled();
+    let train = ["--max-train-steps", "3", "--checkpointing-steps", "1"];
+    place.ok(&[&TRAIN[..], &train].concat());
+    place.ok(&["export", "run", "-o", "out/tuned.onnx"]);
+    let adapter = place.path("run/adapter/adapter.safetensors");
+    let later = place.path("run/checkpoint-000009");
+    std::fs::rename(place.path("run/checkpoint-000002"), &later).unwrap();
+    place.fails(1, &["export", "run", "-o", "out/again.onnx"], &["run", "after step 9", "--resume-from-checkpoint"]);
+    std::fs::remove_dir_all(later).unwrap();
+    std::fs::remove_file(adapter).unwrap();
+    place.fails(1, &["export", "run", "-o", "out/again.onnx"], &["run", "has not ended", "--resume-from-checkpoint"]);
+    assert!(!place.path("out/again.onnx").exists());
+}
+
+#[test]
 fn a_configuration_gives_defaults() {
     let place = Place::compiled();
     let train = |more: &[&str]| {

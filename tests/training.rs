@@ -278,7 +278,7 @@ fn the_latest_checkpoint_is_the_one_of_most_steps() {
         checkpoint::save(&t, run.path()).unwrap();
     }
     std::fs::create_dir(run.path().join("checkpoint-2000000")).unwrap();
-    assert_eq!(checkpoint::latest(run.path()).unwrap(), Some(run.path().join("checkpoint-1000000")));
+    assert_eq!(checkpoint::latest(run.path()).unwrap(), Some((1_000_000, run.path().join("checkpoint-1000000"))));
 }
 
 /// Sample `i` of each tensor, as a batch of one.

@@ -153,14 +153,14 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The complete checkpoint of a run that has the most steps.
-pub fn latest(run: &Path) -> Result<Option<PathBuf>> {
+/// The complete checkpoint of a run that has the most steps, and how many.
+pub fn latest(run: &Path) -> Result<Option<(u64, PathBuf)>> {
     let entries = fs::read_dir(run).map_err(|e| Error::io(run, e))?;
     let complete = entries.filter_map(|e| e.ok().map(|e| e.path())).filter_map(|path| {
         let step: u64 = path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
         path.join(MANIFEST).is_file().then_some((step, path))
     });
-    Ok(complete.max().map(|(_, path)| path))
+    Ok(complete.max())
 }
 
 /// Identity of what trains: names and positions.

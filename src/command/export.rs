@@ -5,6 +5,7 @@ use super::options::spare;
 use super::train::{RunFile, adapter_path};
 use sara_compiler::import::{Model, external_files, read_weight, weights};
 use sara_runtime::adapter::Adapter;
+use sara_runtime::checkpoint;
 use sara_runtime::patch::{Patch, export};
 use sara_runtime::tensor::{Tensor, Tensors, write_safetensors};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Usage("give at least one of --output, --weights, --adapter".into()));
     }
     let run = RunFile::read(&args.run)?;
-    let adapter = Adapter::read(&adapter_path(&args.run))?;
+    let adapter = finished(&args.run)?;
     let model = Model::open(&run.model)?;
     let own = adapter_path(&args.run);
     for path in args.weights.iter().chain(&args.adapter) {
@@ -47,6 +48,26 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         say!("wrote {}", path.display());
     }
     Ok(())
+}
+
+/// The adapter of a run that ended, by itself or by an interrupt. One that was killed has checkpoints that its adapter lacks.
+fn finished(run: &Path) -> Result<Adapter, Failure> {
+    let path = adapter_path(run);
+    let resume = |what: &str| {
+        let run = run.display();
+        Failure::Plain(format!("{run}: {what}; finish it with `sara train --resume-from-checkpoint latest`"))
+    };
+    if !path.exists() {
+        return Err(resume("the run has not ended and left no adapter"));
+    }
+    let adapter = Adapter::read(&path)?;
+    let step: Option<u64> = adapter.metadata.get("step").and_then(|step| step.parse().ok());
+    match checkpoint::latest(run)? {
+        Some((newest, _)) if step.is_some_and(|step| step < newest) => {
+            Err(resume(&format!("the run was killed after step {newest}, and its adapter is older")))
+        }
+        _ => Ok(adapter),
+    }
 }
 
 /// Writes the model with an adapter applied.

@@ -353,6 +353,7 @@ pub(super) fn save_adapter(
 fn resume(trainer: &mut Trainer, from: &Path, run: &Path) -> Result<(), Failure> {
     let folder = if from == Path::new("latest") {
         checkpoint::latest(run)?
+            .map(|(_, path)| path)
             .ok_or_else(|| Failure::Plain(format!("{}: holds no checkpoint to resume from", run.display())))?
     } else {
         from.to_owned()
