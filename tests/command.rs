@@ -367,6 +367,15 @@ fn a_run_is_not_overwritten() {
 }
 
 #[test]
+fn the_rule_of_the_paper_gives_a_rate_that_survives_a_checkpoint() {
+    let place = Place::new();
+    // The rate of this threshold is a number whose decimal form is read back inexactly by careless readers.
+    place.ok(&["compile", "model.onnx", "-o", "model.plan", "--threshold", "2e-4"]);
+    place.ok(&[&TRAIN[..], &["--max-train-steps", "2"]].concat());
+    place.ok(&[&TRAIN[..], &["--max-train-steps", "4", "--resume-from-checkpoint", "latest"]].concat());
+}
+
+#[test]
 fn a_run_that_was_cut_off_is_not_exported() {
     let place = Place::compiled();
     let train = ["--max-train-steps", "3", "--checkpointing-steps", "1"];
