@@ -205,6 +205,11 @@ impl RunFile {
     }
 }
 
+/// A path that means the same from any folder.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Path of a run's adapter.
 pub(super) fn adapter_path(run: &Path) -> PathBuf {
     run.join("adapter").join("adapter.safetensors")
@@ -219,7 +224,6 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (batches, _) = read_safetensors(&args.batches)?;
     let count = batch_count(&args.batches, &batches)?;
     let options = flags.options(plan.selection.threshold, count)?;
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let model = absolute(args.model.as_deref().unwrap_or(&plan.model.path));
     eprintln!("{}", report::selection(&plan));
     options.check().map_err(|e| Failure::Usage(e.to_string()))?;

@@ -4,7 +4,7 @@ mod judge;
 mod student;
 
 use super::options::Threads;
-use super::train::{RunFile, adapter_path, save_adapter, train, tuned as tuned_values};
+use super::train::{RunFile, absolute, adapter_path, save_adapter, train, tuned as tuned_values};
 use super::{Failure, report};
 use judge::{Judge, Verdict};
 use sara_compiler::compile::{TrainOptions as CompileOptions, compile_forward, compile_training, unobserved};
@@ -180,7 +180,12 @@ fn tune(
     let out = &args.output_dir;
     let path = out.join("unet.plan");
     trainer.executor.plan().save(&path)?;
-    let run = RunFile { plan: path, model: base.to_owned(), batches: PathBuf::new(), train: trainer.options.clone() };
+    let run = RunFile {
+        plan: absolute(&path),
+        model: absolute(base),
+        batches: PathBuf::new(),
+        train: trainer.options.clone(),
+    };
     let text = toml::to_string(&run).map_err(|e| Failure::Plain(e.to_string()))?;
     write_atomic(&out.join("run.toml"), |file| file.write_all(text.as_bytes()))?;
     let images = args.look.apply(&digits.train.images);
