@@ -85,11 +85,10 @@ pub(super) fn verify(oracle: &Oracle, model: &Model, values: &Values, tolerance:
     let names: BTreeSet<&str> =
         nodes.iter().flat_map(|n| &n.output).map(String::as_str).filter(|n| !n.is_empty()).collect();
     let names: Vec<&str> = names.into_iter().collect();
-    let bytes = expose::expose(&model.proto.encode_to_vec(), &names)?;
+    let encoded = model.proto.encode_to_vec();
     // The path, because the folder of a file in the current one is empty.
     let path = std::path::absolute(&model.path).map_err(|e| Failure::Plain(e.to_string()))?;
     let folder = path.parent().unwrap_or(&path);
-    let mut session = oracle.session_from_bytes(&bytes, folder, &SessionOptions::default())?;
     let mut report = Report { compared: 0, operators: Vec::new(), failed: Vec::new() };
     let single = Single::new(model);
     let (mut start, mut count) = (0, 64);
@@ -102,7 +101,11 @@ pub(super) fn verify(oracle: &Oracle, model: &Model, values: &Values, tolerance:
             .filter(|n| names.binary_search(n).is_ok())
             .collect();
         let wanted: Vec<&str> = wanted.into_iter().collect();
+        // A session keeps the memory of everything that it exposes, so each portion has its own.
+        let bytes = expose::expose(&encoded, &wanted)?;
+        let mut session = oracle.session_from_bytes(&bytes, folder, &SessionOptions::default())?;
         let mut found: HashMap<String, Array> = session.run_selected(&values.arrays, &wanted)?.into_iter().collect();
+        drop(session);
         let held: usize = found.values().map(|a| a.bytes.len()).sum();
         found.extend(values.arrays.iter().cloned());
         for node in portion {
