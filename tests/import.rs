@@ -267,6 +267,52 @@ fn external_data_stays_in_the_folder() {
     Folder::new(&bytes(&sum_with(external(&[])))).refused(&["tensor `w`", "outside the model's folder"]);
 }
 
+/// A model may not name a file outside its folder anywhere, and whatever it names belongs to it.
+#[test]
+fn external_files_are_listed_from_everywhere() {
+    let at = |name: &str, location: &str, dtype: i32| {
+        let mut tensor = external(&[("location", location)]);
+        tensor.name = name.to_owned();
+        tensor.data_type = dtype;
+        tensor
+    };
+    let constant = |location: &str| {
+        let mut n = node("Constant", &[], &["c"], &[("value", Value::Tensor(Tensor::new(F32, &[1], &[0.0])))]);
+        n.attribute[0].t = protobuf::MessageField::some(at("c", location, 1));
+        n
+    };
+    let with = |initialiser: &str, own: &str, inner: &str, function: &str| {
+        let mut branch = node("If", &["b"], &["y"], &[("then_branch", Value::Int(0))]);
+        branch.attribute[0].g = protobuf::MessageField::some(graph(vec![constant(inner)], vec![], vec![], &["c"]));
+        let mut model = model(
+            13,
+            graph(
+                vec![constant(own), branch],
+                vec![fixed("x", &[2])],
+                vec![at("w", "w.data", 1), at("v", "./w.data", 1), at("i", initialiser, 7)],
+                &["y"],
+            ),
+        );
+        let mut body = onnx_protobuf::FunctionProto::new();
+        body.node = vec![constant(function)];
+        model.functions = vec![body];
+        let folder = Folder::new(&bytes(&model));
+        let model = Model::open(&folder.0.path().join("model.onnx")).unwrap();
+        sara_compiler::import::external_files(&model).map_err(|e| e.to_string())
+    };
+    let listed = with("i.bin", "sub/./c.bin", "inner.bin", "f.bin").unwrap();
+    assert_eq!(listed.into_iter().collect::<Vec<_>>(), ["f.bin", "i.bin", "inner.bin", "sub/c.bin", "w.data"]);
+    for outside in ["../i.bin", "/etc/i.bin", "a/../../i.bin", "", ".", "a/"] {
+        for place in 0..4 {
+            let mut names = ["i.bin"; 4];
+            names[place] = outside;
+            let [a, b, c, d] = names;
+            let refusal = with(a, b, c, d).expect_err(outside);
+            assert!(refusal.contains("outside the model's folder"), "{refusal}");
+        }
+    }
+}
+
 #[test]
 fn tensors_must_have_the_bytes_of_their_shape() {
     for dtype in [F32, F64, F16, BF16, I64, I32, U32, U8, Bool, I8, I16, U16, U64] {

@@ -498,3 +498,43 @@ fn low_rank_is_the_slope_of_the_nuclear_norm() {
         assert_close(&apply(&op, &types).unwrap().run(&data)["y0"], &expected, 1e-3);
     }
 }
+
+/// Gradient of the sum of the results with respect to operand `wrt`, at these operands.
+fn gradient_at(op: &Op, texts: &[&str], data: &[Vec<f64>], wrt: usize) -> Vec<f64> {
+    let mut applied = apply(op, &types(texts)).expect("the operands fit");
+    let ty = applied.graph.ty(applied.outputs[0]).clone();
+    let len = ty.len();
+    let dy = applied.graph.add_value("dy", ty, Def::Arg("dy".to_owned()));
+    let node = applied.graph.block(Block::Forward)[0];
+    let mut g = Grad::new(&mut applied.graph, node, dy, "dx".to_owned());
+    let gradient = op.grad(&mut g, wrt).expect("a gradient").expect("a slope");
+    applied.graph.returns = vec![("dx".to_owned(), gradient)];
+    applied.inputs.push(Some(dy));
+    let mut data = data.to_vec();
+    data.push(vec![1.0; len]);
+    applied.run(&data)["dx"].clone()
+}
+
+/// At zeros, where the textbook formulas divide by zero.
+#[test]
+fn gradients_at_zero_are_the_slopes() {
+    let prod = Op::parse(
+        "Reduce",
+        &[
+            ("op".to_owned(), sara_kernels::Scalar::Word("prod".into())),
+            ("axes".to_owned(), sara_kernels::Scalar::Ints(vec![1])),
+            ("keepdims".to_owned(), sara_kernels::Scalar::Int(0)),
+        ]
+        .into(),
+    )
+    .expect("a product");
+    let x = vec![2.0, 3.0, 4.0, 0.0, 3.0, 4.0, 0.0, 0.0, 4.0];
+    let found = gradient_at(&prod, &["f64[3,3]"], &[x], 0);
+    assert_close(&found, &[12.0, 8.0, 6.0, 12.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1e-12);
+    let pow = Op::from(sara_compiler::ops::Binary { op: "pow".into() });
+    let data = [vec![0.0, 0.0, 0.0, 2.0, 2.0], vec![0.0, 1.0, 2.0, 0.0, 3.0]];
+    let texts = ["f64[5]", "f64[5]"];
+    assert_close(&gradient_at(&pow, &texts, &data, 0), &[0.0, 1.0, 0.0, 0.0, 12.0], 1e-12);
+    let log = 2f64.ln();
+    assert_close(&gradient_at(&pow, &texts, &data, 1), &[0.0, 0.0, 0.0, log, 8.0 * log], 1e-12);
+}

@@ -10,7 +10,7 @@ use crate::passes::{Context, PIPELINE, apply, differentiate, update};
 use crate::place::place;
 use crate::select::{self, Amount, Chosen};
 use sara_kernels::{DType, hyper};
-use sara_runtime::plan::{Plan, Selection, Sparse};
+use sara_runtime::plan::{Plan, Selection, Sparse, Weight};
 
 /// What to compile for training.
 #[derive(Clone, Debug)]
@@ -81,9 +81,11 @@ pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer
         let low_rank = match select::low_rank(&graph, weight) {
             None => None,
             Some(shape) => {
-                let small = low_rank_graph(&graph, weight, shape, &index)?;
                 let name = format!("lowrank:{}", graph.weights[weight].name);
+                // The small graph borrows the table of weights.
+                let small = low_rank_graph(std::mem::take(&mut graph.weights), weight, shape, &index)?;
                 programs.push(lower(&small, &name, &[Block::Update], &[], &mut buffers));
+                graph.weights = small.weights;
                 Some(name)
             }
         };
@@ -134,10 +136,10 @@ pub fn compile_gradients(
 }
 
 /// The graph that adds the low-rank subgradient of one weight to its gradient.
-fn low_rank_graph(graph: &Graph, weight: usize, (rows, cols): (usize, usize), index: &[u32]) -> Result<Graph> {
-    let mut small = Graph::new(&format!("lowrank {}", graph.weights[weight].name));
+fn low_rank_graph(weights: Vec<Weight>, weight: usize, (rows, cols): (usize, usize), index: &[u32]) -> Result<Graph> {
+    let mut small = Graph::new(&format!("lowrank {}", weights[weight].name));
     small.stage = Stage::Sparse;
-    small.weights = graph.weights.clone();
+    small.weights = weights;
     let w = small.add_value("w", Type::new(DType::F32, &[rows, cols]), Def::Weight(weight));
     let shape = [index.len()];
     let idx = small.add_value("w.idx", Type::new(DType::U32, &shape), Def::Index(w, Payload::of(index)));

@@ -19,7 +19,7 @@ struct Life {
 /// Places the buffers of `program` and records what it needs.
 pub fn place(program: &mut Program, buffers: &mut [Buffer]) {
     let mut lives = lives(program, buffers);
-    program.peak = peak(&lives, program.steps.len());
+    program.peak = peak(&lives, program.steps.len().max(1));
     lives.sort_by_key(|l| (std::cmp::Reverse(l.bytes), l.first, l.buffer));
     let mut placed: Vec<(Life, u64)> = Vec::with_capacity(lives.len());
     let mut end = 0;
@@ -71,7 +71,7 @@ fn lives(program: &Program, buffers: &[Buffer]) -> Vec<Life> {
         .collect()
 }
 
-/// The step at which most bytes are alive.
+/// The step at which most bytes are alive. A program without steps holds its inputs and outputs as if it had one.
 fn peak(lives: &[Life], steps: usize) -> Peak {
     let mut change = vec![0i64; steps + 1];
     for life in lives {
@@ -80,7 +80,7 @@ fn peak(lives: &[Life], steps: usize) -> Peak {
     }
     let mut peak = Peak::default();
     let mut live = 0;
-    for (step, delta) in change.iter().take(steps.max(1)).enumerate() {
+    for (step, delta) in change.iter().take(steps).enumerate() {
         live += delta;
         if live as u64 > peak.live_bytes {
             peak = Peak { step: step as u32, live_bytes: live as u64 };

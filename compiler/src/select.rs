@@ -2,12 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::import::{Model, read_weight};
+use crate::ir::uses::{Forward, Uses};
 use crate::ir::{Def, Graph, NodeId, ValueId};
 use crate::ops::Op;
 use regex::Regex;
 use sara_kernels::DType;
-use sara_runtime::plan::Selection;
-use std::collections::{BTreeMap, HashSet};
+use sara_runtime::plan::{Selection, Weight};
+use std::collections::BTreeMap;
 
 /// Which kinds of weights are eligible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -59,63 +60,38 @@ pub enum Role {
     Other,
     /// Feeds only sines and cosines: frequencies.
     Frequency,
-    /// Cannot train, for the reason given by [`Role::obstacle`].
+    /// Cannot train, for this reason: its gradient would be dense, or it is not computed in `f32`.
     Untrainable(&'static str),
-}
-
-impl Role {
-    /// Why a weight cannot train.
-    pub fn obstacle(self) -> Option<&'static str> {
-        match self {
-            Role::Untrainable(reason) => Some(reason),
-            _ => None,
-        }
-    }
 }
 
 /// The role of each weight that the returns of a canonical graph depend on.
 pub fn roles(graph: &Graph) -> BTreeMap<usize, Role> {
     let users = graph.users();
+    let forward = Forward::new(graph);
     let mut roles = BTreeMap::new();
     for (id, value) in graph.values() {
         let Def::Weight(weight) = value.def else { continue };
-        if users[id.0 as usize].is_empty() {
+        if !forward.reads(id) {
             continue;
         }
         let role = if value.ty.dtype != DType::F32 {
             Role::Untrainable("it is not of a type that is computed in f32")
         } else {
-            role(graph, &users, id)
+            match forward.uses(id) {
+                Uses { derived: true, .. } => Role::Untrainable(
+                    "a product uses a part or function of it, or uses it in another order or batch than it is stored in",
+                ),
+                Uses { product: true, other: true, .. } => {
+                    Role::Untrainable("a product uses it and something else does too, such as a lookup")
+                }
+                Uses { product: true, .. } => Role::Matrix,
+                _ if only_angles(graph, &users, id) => Role::Frequency,
+                _ => Role::Other,
+            }
         };
         roles.insert(weight, role);
     }
     roles
-}
-
-fn role(graph: &Graph, users: &[Vec<NodeId>], weight: ValueId) -> Role {
-    let mut matrix = false;
-    let mut stack = vec![(weight, true)];
-    let mut seen = HashSet::new();
-    while let Some((value, flat)) = stack.pop() {
-        for id in users[value.0 as usize].iter().filter(|id| seen.insert((**id, value))) {
-            let node = graph.node(*id);
-            let slot = node.inputs.iter().position(|i| *i == Some(value)).unwrap_or(0);
-            match &node.op {
-                Op::MatMul(_) if graph.ty(value).rank() == 2 && flat => matrix = true,
-                Op::Conv(_) | Op::ConvGradInput(_) if slot == 1 && flat => matrix = true,
-                Op::MatMul(_) | Op::Conv(_) | Op::ConvGradInput(_) if slot == 1 || (!flat && slot == 0) => {
-                    return Role::Untrainable("a product uses it in another order or batch than it is stored in");
-                }
-                Op::Reshape(_) | Op::Cast(_) => stack.push((node.outputs[0], flat)),
-                Op::Transpose(_) => stack.push((node.outputs[0], false)),
-                _ => {}
-            }
-        }
-    }
-    if matrix {
-        return Role::Matrix;
-    }
-    if only_angles(graph, users, weight) { Role::Frequency } else { Role::Other }
 }
 
 /// Whether everything computed from `weight` elementwise ends in a sine or cosine.
@@ -173,6 +149,7 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
     if weights.is_empty() {
         return Err(Error::Option("no weight is eligible; loosen --target, --exclude or --select".into()));
     }
+    check_apart(graph, &weights)?;
     let total = graph.weights.iter().map(|w| w.len()).sum();
     let eligible: u64 = weights.iter().map(|w| graph.weights[*w].len()).sum();
     let read =
@@ -183,7 +160,7 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
         Amount::Density(_) => 0.0,
     };
     let mut chosen = Chosen::default();
-    let mut largest: f64 = 0.0;
+    let mut largest: f64 = threshold;
     let mut smallest = f32::INFINITY;
     for weight in weights {
         let values = read(weight)?;
@@ -195,12 +172,14 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
             ));
         }
         smallest = values.iter().fold(smallest, |m, v| m.min(v.abs()));
-        let own = match amount {
-            Amount::Density(share) => quantile(&values, share),
-            _ => threshold,
+        let index = match amount {
+            Amount::Density(share) => {
+                let (own, index) = smallest_share(&values, share);
+                largest = largest.max(own);
+                index
+            }
+            _ => (0u32..).zip(&values).filter(|(_, v)| f64::from(v.abs()) < threshold).map(|(i, _)| i).collect(),
         };
-        largest = largest.max(own);
-        let index: Vec<u32> = (0u32..).zip(&values).filter(|(_, v)| f64::from(v.abs()) < own).map(|(i, _)| i).collect();
         chosen.index.insert(weight, index);
     }
     let trainable = chosen.index.values().map(|i| i.len() as u64).sum();
@@ -249,16 +228,59 @@ fn first_reaching(buckets: &[u64], count: u64) -> (usize, u64) {
     (buckets.len() - 1, sum)
 }
 
-/// The threshold below which a share of the values lies.
-fn quantile(values: &[f32], share: f64) -> f64 {
-    let count = (values.len() as f64 * share).round() as usize;
+/// Positions of the smallest share of the values, and the threshold below which they lie. Of equal values the first are taken, so
+/// that the share is met exactly.
+fn smallest_share(values: &[f32], share: f64) -> (f64, Vec<u32>) {
+    let count = ((values.len() as f64 * share).round() as usize).min(values.len());
     if count == 0 {
-        return 0.0;
+        return (0.0, Vec::new());
     }
     let mut sizes: Vec<f32> = values.iter().map(|v| v.abs()).collect();
-    let at = count.min(sizes.len()) - 1;
-    let (_, nth, _) = sizes.select_nth_unstable_by(at, f32::total_cmp);
-    f64::from(f32::from_bits(nth.to_bits() + 1))
+    let (below, nth, _) = sizes.select_nth_unstable_by(count - 1, f32::total_cmp);
+    let nth = *nth;
+    let mut equal = count - below.iter().filter(|v| **v < nth).count();
+    let mut index = Vec::with_capacity(count);
+    for (i, v) in (0u32..).zip(values) {
+        let taken = v.abs() < nth || (v.abs() == nth && equal > 0);
+        if v.abs() == nth && taken {
+            equal -= 1;
+        }
+        if taken {
+            index.push(i);
+        }
+    }
+    (f64::from(f32::from_bits(nth.to_bits() + 1)), index)
+}
+
+/// Refuses weights whose training would be lost or would change another weight, and weights with more positions than an index
+/// can tell.
+fn check_apart(graph: &Graph, weights: &[usize]) -> Result<()> {
+    if let Some(w) = weights.iter().map(|w| &graph.weights[*w]).find(|w| w.len() > u64::from(u32::MAX)) {
+        let (name, len) = (&w.name, w.len());
+        return Err(Error::Option(format!("weight `{name}` has {len} elements, more than can train; use --exclude")));
+    }
+    let mut used: Vec<(&Weight, bool)> =
+        roles(graph).into_keys().map(|w| (&graph.weights[w], weights.contains(&w))).collect();
+    used.sort_by_key(|(w, _)| (&w.file, w.offset));
+    let mut last: Option<(&Weight, bool)> = None;
+    for (w, trains) in used {
+        if let Some((before, also)) = last
+            && before.file == w.file
+            && w.offset < before.offset + before.stored_bytes()
+            && (trains || also)
+        {
+            let file = if w.file.is_empty() { "the model" } else { &w.file };
+            return Err(Error::Option(format!(
+                "weights `{}` and `{}` share bytes of {file}, so training one would change the other; leave both out with --exclude, or export the model so that each has its own",
+                before.name, w.name
+            )));
+        }
+        let end = |w: &Weight| w.offset + w.stored_bytes();
+        if last.is_none_or(|(before, _)| before.file != w.file || end(w) >= end(before)) {
+            last = Some((w, trains));
+        }
+    }
+    Ok(())
 }
 
 /// Sparse matrices that take part in the low-rank term, as in the paper's code: rank 2, both dimensions above 64.

@@ -2,8 +2,8 @@
 
 use crate::Pool;
 
-/// Dimensions that an index space may have once neighbours are merged.
-pub(crate) const RANK: usize = 8;
+/// Dimensions that an index space may have once neighbours are merged. The compiler refuses tensors with more.
+pub(crate) const RANK: usize = 16;
 /// Elements of a task of an elementwise kernel.
 pub(crate) const GRAIN: usize = 1 << 14;
 

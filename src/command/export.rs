@@ -76,7 +76,7 @@ pub(super) fn write_model(model: &Model, adapter: &Adapter, output: &Path) -> Re
     let values = adapter.apply(&model.path, &table)?;
     let patches: Vec<Patch<'_>> =
         values.iter().map(|(w, index, values)| Patch { weight: &table[*w], index, values }).collect();
-    export(&model.path, &external_files(model), &patches, output)?;
+    export(&model.path, &external_files(model)?, &patches, output)?;
     let tuned: usize = patches.iter().map(|p| p.index.len()).sum();
     say!(
         "wrote {} ({} values in {} weights tuned)",

@@ -49,6 +49,7 @@ pub fn import(model: &Model, binding: &Binding) -> Result<Graph> {
         opset: model.opset(),
         env: HashMap::new(),
         per_sample: HashSet::new(),
+        weights: HashMap::new(),
         paths: weight_paths(model),
         named_dims: binding.dims.clone(),
     };
@@ -64,6 +65,8 @@ pub(crate) struct Importer<'m> {
     pub(crate) env: HashMap<String, ValueId>,
     /// Values that the model takes for scalars and that carry one element for each sample.
     pub(crate) per_sample: HashSet<ValueId>,
+    /// The value of each weight by where it lies.
+    weights: HashMap<(String, u64, Stored, Vec<usize>), ValueId>,
     paths: HashMap<String, String>,
     named_dims: BTreeMap<String, usize>,
 }
@@ -244,9 +247,16 @@ impl Importer<'_> {
     }
 
     fn weight(&mut self, name: &str, shape: &[usize], stored: Stored, location: Location) -> ValueId {
+        // Tensors that are the same bytes are one weight, or training one would be lost on the other.
+        let place = (location.file.clone(), location.offset, stored, shape.to_vec());
+        if let Some(value) = self.weights.get(&place) {
+            return *value;
+        }
         let index = self.graph.weights.len();
         self.graph.weights.push(new_weight(&self.paths, name, shape, stored, location));
-        self.graph.add_value(name, Type::new(stored.loaded(), shape), Def::Weight(index))
+        let value = self.graph.add_value(name, Type::new(stored.loaded(), shape), Def::Weight(index));
+        self.weights.insert(place, value);
+        value
     }
 
     /// Elements of a constant, or of a weight that stands where a constant is needed.
@@ -444,10 +454,9 @@ pub fn weights(model: &Model) -> Result<Vec<Weight>> {
     Ok(weights)
 }
 
-/// External files that a model names, relative to its folder.
-pub fn external_files(model: &Model) -> BTreeSet<String> {
-    let external = model.graph().initializer.iter().filter(|t| t.data_location == 1);
-    external.flat_map(|t| &t.external_data).filter(|e| e.key == "location").map(|e| e.value.clone()).collect()
+/// See [`Model::external_files`].
+pub fn external_files(model: &Model) -> Result<BTreeSet<String>> {
+    model.external_files()
 }
 
 fn new_weight(

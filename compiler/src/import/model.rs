@@ -1,14 +1,14 @@
 //! An ONNX model as it lies on disk: the decoded messages, and where each tensor's bytes are.
 
 use super::map::map;
-use super::proto::{GraphProto, ModelProto, TensorProto, data_type};
+use super::proto::{AttributeProto, GraphProto, ModelProto, TensorProto, data_type};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use prost::Message;
 use sara_kernels::DType;
 use sara_runtime::plan::{ModelFile, Stored};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 
@@ -125,7 +125,8 @@ impl Model {
 
     /// Offset in the `.onnx` file of bytes that were decoded from it.
     fn offset_of(&self, field: &Bytes) -> u64 {
-        (field.as_ptr() as usize).saturating_sub(self.bytes.as_ptr() as usize) as u64
+        // An empty field may point anywhere.
+        if field.is_empty() { 0 } else { (field.as_ptr() as usize - self.bytes.as_ptr() as usize) as u64 }
     }
 
     fn locate_external(&self, tensor: &TensorProto, wanted: usize) -> Result<Location> {
@@ -136,18 +137,12 @@ impl Model {
                 self.bad_tensor(tensor, format!("has external data with {key} `{text}`, which is not a number"))
             }),
         };
-        let file = get("location").unwrap_or_default();
-        let safe = !file.is_empty()
-            && Path::new(file).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-        if !safe {
-            return Err(self
-                .bad_tensor(tensor, format!("names external data at `{file}`, which is outside the model's folder")));
-        }
+        let file = self.external_file(tensor)?;
         let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(wanted as u64));
         if length != wanted as u64 {
             return Err(self.bad_tensor(tensor, format!("needs {wanted} bytes and its external data has {length}")));
         }
-        let path = self.folder().join(file);
+        let path = self.folder().join(&file);
         let there = std::fs::metadata(&path).map_err(|e| {
             Error::file(
                 &path,
@@ -167,7 +162,41 @@ impl Model {
             );
             return Err(Error::file(&path, reason));
         }
-        Ok(Location { file: file.to_owned(), offset })
+        Ok(Location { file, offset })
+    }
+
+    /// The file that holds the external data of a tensor, relative to the model's folder, which it must not leave.
+    fn external_file(&self, tensor: &TensorProto) -> Result<String> {
+        let entry = tensor.external_data.iter().find(|e| e.key == "location");
+        let file = entry.map_or("", |e| e.value.as_str());
+        safe_relative(file).ok_or_else(|| {
+            self.bad_tensor(tensor, format!("names external data at `{file}`, which is outside the model's folder"))
+        })
+    }
+
+    /// External files that any tensor of the model names, also those that are no weights: relative to its folder, each once.
+    pub fn external_files(&self) -> Result<BTreeSet<String>> {
+        let mut files = BTreeSet::new();
+        let mut graphs: Vec<&GraphProto> = self.proto.graph.iter().collect();
+        let mut attributes: Vec<&AttributeProto> = Vec::new();
+        for function in &self.proto.functions {
+            attributes.extend(&function.attribute_proto);
+            attributes.extend(function.node.iter().flat_map(|n| &n.attribute));
+        }
+        let mut tensors: Vec<&TensorProto> = Vec::new();
+        loop {
+            while let Some(a) = attributes.pop() {
+                tensors.extend(a.t.iter().chain(&a.tensors));
+                graphs.extend(a.g.iter().chain(&a.graphs));
+            }
+            let Some(graph) = graphs.pop() else { break };
+            tensors.extend(&graph.initializer);
+            attributes.extend(graph.node.iter().flat_map(|n| &n.attribute));
+        }
+        for tensor in tensors.into_iter().filter(|t| t.data_location == 1) {
+            files.insert(self.external_file(tensor)?);
+        }
+        Ok(files)
     }
 
     /// Folder of the `.onnx` file.
@@ -246,6 +275,19 @@ impl Model {
     fn bad_tensor(&self, tensor: &TensorProto, reason: String) -> Error {
         Error::file(&self.path, format!("tensor `{}` {reason}", tensor.name))
     }
+}
+
+/// `path` in its shortest form, if it is one of a file in or below the folder it starts from.
+fn safe_relative(path: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(part) => parts.push(part.to_str()?),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    if parts.is_empty() || path.ends_with('/') { None } else { Some(parts.join("/")) }
 }
 
 /// Stored elements in the type they are computed in.

@@ -233,9 +233,39 @@ impl OnnxNode<'_, '_> {
 
     /// Appends an operator and returns its results. An operator of constants is computed at once.
     pub fn emit_all(&mut self, op: impl Into<Op>, inputs: &[Option<ValueId>]) -> Result<Vec<ValueId>> {
+        let op = op.into();
         let name = self.node.output.first().cloned().unwrap_or_default();
         let origin = self.origin.clone();
-        self.importer.emit(op.into(), inputs, &name, &origin)
+        let per_sample = self.stays_per_sample(&op, inputs)?;
+        let outputs = self.importer.emit(op, inputs, &name, &origin)?;
+        if per_sample {
+            self.importer.per_sample.extend(&outputs);
+        }
+        Ok(outputs)
+    }
+
+    /// Whether the result of `op` is again a scalar to the model and one element for each sample here. Where the model's and our
+    /// shapes would go apart it is an error, unless there is one sample, which is as good as a scalar.
+    fn stays_per_sample(&self, op: &Op, inputs: &[Option<ValueId>]) -> Result<bool> {
+        let Some(t) = inputs.iter().copied().flatten().find(|v| self.is_per_sample(*v)) else { return Ok(false) };
+        let batch = self.ty(t).len();
+        let others = || inputs.iter().copied().flatten().filter(|v| !self.is_per_sample(*v));
+        let fits = match op {
+            Op::Unary(_) | Op::Cast(_) => return Ok(true),
+            Op::Binary(_) | Op::Select(_) if others().all(|v| self.ty(v).rank() == 0) => return Ok(true),
+            // Vectors of one element become vectors of one element for each sample.
+            Op::Binary(_) | Op::Select(_) => others().all(|v| self.ty(v).rank() <= 1 && self.ty(v).len() == 1),
+            Op::Reshape(r) => r.shape.first() == Some(&batch) && r.shape[1..].iter().all(|d| *d == 1),
+            Op::Expand(e) => e.shape == [batch],
+            _ => false,
+        };
+        if fits || batch == 1 {
+            return Ok(false);
+        }
+        let name = &self.importer.graph.value(t).name;
+        Err(self.fail(format!(
+            "scalar `{name}` is one number for each sample of the batch, which this node cannot take; export the model with a timestep of shape [batch], or bind a batch of 1"
+        )))
     }
 
     /// A constant.
@@ -268,6 +298,11 @@ impl OnnxNode<'_, '_> {
         self.emit(Reshape { shape: shape.to_vec() }, &[x])
     }
 
+    /// A new value that is `x` with another shape of the same size.
+    pub fn view(&mut self, x: ValueId, shape: &[usize]) -> Result<ValueId> {
+        self.emit(Reshape { shape: shape.to_vec() }, &[x])
+    }
+
     /// `x` repeated to `shape`.
     pub fn expand(&mut self, x: ValueId, shape: &[usize]) -> Result<ValueId> {
         if self.ty(x).shape == shape {
@@ -281,11 +316,7 @@ impl OnnxNode<'_, '_> {
         if self.ty(x).dtype == to {
             return Ok(x);
         }
-        let y = self.emit(Cast { to }, &[x])?;
-        if self.is_per_sample(x) {
-            self.importer.per_sample.insert(y);
-        }
-        Ok(y)
+        self.emit(Cast { to }, &[x])
     }
 
     /// An elementwise function of two operands.

@@ -11,6 +11,9 @@ use std::sync::Arc;
 /// Values of this many elements are taken for a mistake.
 const MOST_ELEMENTS: usize = 1 << 40;
 
+/// Dimensions that a tensor may have: the kernels walk no more.
+const MOST_DIMENSIONS: usize = 16;
+
 /// Index of a [`Value`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub u32);
@@ -325,6 +328,13 @@ impl Graph {
                 node: origin.to_string(),
                 operator: op.name().to_owned(),
                 reason: format!("a result of {:?} is larger than any memory", ty.shape),
+            });
+        }
+        if let Some(ty) = types.iter().flatten().copied().chain(&results).find(|ty| ty.rank() > MOST_DIMENSIONS) {
+            return Err(crate::Error::Node {
+                node: origin.to_string(),
+                operator: op.name().to_owned(),
+                reason: format!("works on {} dimensions; {MOST_DIMENSIONS} are the most", ty.rank()),
             });
         }
         let id = NodeId(self.nodes.len() as u32);

@@ -5,6 +5,7 @@ mod parse;
 mod print;
 mod rewrite;
 mod types;
+pub mod uses;
 pub mod verify;
 pub mod view;
 

@@ -42,7 +42,8 @@ pub type Rule = fn(&mut Rewriter<'_>, NodeId) -> Result<Option<Vec<ValueId>>>;
 
 /// Tries `rule` on every node of all blocks in program order, then removes what became dead. Returns how often it applied.
 ///
-/// A node sees its operands already replaced, so a rule may match what an earlier application made.
+/// A replacement of another type than the original would not fit its users, so it is not made. A node sees its operands already
+/// replaced, so a rule may match what an earlier application made.
 pub fn rewrite(graph: &mut Graph, rule: Rule) -> Result<usize> {
     let mut applied = 0;
     let count = graph.values().count();
@@ -62,7 +63,10 @@ pub fn rewrite(graph: &mut Graph, rule: Rule) -> Result<usize> {
             rewriter.origin = node.origin.clone();
             rewriter.name = node.outputs.first().map_or(String::new(), |v| rewriter.graph.value(*v).name.clone());
             let outputs = node.outputs.clone();
-            match rule(&mut rewriter, id)? {
+            let fits = |r: &Rewriter<'_>, values: &[ValueId]| {
+                outputs.iter().zip(values).all(|(old, new)| r.graph.ty(*old) == r.graph.ty(*new))
+            };
+            match rule(&mut rewriter, id)?.filter(|values| fits(&rewriter, values)) {
                 Some(values) => {
                     applied += 1;
                     for (old, new) in outputs.iter().zip(&values) {

@@ -6,15 +6,18 @@
 //! - **V04** Names are unique, and `print(parse(print(g))) = print(g)`.
 //! - **V05** Only the update block and `Accumulate` act on state; nothing else has no results.
 //! - **V06** From `sparse` on: each param has one index, each index one weight of type `f32`; positions are strictly ascending
-//!   and inside the weight; index, param and state have one length.
+//!   and inside the weight; index, param and state have one length. One value stands for each entry of the weight table, and
+//!   what a node reads together belongs together: the index is of the weight, the param at the index, the state of the param.
 //! - **V07** From `sparse` on: a weight that has an index is read only by its `SparseDelta` and by the update.
 //! - **V08** From `differentiated` on: there is one loss, a scalar.
 //! - **V09** From `differentiated` on: each param that forward uses has exactly one gradient, which is accumulated into its
 //!   state.
-//! - **V10** From `fused` on: no dense gradient of a sparse weight exists: a `Take` never reads, directly or through views,
-//!   sums and scalings, what a matrix product or convolution made.
+//! - **V10** From `fused` on: no dense gradient of a matrix exists. A sparse weight is a matrix if a product or convolution of
+//!   forward multiplies by it or by what is made of it and of other parameters only ([`super::uses`]); a `Take` at its index reads
+//!   nothing that a node computes. Exempt are vectors, tables and elementwise parameters, which no product multiplies by: their
+//!   gradient is no product, and a value of their own size is the least that holds it.
 
-use super::{Block, Def, Graph, NodeId, Stage, Type, ValueId};
+use super::{Block, Def, Graph, NodeId, Stage, State, Type, ValueId};
 use crate::error::{Error, Result};
 use crate::ops::Op;
 use std::collections::{HashMap, HashSet};
@@ -110,8 +113,12 @@ fn effects(graph: &Graph) -> Check {
 
 fn sparse(graph: &Graph) -> Check {
     let mut indexed: HashSet<ValueId> = HashSet::new();
+    let mut weights: HashSet<usize> = HashSet::new();
     for (id, value) in graph.values() {
         match &value.def {
+            Def::Weight(weight) if !weights.insert(*weight) => {
+                return Err(("V06", format!("{} is a second value of its weight", name(graph, id))));
+            }
             Def::Index(weight, payload) => {
                 let w = graph.value(*weight);
                 let host = matches!(w.def, Def::Weight(_)) && w.ty.dtype == sara_kernels::DType::F32;
@@ -146,6 +153,11 @@ fn sparse(graph: &Graph) -> Check {
             _ => {}
         }
     }
+    for id in graph.program() {
+        if !together(graph, id) {
+            return Err(("V06", format!("{} reads what does not belong together", super::display_node(graph, id))));
+        }
+    }
     for block in [Block::Forward, Block::Backward] {
         for id in graph.block(block) {
             let node = graph.node(*id);
@@ -163,6 +175,31 @@ fn sparse(graph: &Graph) -> Check {
         }
     }
     Ok(())
+}
+
+/// Whether the weights, indices, params and states that a node reads belong to each other.
+fn together(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let weight = |w: ValueId| matches!(graph.value(w).def, Def::Weight(_));
+    let index = |i: ValueId, w: ValueId| matches!(graph.value(i).def, Def::Index(of, _) if of == w);
+    let param = |p: ValueId, i: ValueId| graph.value(p).def == Def::Param(i);
+    let state = |s: ValueId, kind: State, p: ValueId| graph.value(s).def == Def::State(kind, p);
+    match (&node.op, node.inputs.as_slice()) {
+        (Op::SparseDelta(_), [Some(w), Some(i), Some(p)]) => weight(*w) && index(*i, *w) && param(*p, *i),
+        (Op::LowRank(_), [Some(i), Some(p)]) => param(*p, *i),
+        (Op::Accumulate(_), [_, _, Some(g)]) => matches!(graph.value(*g).def, Def::State(State::Gradient, _)),
+        (Op::ClipNorm(_), [_, gradients @ ..]) => {
+            gradients.iter().flatten().all(|g| matches!(graph.value(*g).def, Def::State(State::Gradient, _)))
+        }
+        (Op::SparseAdamW(_), [Some(w), Some(i), Some(p), Some(m), Some(v), Some(g), _]) => {
+            index(*i, *w)
+                && param(*p, *i)
+                && state(*m, State::Moment1, *p)
+                && state(*v, State::Moment2, *p)
+                && state(*g, State::Gradient, *p)
+        }
+        _ => true,
+    }
 }
 
 fn gradients(graph: &Graph) -> Check {
@@ -183,7 +220,7 @@ fn gradients(graph: &Graph) -> Check {
     for id in graph.block(Block::Forward) {
         let node = graph.node(*id);
         let (Op::SparseDelta(_), Some(Some(param))) = (&node.op, node.inputs.get(2)) else { continue };
-        let states = graph.values().filter(|(_, v)| v.def == Def::State(super::State::Gradient, *param));
+        let states = graph.values().filter(|(_, v)| v.def == Def::State(State::Gradient, *param));
         let count: usize = states.map(|(id, _)| sums.get(&id).copied().unwrap_or(0)).sum();
         if count != 1 {
             return Err(("V09", format!("{} has {count} gradients", name(graph, *param))));
@@ -193,28 +230,27 @@ fn gradients(graph: &Graph) -> Check {
 }
 
 fn no_dense_gradient(graph: &Graph) -> Check {
+    let forward = super::uses::Forward::new(graph);
+    let mut matrices: HashSet<ValueId> = HashSet::new();
+    for id in graph.block(Block::Forward) {
+        let node = graph.node(*id);
+        if let (Op::SparseDelta(_), [_, Some(index), _]) = (&node.op, node.inputs.as_slice())
+            && forward.uses(node.outputs[0]).multiplied()
+        {
+            matrices.insert(*index);
+        }
+    }
     for id in graph.block(Block::Backward) {
         let node = graph.node(*id);
-        let (Op::Take(_), Some(Some(source))) = (&node.op, node.inputs.first()) else { continue };
-        if let Some(product) = dense_product(graph, *source) {
-            let line = super::display_node(graph, product);
+        let (Op::Take(_), [Some(source), Some(index)]) = (&node.op, node.inputs.as_slice()) else { continue };
+        if let Def::Node(dense, _) = graph.value(*source).def
+            && matrices.contains(index)
+        {
+            let line = super::display_node(graph, dense);
             return Err(("V10", format!("{line} is a dense gradient, read by {}", super::display_node(graph, *id))));
         }
     }
     Ok(())
-}
-
-/// The product that `value` is, seen through views, sums and scalings.
-fn dense_product(graph: &Graph, value: ValueId) -> Option<NodeId> {
-    let Def::Node(id, _) = graph.value(value).def else { return None };
-    let node = graph.node(id);
-    match &node.op {
-        Op::MatMul(_) | Op::ConvGradWeight(_) | Op::Conv(_) | Op::ConvGradInput(_) => Some(id),
-        Op::Reshape(_) | Op::Transpose(_) | Op::Cast(_) | Op::Binary(_) | Op::Reduce(_) | Op::Embed(_) => {
-            node.inputs.iter().flatten().find_map(|v| dense_product(graph, *v))
-        }
-        _ => None,
-    }
 }
 
 fn text(graph: &Graph) -> Check {
@@ -227,10 +263,12 @@ fn text(graph: &Graph) -> Check {
         Err(error) => Err(("V04", format!("the text form does not parse: {error}"))),
         Ok(parsed) => {
             let again = parsed.to_string();
-            match printed.lines().zip(again.lines()).find(|(a, b)| a != b) {
-                Some((a, b)) => Err(("V04", format!("`{a}` prints as `{b}` after parsing"))),
-                None => Ok(()),
+            if printed == again {
+                return Ok(());
             }
+            let differ = printed.lines().zip(again.lines()).find(|(a, b)| a != b);
+            let (a, b) = differ.unwrap_or(("the text", "another with more or fewer lines"));
+            Err(("V04", format!("`{a}` prints as `{b}` after parsing")))
         }
     }
 }

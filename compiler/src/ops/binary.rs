@@ -70,12 +70,16 @@ operator! {
                 let less = g.binary("sub", b, one)?;
                 let power = g.binary("pow", a, less)?;
                 let slope = g.binary("mul", power, b)?;
+                // A power of exponent 0 is constant, also at base 0, where the formula has no value.
+                let slope = unless_zero(g, b, slope)?;
                 g.binary("mul", dy, slope)?
             }
             ("pow", _) => {
                 let y = g.output(0);
                 let log = g.unary("log", a)?;
                 let slope = g.binary("mul", y, log)?;
+                // A power of base 0 is 0 for all positive exponents.
+                let slope = unless_zero(g, a, slope)?;
                 g.binary("mul", dy, slope)?
             }
             // The first operand takes the gradient of a tie.
@@ -114,6 +118,13 @@ operator! {
     }
 }
 
+/// `y`, and 0 where `x` is 0.
+fn unless_zero(g: &mut Grad<'_>, x: ValueId, y: ValueId) -> Result<ValueId> {
+    let zero = g.scalar(x, 0.0);
+    let is_zero = g.binary("equal", x, zero)?;
+    g.emit(Select {}, &[is_zero, zero, y])
+}
+
 fn chosen(g: &mut Grad<'_>, comparison: &str, a: ValueId, b: ValueId) -> Result<ValueId> {
     let dy = g.dy();
     let zero = g.scalar(dy, 0.0);
@@ -133,14 +144,13 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 pub(super) fn import_pow(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (a, b) = (n.input(0)?, n.input(1)?);
     let base = n.ty(a).dtype;
-    let exponent = n.ty(b).dtype;
     if base.is_float() {
         let b = n.cast(b, base)?;
         return n.binary("pow", a, b).map(|y| vec![y]);
     }
     let wide = [n.cast(a, DType::F64)?, n.cast(b, DType::F64)?];
     let y = n.binary("pow", wide[0], wide[1])?;
-    n.cast(y, if exponent == base { exponent } else { base }).map(|y| vec![y])
+    n.cast(y, base).map(|y| vec![y])
 }
 
 /// ONNX Mod.

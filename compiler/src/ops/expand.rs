@@ -46,6 +46,10 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let wanted = n.const_sizes(1)?;
     let own = n.ty(x).shape.clone();
     let shape = broadcast(&own, &wanted).ok_or_else(|| n.fail(format!("{own:?} does not broadcast to {wanted:?}")))?;
+    if n.is_per_sample(x) && wanted.len() == 1 && shape == own {
+        // The result has a dimension, so it is no scalar any more.
+        return n.view(x, &shape).map(|y| vec![y]);
+    }
     n.expand(x, &shape).map(|y| vec![y])
 }
 

@@ -43,9 +43,14 @@ operator! {
                 *v = g.reshape(*v, &[shape[..shape.len() - 1].iter().product(), cols])?;
             }
         }
-        if wrt == 0 && g.ty(a).rank() == 2 && g.ty(b).rank() > 3 {
-            // The sum over the batch then runs over one dimension.
-            for v in [&mut b, &mut dy] {
+        // The sum over the batch of what multiplies a matrix runs over one dimension.
+        let batched = match wrt {
+            0 if g.ty(a).rank() == 2 && g.ty(b).rank() > 3 => Some(&mut b),
+            1 if self.trans_a && g.ty(b).rank() == 2 && g.ty(a).rank() > 3 => Some(&mut a),
+            _ => None,
+        };
+        if let Some(other) = batched {
+            for v in [other, &mut dy] {
                 let shape = g.ty(*v).shape;
                 let [.., rows, cols] = shape[..] else { continue };
                 *v = g.reshape(*v, &[shape[..shape.len() - 2].iter().product(), rows, cols])?;

@@ -1,7 +1,7 @@
 //! Reduce: sum, mean, max, min and product over axes (ONNX ReduceSum and its relatives, versions 1 to 20; GlobalAveragePool,
 //! versions 1 to 22).
 
-use super::{Case, Cast, operator};
+use super::{Case, Cast, Select, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
@@ -48,9 +48,19 @@ operator! {
                 g.binary("mul", dy, share)?
             }
             "prod" => {
-                let y = g.output(0);
-                let y = g.reshape(y, &kept)?;
-                let rest = g.binary("div", y, x)?;
+                // The product of the other elements: that of all but the zeros, unless another element is zero.
+                let dtype = g.ty(x).dtype;
+                let (zero, one) = (g.scalar(x, 0.0), g.scalar(x, 1.0));
+                let is_zero = g.binary("equal", x, zero)?;
+                let filled = g.emit(Select {}, &[is_zero, one, x])?;
+                let reduce = |op: &str| Reduce { op: op.to_owned(), axes: self.axes.clone(), keepdims: true };
+                let product = g.emit(reduce("prod"), &[filled])?;
+                let rest = g.binary("div", product, filled)?;
+                let counted = g.emit(Cast { to: dtype }, &[is_zero])?;
+                let zeros = g.emit(reduce("sum"), &[counted])?;
+                let others = g.binary("sub", zeros, counted)?;
+                let alone = g.binary("equal", others, zero)?;
+                let rest = g.emit(Select {}, &[alone, rest, zero])?;
                 g.binary("mul", dy, rest)?
             }
             // Ties share the gradient.

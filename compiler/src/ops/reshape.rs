@@ -45,6 +45,9 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let wanted = if n.opset() < 5 { n.ints("shape")?.unwrap_or_default() } else { n.const_ints(1)? };
     let allow_zero = n.int("allowzero", 0)? != 0;
+    if n.is_per_sample(x) && wanted.iter().all(|d| [1, -1].contains(d)) {
+        return spread(n, x, wanted.len()).map(|y| vec![y]);
+    }
     let own = n.ty(x).shape.clone();
     let mut shape = Vec::with_capacity(wanted.len());
     let mut open = None;
@@ -99,11 +102,11 @@ pub(super) fn import_squeeze(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 /// ONNX Unsqueeze, versions 1 to 25.
 pub(super) fn import_unsqueeze(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
-    let shape = n.ty(x).shape.clone();
+    let shape = n.logical_shape(x);
     let count = n.raw_axes(1, 13)?.map_or(0, |a| a.len());
     let axes = n.axes(1, 13, shape.len() + count)?.ok_or_else(|| n.fail("axes are missing"))?;
-    if n.is_per_sample(x) && axes == [0] {
-        return Ok(vec![x]);
+    if n.is_per_sample(x) {
+        return spread(n, x, count).map(|y| vec![y]);
     }
     let mut own = shape.into_iter();
     let mut result = Vec::new();
@@ -111,6 +114,17 @@ pub(super) fn import_unsqueeze(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>>
         result.push(if axes.contains(&i) { 1 } else { own.next().unwrap_or(1) });
     }
     n.reshape(x, &result).map(|y| vec![y])
+}
+
+/// What is a scalar to the model and one element for each sample here, as a tensor of `rank` dimensions of which the first is the
+/// batch.
+fn spread(n: &mut OnnxNode<'_, '_>, x: ValueId, rank: usize) -> Result<ValueId> {
+    if rank == 0 {
+        return Ok(x);
+    }
+    let mut shape = vec![1; rank];
+    shape[0] = n.ty(x).len();
+    n.view(x, &shape)
 }
 
 /// ONNX Identity, versions 1 to 25.

@@ -41,6 +41,17 @@ pub fn run(graph: &mut Graph) -> Result<()> {
 
 /// Compares the first output with a new input called `target`, and returns the loss beside the outputs.
 pub fn add_loss(graph: &mut Graph) -> Result<ValueId> {
+    let refuse = |kind: &str, name: &str, what: &str| {
+        Err(Error::Option(format!(
+            "the model has an {kind} called `{name}`, which is the name of {what}; rename it in the export"
+        )))
+    };
+    if graph.values().any(|(_, v)| matches!(&v.def, Def::Arg(name) if name == TARGET)) {
+        return refuse("input", TARGET, "what the loss compares the output with");
+    }
+    if graph.returns.iter().any(|r| r.0 == LOSS) {
+        return refuse("output", LOSS, "the loss itself");
+    }
     let (_, output) = graph.returns[0].clone();
     let ty = graph.ty(output).clone();
     let target = graph.add_value(TARGET, ty, Def::Arg(TARGET.to_owned()));

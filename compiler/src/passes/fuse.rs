@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Rewriter, ValueId, rewrite};
-use crate::ops::{Binary, MaskedConvGrad, MaskedMatMulGrad, Op, Take};
+use crate::ops::{Binary, MaskedConvGrad, MaskedMatMulGrad, Op, Reshape, Take};
 
 /// Runs the pass.
 pub fn run(graph: &mut Graph) -> Result<()> {
@@ -29,7 +29,7 @@ fn push_take(r: &mut Rewriter<'_>, id: NodeId) -> Result<Option<Vec<ValueId>>> {
         // Take(a * c, idx) = Take(a, idx) * c for a scalar c
         (Op::Binary(b), Some(x), Some(c)) if ["mul", "div"].contains(&b.op.as_str()) && r.graph.ty(c).len() == 1 => {
             let part = r.emit(Take {}, &[x, index])?;
-            let c = if r.graph.ty(c).rank() <= 1 { c } else { return Ok(None) };
+            let c = if r.graph.ty(c).rank() <= 1 { c } else { r.emit(Reshape { shape: vec![] }, &[c])? };
             r.emit(b.clone(), &[part, c])?
         }
         // Take(sum_b A_b' B_b, idx) and Take(A' B, idx) are sampled products

@@ -233,7 +233,7 @@ impl Probe<'_> {
         let path = folder.path().join("model.onnx");
         let patches: Vec<Patch<'_>> =
             moves.iter().zip(values).map(|(m, v)| Patch { weight: m.weight, index: &m.index, values: v }).collect();
-        export(&self.model.path, &external_files(self.model), &patches, &path)?;
+        export(&self.model.path, &external_files(self.model)?, &patches, &path)?;
         let mut session = self.oracle.session_from_file(&path, &SessionOptions::default())?;
         let results = session.run(&self.values.arrays)?;
         let output = results.first().and_then(|(_, array)| array.to_tensor()).map_or(Vec::new(), |t| t.to_f64());
