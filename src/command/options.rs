@@ -164,7 +164,7 @@ impl Dump {
 pub(super) fn spare(output: &Path, model: &Model, others: &[&Path]) -> Result<(), Failure> {
     // A file that does not exist yet is none of those that are read.
     let Ok(target) = output.canonicalize() else { return Ok(()) };
-    let external = external_files(model).into_iter().map(|file| model.folder().join(file));
+    let external = external_files(model)?.into_iter().map(|file| model.folder().join(file));
     let mut read = external.chain([model.path.clone()]).chain(others.iter().map(PathBuf::from));
     match read.find(|path| path.canonicalize().is_ok_and(|path| path == target)) {
         None => Ok(()),
