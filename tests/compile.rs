@@ -10,7 +10,8 @@ use protobuf::EnumOrUnknown;
 use regex::Regex;
 use sara_compiler::compile::{TrainOptions, canonical, compile_forward, compile_training, unobserved};
 use sara_compiler::import::{Binding, Model};
-use sara_compiler::ir::{Def, Graph};
+use sara_compiler::ir::verify::verify;
+use sara_compiler::ir::{Def, Graph, Stage};
 use sara_compiler::select::{self, Amount, Role, Scope};
 use sara_runtime::executor::Executor;
 use sara_runtime::oracle::OracleType::*;
@@ -377,4 +378,17 @@ fn a_timestep_that_cannot_be_per_sample_is_refused() {
     let folder = timed(3, nodes);
     let refusal = canonical(&folder.open(), &Binding::default(), &mut unobserved()).err().unwrap().to_string();
     assert!(refusal.contains("one number for each sample of the batch"), "{refusal}");
+}
+
+/// A second value of one weight would be read without its trained entries.
+#[test]
+fn a_weight_has_one_value() {
+    let nodes = vec![node("MatMul", &["x", "v"], &["y"], &[])];
+    let mut graph = Folder::new(&plain(nodes, &[2, 3], vec![floats("v", &[3, 2])])).graph();
+    graph.stage = Stage::Sparse;
+    verify(&graph, "test").unwrap();
+    let ty = graph.ty(graph.returns[0].1).with_shape(&[3, 2]);
+    graph.add_value("again", ty, Def::Weight(0));
+    let refusal = verify(&graph, "test").unwrap_err().to_string();
+    assert!(refusal.starts_with("V06"), "{refusal}");
 }

@@ -7,7 +7,6 @@ mod rewrite;
 mod types;
 pub mod uses;
 pub mod verify;
-pub mod view;
 
 pub use graph::{Block, Def, Graph, Node, NodeId, Stage, State, Value, ValueId, display_types};
 pub use parse::{parse, parse_type};
