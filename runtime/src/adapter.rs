@@ -131,17 +131,27 @@ impl Adapter {
             let at = found
                 .ok_or_else(|| Error::tensor(key, "the adapter is for another base: the model has no such weight"))?;
             let weight = &weights[at];
+            if weight.stored.loaded() != DType::F32 {
+                return Err(Error::tensor(
+                    key,
+                    format!(
+                        "the adapter is for real numbers of up to 32 bits, and the model's weight is {}; use the base that it was made for",
+                        weight.stored.loaded()
+                    ),
+                ));
+            }
             let bytes = stored_bytes(model, weight)?;
             if sha256(&bytes) != delta.base_sha256 {
                 return Err(Error::tensor(key, "the adapter is for another base: the model's weight has other values"));
             }
-            let base = widen(&bytes, weight);
-            if delta.index.last().is_some_and(|i| *i as usize >= base.len()) {
+            let len = weight.len();
+            if delta.index.last().is_some_and(|i| u64::from(*i) >= len) {
                 return Err(Error::tensor(
                     key,
-                    format!("the adapter has positions beyond the weight's {} elements", base.len()),
+                    format!("the adapter has positions beyond the weight's {len} elements"),
                 ));
             }
+            let base = widen(&bytes, weight);
             let values = delta.index.iter().zip(&delta.delta).map(|(i, d)| base[*i as usize] + d).collect();
             patches.push((at, delta.index.clone(), values));
         }
@@ -252,6 +262,20 @@ mod tests {
             let error = made.apply(&path, &weights).unwrap_err().to_string();
             assert!(error.contains("/a/MatMul:1") && error.contains("another base"), "{error}");
         }
+    }
+
+    /// A file that was written by hand: the hash fits, and the positions fit the bytes but not the elements.
+    #[test]
+    fn a_weight_of_another_type_or_length_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = model(folder.path());
+        let double = Weight { shape: vec![2], stored: Stored::Plain(DType::F64), ..weight("a", 0) };
+        let mut made = adapter(&path);
+        let error = made.apply(&path, &[double]).unwrap_err().to_string();
+        assert!(error.contains("/a/MatMul:1") && error.contains("f64"), "{error}");
+        made.deltas.values_mut().for_each(|d| d.index = vec![1, 4]);
+        let error = made.apply(&path, &[weight("a", 0)]).unwrap_err().to_string();
+        assert!(error.contains("beyond the weight's 4 elements"), "{error}");
     }
 
     #[test]
