@@ -1,11 +1,12 @@
 //! Which weights train: eligibility by what the graph does with them, selection by magnitude.
 
 use crate::error::{Error, Result};
-use crate::import::{Model, read_weight};
+use crate::import::{Model, read_weight, stored_bytes};
 use crate::ir::{Def, Graph, NodeId, ValueId};
 use crate::ops::Op;
 use regex::Regex;
 use sara_kernels::DType;
+use sara_runtime::files::sha256;
 use sara_runtime::plan::Selection;
 use std::collections::{BTreeMap, HashSet};
 
@@ -46,6 +47,8 @@ pub struct Options {
 pub struct Chosen {
     /// Ascending flat positions.
     pub index: BTreeMap<usize, Vec<u32>>,
+    /// Threshold of each weight, and SHA-256 of its bytes in the file.
+    pub base: BTreeMap<usize, (f64, String)>,
     /// Summary for reports and the learning-rate rule.
     pub summary: Selection,
 }
@@ -202,6 +205,7 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
         largest = largest.max(own);
         let index: Vec<u32> = (0u32..).zip(&values).filter(|(_, v)| f64::from(v.abs()) < own).map(|(i, _)| i).collect();
         chosen.index.insert(weight, index);
+        chosen.base.insert(weight, (own, sha256(&stored_bytes(model, &graph.weights[weight])?)));
     }
     let trainable = chosen.index.values().map(|i| i.len() as u64).sum();
     if trainable == 0 {

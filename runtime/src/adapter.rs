@@ -5,10 +5,10 @@
 //! tensor, so that an adapter is never applied to another model.
 
 use crate::error::{Error, Result};
+use crate::files::sha256;
 use crate::plan::{Plan, Weight};
 use crate::tensor::{Metadata, Tensor, View, read_safetensors, write_views};
 use sara_kernels::DType;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -168,8 +168,15 @@ pub fn between(plan: &Plan, model: &Path, values: &[Vec<f32>]) -> Result<Adapter
     for (sparse, values) in plan.sparse.iter().zip(values) {
         let weight = &plan.weights[sparse.weight as usize];
         let bytes = stored_bytes(model, weight)?;
+        let base_sha256 = sha256(&bytes);
+        if base_sha256 != sparse.base_sha256 {
+            return Err(Error::file(
+                weight.path_beside(model),
+                format!("has other values of weight `{}` than were trained; put the file of then back", weight.name),
+            ));
+        }
         let base = widen(&bytes, weight);
-        let mut delta = Delta { index: Vec::new(), delta: Vec::new(), base_sha256: sha256(&bytes) };
+        let mut delta = Delta { index: Vec::new(), delta: Vec::new(), base_sha256 };
         for (i, value) in sparse.index.iter().zip(values) {
             let from = base[*i as usize];
             if from != *value {
@@ -183,11 +190,7 @@ pub fn between(plan: &Plan, model: &Path, values: &[Vec<f32>]) -> Result<Adapter
 }
 
 fn stored_bytes(model: &Path, weight: &Weight) -> Result<Vec<u8>> {
-    let path = if weight.file.is_empty() {
-        model.to_owned()
-    } else {
-        model.parent().unwrap_or(Path::new("")).join(&weight.file)
-    };
+    let path = weight.path_beside(model);
     let mut bytes = vec![0; weight.stored_bytes() as usize];
     let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
     file.read_exact_at(&mut bytes, weight.offset).map_err(|e| Error::io(&path, e))?;
@@ -202,10 +205,6 @@ fn widen(bytes: &[u8], weight: &Weight) -> Vec<f32> {
         Stored::Bf16 => halves.map(|b| half::bf16::from_bits(b).to_f32()).collect(),
         Stored::Plain(_) => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
     }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
