@@ -13,6 +13,7 @@ use sara::compiler::import::{Binding, Model};
 use sara::compiler::passes::differentiate::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::kernels::hyper;
+use sara::runtime::adapter;
 use sara::runtime::checkpoint;
 use sara::runtime::executor::Executor;
 use sara::runtime::plan::{Plan, Stored};
@@ -380,7 +381,7 @@ fn reselection_shrinks_keeps_moments_and_leaves_the_rest_in_place() {
     let run = tempfile::tempdir().unwrap();
     let mut twin = trainer(&plan, 2, &options);
     checkpoint::load(&mut twin, &checkpoint::save(&t, run.path()).unwrap()).unwrap();
-    let kept = twin.executor.reselect(threshold);
+    let kept = twin.executor.reselect();
     assert!(0 < kept && kept < plan.selection.trainable, "{kept}");
     assert!(snapshot(&twin).weights == before.weights, "re-selection changed a weight");
     for s in 0..full {
@@ -393,7 +394,7 @@ fn reselection_shrinks_keeps_moments_and_leaves_the_rest_in_place() {
             assert_eq!(bits(twin.executor.state(s)[field]), expected, "field {field} of sparse weight {s}");
         }
     }
-    assert_eq!(twin.executor.reselect(10.0 * threshold), kept, "entries do not come back");
+    assert_eq!(twin.executor.reselect(), kept, "a second time changes nothing");
     // The trainer does the same before its fourth step, and only then.
     assert_eq!(t.step(&batches[3..4]).unwrap().trainable, kept);
     assert_eq!(t.step(&batches[4..5]).unwrap().trainable, kept);
@@ -410,6 +411,123 @@ fn reselection_shrinks_keeps_moments_and_leaves_the_rest_in_place() {
         }
     }
     assert!(moved as u64 > kept / 2, "{moved} of {kept} moved");
+}
+
+/// Weights of different sizes have different thresholds under one density.
+#[test]
+fn reselection_takes_the_threshold_of_each_weight() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut matrices = three();
+    matrices[1].values.iter_mut().for_each(|v| *v *= 100.0);
+    let plan = chain_plan(folder.path(), &matrices, 1, Amount::Density(0.2));
+    let thresholds: Vec<f64> = plan.sparse.iter().map(|s| s.threshold).collect();
+    assert!(thresholds[1] > 50.0 * thresholds[0], "{thresholds:?}");
+    assert_eq!(thresholds.iter().copied().fold(0.0, f64::max), plan.selection.threshold);
+    let options = train::TrainOptions { threshold: plan.selection.threshold, progressive_iter: Some(1), ..options() };
+    let mut t = trainer(&plan, 1, &options);
+    // Half of the entries of each weight leave their range.
+    let mut expected = Vec::new();
+    for s in 0..plan.sparse.len() {
+        let index = t.executor.indices(s).to_vec();
+        let mut values = t.executor.state(s)[0].to_vec();
+        values.iter_mut().step_by(2).for_each(|v| *v = 1.5 * thresholds[s] as f32);
+        let zero = vec![0.0; index.len()];
+        t.executor.set_state(s, &index, &values, &zero, &zero).unwrap();
+        expected.push(index.into_iter().skip(1).step_by(2).collect::<Vec<_>>());
+    }
+    t.step = 1;
+    let total: usize = expected.iter().map(Vec::len).sum();
+    assert_eq!(t.step(&[data(&plan, 1)]).unwrap().trainable, total as u64);
+    for (s, expected) in expected.iter().enumerate() {
+        assert_eq!(t.executor.indices(s), expected, "sparse weight {s}");
+    }
+}
+
+/// Moves the bytes of all weights of a model into the file `chain.data` beside it.
+fn externalise(path: &Path) {
+    use sara::compiler::import::proto::StringStringEntryProto;
+    let mut model = ModelProto::decode(bytes_of(path)).unwrap();
+    let mut data: Vec<u8> = Vec::new();
+    for tensor in &mut model.graph.as_mut().unwrap().initializer {
+        let entry = |key: &str, value: String| StringStringEntryProto { key: key.into(), value };
+        tensor.external_data = vec![
+            entry("location", "chain.data".into()),
+            entry("offset", data.len().to_string()),
+            entry("length", tensor.raw_data.len().to_string()),
+        ];
+        tensor.data_location = 1;
+        data.extend(&tensor.raw_data);
+        tensor.raw_data = Default::default();
+    }
+    std::fs::write(path, model.encode_to_vec()).unwrap();
+    std::fs::write(path.with_extension("data"), data).unwrap();
+}
+
+fn bytes_of(path: &Path) -> prost::bytes::Bytes {
+    std::fs::read(path).unwrap().into()
+}
+
+#[test]
+fn external_data_of_another_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chain.onnx");
+    let make = |seed: u64| {
+        chain(&path, &[Matrix::random(70, 66, seed), Matrix::random(66, 70, seed + 1)]);
+        externalise(&path);
+        compile(&path, Binding::default(), Amount::Density(0.2))
+    };
+    let other = make(5);
+    let plan = make(1);
+    assert_eq!(other.model.sha256, plan.model.sha256, "only the external data differs");
+    let values: Vec<Vec<f32>> = plan.sparse.iter().map(|s| vec![0.0; s.index.len()]).collect();
+    adapter::between(&plan, &path, &values).unwrap();
+    let refusal = |plan: &Plan| Executor::new(plan.clone(), 2, None).map(drop).unwrap_err().to_string();
+    let error = refusal(&other);
+    for part in ["chain.data: ", "weight `w0`", "compile the plan again"] {
+        assert!(error.contains(part), "{error}");
+    }
+    // One byte of the second weight is enough.
+    Executor::new(plan.clone(), 2, None).unwrap();
+    let data = path.with_extension("data");
+    let mut bytes = std::fs::read(&data).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&data, &bytes).unwrap();
+    let error = refusal(&plan);
+    assert!(error.contains("weight `w1`"), "{error}");
+    let error = adapter::between(&plan, &path, &values).unwrap_err().to_string();
+    assert!(error.contains("chain.data: ") && error.contains("weight `w1`"), "{error}");
+}
+
+#[test]
+fn a_checkpoint_of_other_external_data_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chain.onnx");
+    let make = |scale: f32| {
+        let mut matrix = Matrix::random(70, 66, 1);
+        matrix.values.iter_mut().for_each(|v| *v *= scale);
+        chain(&path, &[matrix]);
+        externalise(&path);
+        compile(&path, Binding::default(), Amount::Density(0.2))
+    };
+    let plan = make(1.0);
+    let mut trained = trainer(&plan, 1, &options());
+    trained.step(&[data(&plan, 1)]).unwrap();
+    let saved = checkpoint::save(&trained, folder.path()).unwrap();
+    let other = make(2.0);
+    assert_eq!(other.model.sha256, plan.model.sha256);
+    assert_eq!(other.sparse[0].index, plan.sparse[0].index, "the same entries are the smallest");
+    let error = checkpoint::load(&mut trainer(&other, 1, &options()), &saved).unwrap_err().to_string();
+    assert!(error.contains("of other weights"), "{error}");
+}
+
+#[test]
+fn options_under_which_nothing_or_something_else_is_trained_are_refused() {
+    let refusal = |o: train::TrainOptions| o.check().unwrap_err().to_string();
+    options().check().unwrap();
+    let error = refusal(train::TrainOptions { max_train_steps: 0, gradient_accumulation_steps: 4, ..options() });
+    assert!(error.contains("no step to train") && error.contains("4 batches"), "{error}");
+    let error = refusal(train::TrainOptions { seed: 1 << 63, ..options() });
+    assert!(error.contains("--seed must be at most 9223372036854775807"), "{error}");
 }
 
 /// The selected values of sparse weight `s` in their places, zero elsewhere.

@@ -89,7 +89,8 @@ pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer
                 Some(name)
             }
         };
-        sparse.push(Sparse { weight: weight as u32, index, low_rank });
+        let (threshold, base_sha256) = chosen.base.get(&weight).cloned().unwrap_or_default();
+        sparse.push(Sparse { weight: weight as u32, index, threshold, base_sha256, low_rank });
     }
     finish(model, &graph, buffers, programs, sparse, chosen.summary)
 }

@@ -1,12 +1,13 @@
 //! Which weights train: eligibility by what the graph does with them, selection by magnitude.
 
 use crate::error::{Error, Result};
-use crate::import::{Model, read_weight};
+use crate::import::{Model, read_weight, stored_bytes};
 use crate::ir::uses::{Forward, Uses};
 use crate::ir::{Def, Graph, NodeId, ValueId};
 use crate::ops::Op;
 use regex::Regex;
 use sara_kernels::DType;
+use sara_runtime::files::sha256;
 use sara_runtime::plan::{Selection, Weight};
 use std::collections::BTreeMap;
 
@@ -47,6 +48,8 @@ pub struct Options {
 pub struct Chosen {
     /// Ascending flat positions.
     pub index: BTreeMap<usize, Vec<u32>>,
+    /// Threshold of each weight, and SHA-256 of its bytes in the file.
+    pub base: BTreeMap<usize, (f64, String)>,
     /// Summary for reports and the learning-rate rule.
     pub summary: Selection,
 }
@@ -172,15 +175,16 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
             ));
         }
         smallest = values.iter().fold(smallest, |m, v| m.min(v.abs()));
-        let index = match amount {
-            Amount::Density(share) => {
-                let (own, index) = smallest_share(&values, share);
-                largest = largest.max(own);
-                index
+        let (own, index) = match amount {
+            Amount::Density(share) => smallest_share(&values, share),
+            _ => {
+                let below = (0u32..).zip(&values).filter(|(_, v)| f64::from(v.abs()) < threshold);
+                (threshold, below.map(|(i, _)| i).collect())
             }
-            _ => (0u32..).zip(&values).filter(|(_, v)| f64::from(v.abs()) < threshold).map(|(i, _)| i).collect(),
         };
+        largest = largest.max(own);
         chosen.index.insert(weight, index);
+        chosen.base.insert(weight, (own, sha256(&stored_bytes(model, &graph.weights[weight])?)));
     }
     let trainable = chosen.index.values().map(|i| i.len() as u64).sum();
     if trainable == 0 {

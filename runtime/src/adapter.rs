@@ -5,10 +5,10 @@
 //! tensor, so that an adapter is never applied to another model.
 
 use crate::error::{Error, Result};
+use crate::files::sha256;
 use crate::plan::{Plan, Weight};
 use crate::tensor::{Metadata, Tensor, View, read_safetensors, write_views};
 use sara_kernels::DType;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -131,17 +131,27 @@ impl Adapter {
             let at = found
                 .ok_or_else(|| Error::tensor(key, "the adapter is for another base: the model has no such weight"))?;
             let weight = &weights[at];
+            if weight.stored.loaded() != DType::F32 {
+                return Err(Error::tensor(
+                    key,
+                    format!(
+                        "the adapter is for real numbers of up to 32 bits, and the model's weight is {}; use the base that it was made for",
+                        weight.stored.loaded()
+                    ),
+                ));
+            }
             let bytes = stored_bytes(model, weight)?;
             if sha256(&bytes) != delta.base_sha256 {
                 return Err(Error::tensor(key, "the adapter is for another base: the model's weight has other values"));
             }
-            let base = widen(&bytes, weight);
-            if delta.index.last().is_some_and(|i| *i as usize >= base.len()) {
+            let len = weight.len();
+            if delta.index.last().is_some_and(|i| u64::from(*i) >= len) {
                 return Err(Error::tensor(
                     key,
-                    format!("the adapter has positions beyond the weight's {} elements", base.len()),
+                    format!("the adapter has positions beyond the weight's {len} elements"),
                 ));
             }
+            let base = widen(&bytes, weight);
             let values = delta.index.iter().zip(&delta.delta).map(|(i, d)| base[*i as usize] + d).collect();
             patches.push((at, delta.index.clone(), values));
         }
@@ -158,8 +168,15 @@ pub fn between(plan: &Plan, model: &Path, values: &[Vec<f32>]) -> Result<Adapter
     for (sparse, values) in plan.sparse.iter().zip(values) {
         let weight = &plan.weights[sparse.weight as usize];
         let bytes = stored_bytes(model, weight)?;
+        let base_sha256 = sha256(&bytes);
+        if base_sha256 != sparse.base_sha256 {
+            return Err(Error::file(
+                weight.path_beside(model),
+                format!("has other values of weight `{}` than were trained; put the file of then back", weight.name),
+            ));
+        }
         let base = widen(&bytes, weight);
-        let mut delta = Delta { index: Vec::new(), delta: Vec::new(), base_sha256: sha256(&bytes) };
+        let mut delta = Delta { index: Vec::new(), delta: Vec::new(), base_sha256 };
         for (i, value) in sparse.index.iter().zip(values) {
             let from = base[*i as usize];
             if from != *value {
@@ -173,11 +190,7 @@ pub fn between(plan: &Plan, model: &Path, values: &[Vec<f32>]) -> Result<Adapter
 }
 
 fn stored_bytes(model: &Path, weight: &Weight) -> Result<Vec<u8>> {
-    let path = if weight.file.is_empty() {
-        model.to_owned()
-    } else {
-        model.parent().unwrap_or(Path::new("")).join(&weight.file)
-    };
+    let path = weight.path_beside(model);
     let mut bytes = vec![0; weight.stored_bytes() as usize];
     let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
     file.read_exact_at(&mut bytes, weight.offset).map_err(|e| Error::io(&path, e))?;
@@ -192,10 +205,6 @@ fn widen(bytes: &[u8], weight: &Weight) -> Vec<f32> {
         Stored::Bf16 => halves.map(|b| half::bf16::from_bits(b).to_f32()).collect(),
         Stored::Plain(_) => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
     }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -252,6 +261,20 @@ mod tests {
             let error = made.apply(&path, &weights).unwrap_err().to_string();
             assert!(error.contains("/a/MatMul:1") && error.contains("another base"), "{error}");
         }
+    }
+
+    /// A file that was written by hand: the hash fits, and the positions fit the bytes but not the elements.
+    #[test]
+    fn a_weight_of_another_type_or_length_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = model(folder.path());
+        let double = Weight { shape: vec![2], stored: Stored::Plain(DType::F64), ..weight("a", 0) };
+        let mut made = adapter(&path);
+        let error = made.apply(&path, &[double]).unwrap_err().to_string();
+        assert!(error.contains("/a/MatMul:1") && error.contains("f64"), "{error}");
+        made.deltas.values_mut().for_each(|d| d.index = vec![1, 4]);
+        let error = made.apply(&path, &[weight("a", 0)]).unwrap_err().to_string();
+        assert!(error.contains("beyond the weight's 4 elements"), "{error}");
     }
 
     #[test]

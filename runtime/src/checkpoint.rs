@@ -4,7 +4,7 @@
 //! hash of every other file.
 
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{hex, sha256_file, write_atomic};
 use crate::tensor::{Tensor, View, read_safetensors, write_views};
 use crate::train::{TrainOptions, Trainer};
 use sara_kernels::DType;
@@ -36,7 +36,7 @@ struct Entry {
 }
 
 /// Version of the format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Writes `checkpoint-000500` into the run folder and returns its path.
 pub fn save(trainer: &Trainer, run: &Path) -> Result<PathBuf> {
@@ -124,7 +124,7 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
     if saved.selection_sha256 != selection_hash(trainer) {
         return Err(Error::file(
             path,
-            "selection_sha256 differs: the checkpoint is of a plan with other trained entries",
+            "selection_sha256 differs: the checkpoint is of a plan with other trained entries, or of other weights",
         ));
     }
     let state = folder.join(STATE);
@@ -163,7 +163,7 @@ pub fn latest(run: &Path) -> Result<Option<(u64, PathBuf)>> {
     Ok(complete.max())
 }
 
-/// Identity of what trains: names and positions.
+/// Identity of what trains: names, positions, and the values in the base.
 fn selection_hash(trainer: &Trainer) -> String {
     let plan = trainer.executor.plan();
     let mut hash = Sha256::new();
@@ -171,17 +171,13 @@ fn selection_hash(trainer: &Trainer) -> String {
         hash.update(plan.weights[sparse.weight as usize].name.as_bytes());
         hash.update([0]);
         hash.update(bytemuck::cast_slice::<u32, u8>(&sparse.index));
+        hash.update(sparse.base_sha256.as_bytes());
     }
     hex(&hash.finalize())
 }
 
 fn entry(path: &Path) -> Result<Entry> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
-    Ok(Entry { bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    sha256_file(path).map(|(bytes, sha256)| Entry { bytes, sha256 })
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

@@ -1,15 +1,13 @@
 //! Runs a plan on a CPU. All memory is taken when the executor is made; a step allocates nothing.
 
+use crate::block::Block;
 use crate::error::{Error, Result};
-use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program, Stored};
+use crate::load::load;
+use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program};
 use crate::tensor::Tensor;
 use sara_kernels::{Buffer, Call, DType, Launch, Pool, hyper};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A plan with its memory: weights, sparse state, constants, arena.
@@ -53,41 +51,6 @@ unsafe impl Send for Bound {}
 #[expect(unsafe_code, reason = "pointers into memory that the executor owns")]
 unsafe impl Sync for Bound {}
 
-/// Memory aligned to [`ALIGN`] bytes that never moves.
-struct Block(Box<[Line]>);
-
-#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-impl Block {
-    fn new(bytes: usize) -> Result<Block> {
-        let lines = bytes.div_ceil(size_of::<Line>());
-        let mut data = Vec::new();
-        data.try_reserve_exact(lines).map_err(|_| {
-            Error::Option(format!("{bytes} bytes of memory are not available; use a smaller batch or a smaller model"))
-        })?;
-        data.resize(lines, Line([0; 64]));
-        Ok(Block(data.into_boxed_slice()))
-    }
-
-    fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.0)
-    }
-
-    fn view<T: bytemuck::Pod>(&self, at: usize, len: usize) -> &[T] {
-        bytemuck::cast_slice(&self.bytes()[at..at + len * size_of::<T>()])
-    }
-
-    fn view_mut<T: bytemuck::Pod>(&mut self, at: usize, len: usize) -> &mut [T] {
-        bytemuck::cast_slice_mut(&mut self.bytes_mut()[at..at + len * size_of::<T>()])
-    }
-}
-
 /// Time that launches of a program took, by kernel.
 pub type Profile = HashMap<&'static str, (u64, Duration)>;
 
@@ -95,9 +58,8 @@ impl Executor {
     /// Reads the weights and takes all memory that the plan needs. `model` overrides the path that the plan remembers.
     pub fn new(plan: Plan, threads: usize, model: Option<&Path>) -> Result<Executor> {
         let path = model.map_or_else(|| plan.model.path.clone(), Path::to_path_buf);
-        check_identity(&plan, &path)?;
         let pool = Pool::new(threads).map_err(|e| Error::Option(format!("no threads could be started: {e}")))?;
-        let (weight_at, weights) = load_weights(&plan, &path)?;
+        let (weight_at, weights) = load(&plan, &path, &pool)?;
         let mut constants = Block::new(plan.constants.len())?;
         constants.bytes_mut()[..plan.constants.len()].copy_from_slice(&plan.constants);
         let arena = Block::new(plan.arena_bytes as usize)?;
@@ -240,16 +202,16 @@ impl Executor {
         }
     }
 
-    /// Keeps, of each sparse weight, the entries with `|w| < threshold`; the others stay where they are and train no more. Moments
-    /// of those that stay are kept. Returns how many entries train now.
-    pub fn reselect(&mut self, threshold: f64) -> u64 {
+    /// Keeps, of each sparse weight, the entries with `|w|` below the threshold by which they were chosen; the others stay where they
+    /// are and train no more. Moments of those that stay are kept. Returns how many entries train now.
+    pub fn reselect(&mut self) -> u64 {
         let mut total = 0;
-        for at in &mut self.state_at {
+        for (at, sparse) in self.state_at.iter_mut().zip(&self.plan.sparse) {
             let (index, param, m, v) = (at.index, at.param, at.moment1, at.moment2);
             let mut kept = 0;
             for k in 0..at.count {
                 let value: f32 = self.state.view::<f32>(param, k + 1)[k];
-                if f64::from(value.abs()) < threshold {
+                if f64::from(value.abs()) < sparse.threshold {
                     self.state.view_mut::<u32>(index, k + 1).swap(kept, k);
                     for field in [param, m, v] {
                         self.state.view_mut::<f32>(field, k + 1).swap(kept, k);
@@ -462,13 +424,6 @@ impl Executor {
     /// Points every launch's arguments at this executor's memory, with the current lengths.
     #[expect(unsafe_code, reason = "pointers into memory that the executor owns")]
     fn bind(&mut self) {
-        // Pointers are taken from exclusive borrows, so that kernels may write through them.
-        let base = [
-            self.arena.bytes_mut().as_mut_ptr(),
-            self.weights.bytes_mut().as_mut_ptr(),
-            self.constants.bytes_mut().as_mut_ptr(),
-            self.state.bytes_mut().as_mut_ptr(),
-        ];
         let bound = self.plan.programs.iter().map(|program| {
             let mut bound = Bound { buffers: Vec::new(), lens: Vec::new(), ranges: Vec::new() };
             for step in &program.steps {
@@ -477,17 +432,10 @@ impl Executor {
                     let buffer = match arg {
                         None => Buffer::NONE,
                         Some(id) => {
-                            let b = self.plan.buffer(*id);
-                            let (_, at, len) = self.locate(*id);
-                            let base = match b.place {
-                                Place::Arena(_) => base[0],
-                                Place::Weight(_) => base[1],
-                                Place::Constant(_) => base[2],
-                                _ => base[3],
-                            };
+                            let (block, at, len) = self.locate(*id);
                             // SAFETY: the plan's verifier has checked that the buffer lies inside its block and is aligned;
                             // blocks are initialised, never move and live as long as the executor.
-                            unsafe { Buffer::new(base.add(at), len, b.dtype) }
+                            unsafe { Buffer::new(block.address(at), len, self.plan.buffer(*id).dtype) }
                         }
                     };
                     bound.lens.push(buffer.len());
@@ -515,81 +463,4 @@ pub fn memory(plan: &Plan, threads: usize) -> [(&'static str, u64); 5] {
         ("arena", plan.arena_bytes),
         ("scratch", (threads.max(1) * sara_kernels::SCRATCH_BYTES) as u64),
     ]
-}
-
-fn check_identity(plan: &Plan, path: &Path) -> Result<()> {
-    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut hash = Sha256::new();
-    let mut bytes = 0;
-    let mut chunk = vec![0u8; 1 << 20];
-    loop {
-        let n = file.read(&mut chunk).map_err(|e| Error::io(path, e))?;
-        if n == 0 {
-            break;
-        }
-        hash.update(&chunk[..n]);
-        bytes += n as u64;
-    }
-    let sha256: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    if bytes != plan.model.bytes || sha256 != plan.model.sha256 {
-        return Err(Error::file(path, "is not the model that the plan was compiled from; compile the plan again"));
-    }
-    Ok(())
-}
-
-/// Reads all weights into one block. Returns each weight's offset.
-fn load_weights(plan: &Plan, model: &Path) -> Result<(Vec<usize>, Block)> {
-    let mut at = Vec::with_capacity(plan.weights.len());
-    let mut end = 0;
-    for w in &plan.weights {
-        at.push(end);
-        end += (w.len() as usize * w.stored.loaded().size()).next_multiple_of(ALIGN as usize);
-    }
-    let mut block = Block::new(end)?;
-    let folder = model.parent().unwrap_or(Path::new(""));
-    let mut files: HashMap<&str, (PathBuf, File)> = HashMap::new();
-    for (w, at) in plan.weights.iter().zip(&at) {
-        let (path, file) = match files.entry(&w.file) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                let path = if w.file.is_empty() { model.to_owned() } else { folder.join(&w.file) };
-                let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-                entry.insert((path, file))
-            }
-        };
-        let len = w.len() as usize;
-        let read = |buffer: &mut [u8], offset: u64| {
-            file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
-                std::io::ErrorKind::UnexpectedEof => {
-                    let found = file.metadata().map_or(0, |m| m.len());
-                    let end = w.offset + w.stored_bytes();
-                    Error::file(
-                        &*path,
-                        format!("ends at byte {found}, and weight `{}` needs bytes up to {end}; fetch it anew", w.name),
-                    )
-                }
-                _ => Error::io(&*path, e),
-            })
-        };
-        match w.stored {
-            Stored::Plain(d) => read(block.view_mut::<u8>(*at, len * d.size()), w.offset)?,
-            Stored::F16 | Stored::Bf16 => {
-                const CHUNK: usize = 1 << 16;
-                let mut halves = vec![0u8; CHUNK * 2];
-                let out = block.view_mut::<f32>(*at, len);
-                for (i, part) in out.chunks_mut(CHUNK).enumerate() {
-                    let bytes = &mut halves[..part.len() * 2];
-                    read(bytes, w.offset + (i * CHUNK * 2) as u64)?;
-                    for (v, b) in part.iter_mut().zip(bytes.chunks_exact(2)) {
-                        let bits = u16::from_le_bytes([b[0], b[1]]);
-                        *v = match w.stored {
-                            Stored::F16 => half::f16::from_bits(bits).to_f32(),
-                            _ => half::bf16::from_bits(bits).to_f32(),
-                        };
-                    }
-                }
-            }
-        }
-    }
-    Ok((at, block))
 }

@@ -3,11 +3,13 @@
 //! The runtime does not know how a plan came to be.
 
 pub mod adapter;
+mod block;
 pub mod checkpoint;
 mod error;
 pub mod executor;
 pub mod files;
 pub mod interpret;
+mod load;
 pub mod metrics;
 pub mod oracle;
 pub mod patch;

@@ -19,7 +19,9 @@ pub struct Patch<'a> {
     pub values: &'a [f32],
 }
 
-/// Why an export failed. Nothing is left behind.
+/// Why an export failed. The `.onnx` file in its place is not replaced, and no temporary file stays. External files are replaced only
+/// when all files are complete; if one of them cannot be renamed, those before it are there, and an earlier export of the same
+/// names is then a mixture.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
     /// A file could not be read or written.
@@ -74,8 +76,9 @@ pub fn export(
         }
         done.push(write_file(&source, &target, &patches)?);
     }
-    // Every file is complete before the first takes its name.
-    for staged in done {
+    // Every file is complete before the first takes its name, and the `.onnx` file, which is first in the order of names, takes its
+    // name last: what is there under that name has all that it needs.
+    for staged in done.into_iter().rev() {
         staged.commit()?;
     }
     Ok(())
@@ -222,6 +225,28 @@ mod tests {
         assert!(matches!(error, PatchError::Overwrites { .. }), "{error}");
         let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
         assert_eq!(left.len(), 2, "nothing is left behind: {left:?}");
+    }
+
+    /// A folder in the place of a file cannot be replaced by renaming.
+    #[test]
+    fn the_model_takes_its_name_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model.onnx");
+        fs::write(&model, [1; 8]).unwrap();
+        let names = ["a.data", "b.data"].map(str::to_owned);
+        for name in &names {
+            fs::write(folder.path().join(name), [2; 8]).unwrap();
+        }
+        for blocked in &names {
+            let out = folder.path().join(format!("out-{blocked}"));
+            fs::create_dir_all(out.join(blocked)).unwrap();
+            fs::write(out.join("tuned.onnx"), "before").unwrap();
+            let error = export(&model, &BTreeSet::from(names.clone()), &[], &out.join("tuned.onnx")).unwrap_err();
+            assert!(error.to_string().contains(blocked), "{error}");
+            assert_eq!(fs::read(out.join("tuned.onnx")).unwrap(), b"before", "{blocked}: the model was replaced");
+            let left = fs::read_dir(&out).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
+            assert!(left.into_iter().all(|f| !f.contains("partial")), "{blocked}: a temporary file is left");
+        }
     }
 
     #[test]

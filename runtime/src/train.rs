@@ -36,9 +36,9 @@ pub struct TrainOptions {
     pub adam_weight_decay: f64,
     /// Global norm to which gradients are clipped; 0 for no clipping.
     pub max_grad_norm: f64,
-    /// Threshold of re-selection.
+    /// Threshold of the selection, for the record: the largest of any weight. Re-selection takes each weight's own from the plan.
     pub threshold: f64,
-    /// Before this step, counted from 0, the trained entries shrink to those with `|w| < threshold`.
+    /// Before this step, counted from 0, the trained entries of each weight shrink to those that are still below its threshold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progressive_iter: Option<u64>,
     /// Weight of the nuclear norm of the selected values.
@@ -93,6 +93,15 @@ impl TrainOptions {
         }
         if self.gradient_accumulation_steps == 0 {
             return bad("--gradient-accumulation-steps", 0.0, "at least 1");
+        }
+        if self.max_train_steps == 0 {
+            return Err(Error::Option(format!(
+                "there is no step to train: a step takes {} batches (--gradient-accumulation-steps); give as many, accumulate fewer, or set --max-train-steps to 1 or more",
+                self.gradient_accumulation_steps
+            )));
+        }
+        if i64::try_from(self.seed).is_err() {
+            return Err(Error::Option(format!("--seed must be at most {}, not {}", i64::MAX, self.seed)));
         }
         Ok(())
     }
@@ -165,7 +174,7 @@ impl Trainer {
             self.check_batch(batch)?;
         }
         if self.options.progressive_iter == Some(self.step) {
-            self.executor.reselect(self.options.threshold);
+            self.executor.reselect();
         }
         let learning_rate = self.set_hyper();
         let mut loss = 0.0;

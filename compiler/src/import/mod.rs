@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::ir::{Block, Def, Graph, Payload, Type, ValueId};
 use crate::ops::{IMPORTS, Op};
+use bytes::Bytes;
 use proto::{NodeProto, TensorProto, ValueInfoProto, data_type};
 use sara_kernels::{DType, Element};
 use sara_runtime::plan::{Stored, Weight};
@@ -478,8 +479,13 @@ fn new_weight(
 
 /// All elements of a weight, in the type they are computed in.
 pub fn read_weight(model: &Model, weight: &Weight) -> Result<Vec<u8>> {
+    Ok(widen(&stored_bytes(model, weight)?, weight.stored))
+}
+
+/// Bytes of a weight as they lie in its file.
+pub fn stored_bytes(model: &Model, weight: &Weight) -> Result<Bytes> {
     let location = Location { file: weight.file.clone(), offset: weight.offset };
-    Ok(widen(&model.bytes_at(&location, weight.stored_bytes() as usize)?, weight.stored))
+    model.bytes_at(&location, weight.stored_bytes() as usize)
 }
 
 /// Names of weights that outlive an export: the first node that computes with each, and the operand it is there.

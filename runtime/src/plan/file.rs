@@ -10,7 +10,7 @@ use std::path::Path;
 
 const MAGIC: &[u8; 9] = b"sara-plan";
 /// Version of the format. A plan is cheap to compile again, so older versions are not read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HASH: usize = 32;
 
 /// The messages.
@@ -81,6 +81,10 @@ mod message {
         pub(super) index: Vec<u8>,
         #[prost(string, optional, tag = "3")]
         pub(super) low_rank: Option<String>,
+        #[prost(double, tag = "4")]
+        pub(super) threshold: f64,
+        #[prost(string, tag = "5")]
+        pub(super) base_sha256: String,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -217,6 +221,8 @@ fn to_message(plan: &Plan) -> message::Plan {
         weight: s.weight,
         index: bytemuck::cast_slice(&s.index).to_vec(),
         low_rank: s.low_rank.clone(),
+        threshold: s.threshold,
+        base_sha256: s.base_sha256.clone(),
     });
     let s = &plan.selection;
     message::Plan {
@@ -301,7 +307,13 @@ fn from_message(m: message::Plan) -> Result<Plan, String> {
         if s.index.len() % 4 != 0 {
             return Err(format!("index of sparse weight {}", s.weight));
         }
-        Ok(Sparse { weight: s.weight, index: bytemuck::pod_collect_to_vec(&s.index), low_rank: s.low_rank })
+        Ok(Sparse {
+            weight: s.weight,
+            index: bytemuck::pod_collect_to_vec(&s.index),
+            threshold: s.threshold,
+            base_sha256: s.base_sha256,
+            low_rank: s.low_rank,
+        })
     });
     let [trainable, eligible, total] = m.counts[..] else { return Err("count of entries".into()) };
     let programs = m.programs.into_iter().map(|p| program(p, buffers.len())).collect::<Result<_, String>>()?;

@@ -10,7 +10,7 @@ mod tests;
 mod verify;
 
 use sara_kernels::{DType, Kernel, Scalar};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Index of a [`Buffer`] in [`Plan::buffers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,7 +49,7 @@ pub struct ModelFile {
     pub path: PathBuf,
     /// Bytes of that file.
     pub bytes: u64,
-    /// SHA-256 of that file (external data not included), in hexadecimal.
+    /// SHA-256 of that file, in hexadecimal. External data is not included: [`Sparse::base_sha256`] is for what trains.
     pub sha256: String,
 }
 
@@ -159,6 +159,14 @@ impl Weight {
         self.len() == 0
     }
 
+    /// The file that holds the bytes, for the model at `model`.
+    pub fn path_beside(&self, model: &Path) -> PathBuf {
+        match self.file.as_str() {
+            "" => model.to_owned(),
+            file => model.parent().unwrap_or(Path::new("")).join(file),
+        }
+    }
+
     /// Bytes in the file.
     pub fn stored_bytes(&self) -> u64 {
         self.len() * self.stored.size() as u64
@@ -172,6 +180,10 @@ pub struct Sparse {
     pub weight: u32,
     /// Flat positions of the trained entries, strictly ascending.
     pub index: Vec<u32>,
+    /// Entries of this weight with `|w|` below this were chosen; re-selection keeps those that still are.
+    pub threshold: f64,
+    /// SHA-256 of the weight's bytes as they lay in the file when the entries were chosen, in hexadecimal.
+    pub base_sha256: String,
     /// Program that adds the low-rank subgradient of this weight to its gradient, if it is eligible.
     pub low_rank: Option<String>,
 }

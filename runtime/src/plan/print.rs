@@ -12,11 +12,13 @@ impl fmt::Display for Plan {
             let share = 100.0 * sparse.index.len() as f64 / w.len().max(1) as f64;
             writeln!(
                 f,
-                "  sparse %{} {:?} {} of {} ({share:.3} %)  ; {}",
+                "  sparse %{} {:?} {} of {} ({share:.3} %) below {:e} base={}  ; {}",
                 w.name,
                 w.shape,
                 sparse.index.len(),
                 w.len(),
+                sparse.threshold,
+                sparse.base_sha256,
                 w.path
             )?;
         }

@@ -109,7 +109,13 @@ fn plan() -> Plan {
             file: "small.onnx.data".into(),
             offset: 77,
         }],
-        sparse: vec![Sparse { weight: 0, index: vec![1, 4], low_rank: Some("lowrank:w".into()) }],
+        sparse: vec![Sparse {
+            weight: 0,
+            index: vec![1, 4],
+            threshold: 1.5e-3,
+            base_sha256: "0d".repeat(32),
+            low_rank: Some("lowrank:w".into()),
+        }],
         constants: bytemuck::cast_slice(&[1.0f32, -2.0, 3.5, f32::MIN]).to_vec(),
         programs: vec![train, update, low_rank],
     }
@@ -268,6 +274,10 @@ fn p07_positions_ascend_inside_their_weight() {
             ("a weight that is not there", |p| p.sparse[0].weight = 1),
             ("a weight that is sparse twice", |p| p.sparse.push(p.sparse[0].clone())),
             ("a weight of integers", |p| p.weights[0].stored = Stored::Plain(DType::I32)),
+            ("a threshold that is no number", |p| p.sparse[0].threshold = f64::NAN),
+            ("a threshold below 0", |p| p.sparse[0].threshold = -1.0),
+            ("no hash of the base", |p| p.sparse[0].base_sha256.clear()),
+            ("a hash in other letters", |p| p.sparse[0].base_sha256 = "0D".repeat(32)),
             ("a low-rank program that is not there", |p| p.sparse[0].low_rank = Some("lowrank:v".into())),
         ],
     );
@@ -394,7 +404,7 @@ fn another_format_or_version_is_named() {
     newer[9..HEAD].copy_from_slice(&7u32.to_le_bytes());
     std::fs::write(&path, newer).unwrap();
     let error = Plan::load(&path).unwrap_err().to_string();
-    assert!(error.contains("is a plan of version 7, and this sara reads version 1"), "{error}");
+    assert!(error.contains("is a plan of version 7, and this sara reads version 2"), "{error}");
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //! - **P05** Nothing in the arena is read before it is written.
 //! - **P06** Weights, values and moments are written only by `update`; gradients also by `train` and the low-rank programs;
 //!   hyper-parameters only by `update`; constants and indices by nothing.
-//! - **P07** Positions ascend and lie inside their weight; a weight is sparse at most once; a low-rank program exists.
+//! - **P07** Positions ascend and lie inside their weight; a weight is sparse at most once, with a threshold of 0 or more and the hash
+//!   of its base; a low-rank program exists.
 //! - **P08** Program names are unique; a program's inputs and outputs fit their buffers.
 //! - **P09** The recorded sizes of the arena and of each program's busiest step are what the steps need.
 
@@ -73,6 +74,13 @@ impl Plan {
             }
             if !seen.insert(sparse.weight) || weight.stored.loaded() != DType::F32 {
                 return Err(bad("is listed twice or not of real numbers"));
+            }
+            if sparse.threshold.is_nan() || sparse.threshold < 0.0 {
+                return Err(bad("has a threshold that is no number of 0 or more"));
+            }
+            let digits = sparse.base_sha256.bytes().filter(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).count();
+            if digits != 64 || sparse.base_sha256.len() != 64 {
+                return Err(bad("has no SHA-256 of its base"));
             }
             if sparse.low_rank.as_ref().is_some_and(|name| self.program(name).is_none()) {
                 return Err(bad("names a low-rank program that is not there"));

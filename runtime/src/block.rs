@@ -1,0 +1,109 @@
+//! Memory of an executor: aligned, zeroed when it is taken, and never moved.
+
+use crate::error::{Error, Result};
+use crate::plan::ALIGN;
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+/// Memory aligned to [`ALIGN`] bytes.
+///
+/// Every slice and every pointer into it is derived from the one pointer of its allocation, so that making a slice leaves the
+/// pointers that were handed out before valid.
+pub(crate) struct Block {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: a block is the only owner of its memory, as a `Box<[u8]>` would be.
+#[expect(unsafe_code, reason = "owns its memory")]
+unsafe impl Send for Block {}
+// SAFETY: a shared block only gives out shared slices and addresses; writing through an address is its user's to justify.
+#[expect(unsafe_code, reason = "owns its memory")]
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// Zeroed memory of at least `bytes` bytes.
+    #[expect(unsafe_code, reason = "takes memory of an alignment")]
+    pub(crate) fn new(bytes: usize) -> Result<Block> {
+        let missing = || {
+            Error::Option(format!("{bytes} bytes of memory are not available; use a smaller batch or a smaller model"))
+        };
+        let align = ALIGN as usize;
+        let size = bytes.max(1).checked_next_multiple_of(align).ok_or_else(missing)?;
+        let layout = Layout::from_size_align(size, align).map_err(|_| missing())?;
+        // SAFETY: the size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(missing)?;
+        Ok(Block { start, layout })
+    }
+
+    /// Address of the byte `at`. It may be written through while nobody else uses that byte.
+    #[expect(unsafe_code, reason = "addresses memory that it owns")]
+    pub(crate) fn address(&self, at: usize) -> *mut u8 {
+        assert!(at <= self.layout.size());
+        // SAFETY: the sum lies in the allocation or at its end.
+        unsafe { self.start.as_ptr().add(at) }
+    }
+
+    /// All bytes.
+    #[expect(unsafe_code, reason = "views memory that it owns")]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the allocation is initialised and lives as long as `self`; what writes to it borrows the executor, which owns
+        // all blocks, exclusively.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+    }
+
+    /// All bytes, to be written.
+    #[expect(unsafe_code, reason = "views memory that it owns")]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+    }
+
+    /// `len` elements from the byte `at` on.
+    pub(crate) fn view<T: bytemuck::Pod>(&self, at: usize, len: usize) -> &[T] {
+        bytemuck::cast_slice(&self.bytes()[at..at + len * size_of::<T>()])
+    }
+
+    /// `len` elements from the byte `at` on, to be written.
+    pub(crate) fn view_mut<T: bytemuck::Pod>(&mut self, at: usize, len: usize) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.bytes_mut()[at..at + len * size_of::<T>()])
+    }
+}
+
+impl Drop for Block {
+    #[expect(unsafe_code, reason = "gives back what it took")]
+    fn drop(&mut self) {
+        // SAFETY: taken by `alloc_zeroed` with this layout, and given back once.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(unsafe_code, reason = "writes as a kernel does")]
+    fn addresses_outlive_slices() {
+        let mut block = Block::new(100).unwrap();
+        assert!(block.bytes().len() >= 100 && block.bytes().iter().all(|b| *b == 0));
+        let address = block.address(64);
+        assert!(address.addr().is_multiple_of(ALIGN as usize));
+        block.view_mut::<f32>(64, 2).copy_from_slice(&[1.0, 2.0]);
+        // SAFETY: nobody else uses the block now.
+        unsafe { *address.cast::<f32>() += 4.0 };
+        assert_eq!(block.view::<f32>(64, 3), [5.0, 2.0, 0.0]);
+        // SAFETY: as above.
+        unsafe { *address.cast::<f32>() = 7.0 };
+        assert_eq!(block.view::<f32>(64, 1), [7.0]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused() {
+        for bytes in [usize::MAX, isize::MAX as usize - 100, 1 << 60] {
+            let error = Block::new(bytes).err().unwrap().to_string();
+            assert!(error.contains("bytes of memory are not available"), "{error}");
+        }
+        assert!(!Block::new(0).unwrap().bytes().is_empty());
+    }
+}
