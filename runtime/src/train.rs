@@ -232,6 +232,8 @@ impl Trainer {
             (hyper::LEARNING_RATE, rate),
             (hyper::BETA1, o.adam_beta1),
             (hyper::BETA2, o.adam_beta2),
+            (hyper::REST1, 1.0 - o.adam_beta1),
+            (hyper::REST2, 1.0 - o.adam_beta2),
             (hyper::EPSILON, o.adam_epsilon),
             (hyper::WEIGHT_DECAY, o.adam_weight_decay),
             (hyper::CORRECTION1, 1.0 - o.adam_beta1.powi(t)),
