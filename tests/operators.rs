@@ -453,8 +453,8 @@ fn adam_moves_the_trained_entries_of_the_weight() {
     let mut expected = [vec![], vec![], vec![]];
     for k in 0..p.len() {
         let d = g[k] * h[hyper::CLIP];
-        let first = h[hyper::BETA1] * m[k] + (1.0 - h[hyper::BETA1]) * d;
-        let second = h[hyper::BETA2] * v[k] + (1.0 - h[hyper::BETA2]) * d * d;
+        let first = h[hyper::BETA1] * m[k] + h[hyper::REST1] * d;
+        let second = h[hyper::BETA2] * v[k] + h[hyper::REST2] * d * d;
         let root = second.sqrt() / h[hyper::CORRECTION2].sqrt() + h[hyper::EPSILON];
         let kept = p[k] * (1.0 - h[hyper::LEARNING_RATE] * h[hyper::WEIGHT_DECAY]);
         weight[k] = kept - h[hyper::LEARNING_RATE] / h[hyper::CORRECTION1] * first / root;

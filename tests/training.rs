@@ -664,16 +664,17 @@ fn numbers_that_are_not_finite_are_named_and_change_nothing() {
         t.step(&micro(&batches, &options, step)).unwrap();
     }
     let before = snapshot(&t);
-    for (at, name, value) in [
-        (0, "hidden_states", f32::NAN),
-        (1, "hidden_states", f32::INFINITY),
-        (0, TARGET, f32::NAN),
-        (1, TARGET, f32::NAN),
+    for (at, name, value, how) in [
+        (0, "hidden_states", f32::NAN, "first in"),
+        // The first product or sum of infinities is NaN.
+        (1, "hidden_states", f32::INFINITY, "after an infinity in"),
+        (0, TARGET, f32::NAN, "first in"),
+        (1, TARGET, f32::NAN, "first in"),
     ] {
         let mut data = micro(&batches, &options, 2);
         data[at] = spoilt(&data[at], name, value);
         let error = t.step(&data).unwrap_err().to_string();
-        assert!(error.starts_with("step 3: ") && error.contains(&format!("first in `{name}`")), "{error}");
+        assert!(error.starts_with("step 3: ") && error.contains(&format!("{how} `{name}`")), "{error}");
         assert!(snapshot(&t) == before, "{name} in micro-batch {at} left something behind");
     }
     // An overflow inside the model is named by tensor and node.
@@ -684,6 +685,21 @@ fn numbers_that_are_not_finite_are_named_and_change_nothing() {
     clean.step(&micro(&batches, &options, 2)).unwrap();
     t.step(&micro(&batches, &options, 2)).unwrap();
     assert!(snapshot(&t) == snapshot(&clean), "a failed step is felt in the next");
+}
+
+/// An input that is infinite on purpose, as a mask is, hides no NaN that comes after it.
+#[test]
+fn a_nan_is_named_before_an_infinity() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = chain_plan(folder.path(), &[Matrix::random(8, 8, 1)], 1, Amount::Density(0.5));
+    let options = train::TrainOptions { gradient_accumulation_steps: 2, ..options() };
+    let mut t = trainer(&plan, 1, &options);
+    let mut first = |batches: [Tensors; 2]| t.step(&batches).unwrap_err().to_string();
+    let error = first([spoilt(&spoilt(&data(&plan, 1), "x", f32::INFINITY), TARGET, f32::NAN), data(&plan, 2)]);
+    assert!(error.contains("first in `target`, after an infinity in `x`"), "{error}");
+    // Without NaN the infinity is what there is to name.
+    let error = first([data(&plan, 2), spoilt(&data(&plan, 1), TARGET, f32::INFINITY)]);
+    assert!(error.contains("first in `target`"), "{error}");
 }
 
 #[test]

@@ -24,5 +24,9 @@ pub const LAMBDA_RANK: usize = 9;
 pub const NORM: usize = 10;
 /// Factor that clips the gradient, written by `clip_norm`.
 pub const CLIP: usize = 11;
+/// `1 - beta1`, which is not what the rounded [`BETA1`] leaves.
+pub const REST1: usize = 12;
+/// `1 - beta2`, which is not what the rounded [`BETA2`] leaves.
+pub const REST2: usize = 13;
 /// Elements of the buffer.
 pub const LEN: usize = 16;

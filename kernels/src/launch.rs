@@ -47,20 +47,26 @@ pub struct Arg {
     pub types: Types,
     /// Whether it may be absent.
     pub optional: bool,
+    /// Of a buffer that is updated: how many elements a launch writes without regard to what was there; nothing if it reads them.
+    pub fresh: fn(&Call<'_>) -> Option<u64>,
 }
 
 impl Arg {
     /// A buffer that is only read.
     pub const fn read(name: &'static str, types: Types) -> Arg {
-        Arg { name, mode: Mode::Read, types, optional: false }
+        Arg { name, mode: Mode::Read, types, optional: false, fresh: |_| None }
     }
     /// A buffer that is wholly written.
     pub const fn write(name: &'static str, types: Types) -> Arg {
-        Arg { name, mode: Mode::Write, types, optional: false }
+        Arg { name, mode: Mode::Write, types, optional: false, fresh: |_| None }
     }
     /// A buffer that is read and written, or written in part.
     pub const fn update(name: &'static str, types: Types) -> Arg {
-        Arg { name, mode: Mode::Update, types, optional: false }
+        Arg { name, mode: Mode::Update, types, optional: false, fresh: |_| None }
+    }
+    /// The same argument, of which some launches do not read what they write.
+    pub const fn fresh(self, fresh: fn(&Call<'_>) -> Option<u64>) -> Arg {
+        Arg { fresh, ..self }
     }
     /// The same argument, which may be absent.
     pub const fn or_none(self) -> Arg {
@@ -198,6 +204,12 @@ impl<'a> Call<'a> {
             Scalar::Ints(v) => v,
             other => unreachable!("scalar `{name}` is {other}, not a list"),
         }
+    }
+
+    /// Elements that the indices of the list `shape` reach by the list `strides`; a stride of 0 stays where it is.
+    pub fn reached(&self, shape: &str, strides: &str) -> u64 {
+        let dims = self.ints(shape).iter().zip(self.ints(strides));
+        dims.filter(|(_, stride)| **stride != 0).fold(1, |n, (dim, _)| n.saturating_mul((*dim).max(0) as u64))
     }
 
     /// The word `name`.

@@ -46,7 +46,7 @@ pub enum Error {
         what: &'static str,
         /// The first tensor that holds such a number.
         tensor: String,
-        /// The ONNX node that made it, in words.
+        /// The ONNX node that made it, and an infinity before it, in words.
         origin: String,
     },
     /// A plan breaks a rule of its verifier.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::load::load;
 use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program};
 use crate::tensor::Tensor;
-use sara_kernels::{Buffer, Call, DType, Launch, Pool, hyper};
+use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, hyper};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -50,6 +50,26 @@ unsafe impl Send for Bound {}
 // SAFETY: a shared executor only reads; everything that writes takes it exclusively.
 #[expect(unsafe_code, reason = "pointers into memory that the executor owns")]
 unsafe impl Sync for Bound {}
+
+/// A tensor that holds a number that is not finite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotFinite {
+    /// Its name.
+    pub tensor: String,
+    /// The ONNX node that made it; empty for an input.
+    pub origin: String,
+    /// Whether it holds NaN; otherwise it holds an infinity.
+    pub nan: bool,
+    /// Of a NaN: the first tensor before it that holds an infinity, which may be the cause or be meant.
+    pub after: Option<String>,
+}
+
+/// The worst that a tensor holds.
+enum Extreme {
+    Finite,
+    Infinite,
+    NaN,
+}
 
 /// Time that launches of a program took, by kernel.
 pub type Profile = HashMap<&'static str, (u64, Duration)>;
@@ -246,9 +266,8 @@ impl Executor {
             let names: Vec<&str> = program.inputs.iter().map(|p| p.name.as_str()).collect();
             Error::tensor(name, format!("is not an input of the model; its inputs are {}", names.join(", ")))
         })?;
-        let shape: Vec<usize> = port.shape.iter().map(|d| *d as usize).collect();
-        if tensor.shape() != shape {
-            return Err(Error::tensor(name, format!("must have shape {shape:?}, not {:?}", tensor.shape())));
+        if !tensor.shape().iter().map(|d| *d as u64).eq(port.shape.iter().copied()) {
+            return Err(Error::tensor(name, format!("must have shape {:?}, not {:?}", port.shape, tensor.shape())));
         }
         let buffer = self.plan.buffer(port.buffer);
         let Place::Arena(at) = buffer.place else { return Err(Error::tensor(name, "is not an input")) };
@@ -285,6 +304,19 @@ impl Executor {
     /// Runs a program. Its inputs must have been set since the last run of any program, because all share the arena.
     pub fn run(&mut self, program: &str) -> Result<()> {
         let at = self.position(program)?;
+        self.run_at(at);
+        Ok(())
+    }
+
+    /// Runs the low-rank program of sparse weight `s`, if it has one.
+    pub fn run_low_rank(&mut self, s: usize) -> Result<()> {
+        let Some(name) = &self.plan.sparse[s].low_rank else { return Ok(()) };
+        let at = self.position(name)?;
+        self.run_at(at);
+        Ok(())
+    }
+
+    fn run_at(&mut self, at: usize) {
         self.prepare(at);
         let this = &*self;
         this.pool.enter(|| {
@@ -292,7 +324,6 @@ impl Executor {
                 this.launch(at, step);
             }
         });
-        Ok(())
     }
 
     /// Runs a program and adds the time of each launch to `profile`.
@@ -309,33 +340,77 @@ impl Executor {
         Ok(())
     }
 
-    /// Runs a program until a launch writes a number that is not finite. Returns the tensor and the ONNX node that made it.
-    pub fn find_not_finite(&mut self, program: &str) -> Result<Option<(String, String)>> {
+    /// Runs a program until a tensor holds NaN. An infinity can be meant, as in a mask: the first tensor that holds one is the answer
+    /// only if none holds NaN, and comes with the NaN otherwise.
+    ///
+    /// A tensor is looked at where it is first read, because it may be written in parts.
+    pub fn find_not_finite(&mut self, program: &str) -> Result<Option<NotFinite>> {
         let at = self.position(program)?;
-        for port in &self.plan.programs[at].inputs {
-            if self.has_not_finite(port.buffer) {
-                return Ok(Some((port.name.clone(), String::new())));
+        let program = &self.plan.programs[at];
+        let mut written: HashMap<BufferId, Option<usize>> = program.inputs.iter().map(|p| (p.buffer, None)).collect();
+        let mut infinite: Option<NotFinite> = None;
+        let name = |id: BufferId| {
+            let port = program.inputs.iter().find(|p| p.buffer == id);
+            port.map_or(&self.plan.buffer(id).name, |p| &p.name).clone()
+        };
+        let mut look = |id: BufferId, by: Option<usize>| {
+            let nan = match self.extreme(id) {
+                Extreme::Finite => return None,
+                Extreme::Infinite => false,
+                Extreme::NaN => true,
+            };
+            let origin = by.map_or(String::new(), |step| program.steps[step].origin.clone());
+            let mut found = NotFinite { tensor: name(id), origin, nan, after: None };
+            if nan {
+                found.after = infinite.take().map(|i| i.tensor);
+                return Some(found);
+            }
+            infinite.get_or_insert(found);
+            None
+        };
+        for port in &program.inputs {
+            if let Some(found) = written.remove(&port.buffer).and_then(|by| look(port.buffer, by)) {
+                return Ok(Some(found));
             }
         }
-        for step in 0..self.plan.programs[at].steps.len() {
-            self.launch(at, step);
-            let s = &self.plan.programs[at].steps[step];
-            for (arg, buffer) in s.kernel.args.iter().zip(&s.args) {
-                let written = arg.mode != sara_kernels::Mode::Read && arg.name != "work";
-                if let Some(id) = buffer.filter(|id| written && self.has_not_finite(*id)) {
-                    return Ok(Some((self.plan.buffer(id).name.clone(), s.origin.clone())));
+        for (i, step) in program.steps.iter().enumerate() {
+            let args = || step.kernel.args.iter().zip(&step.args).filter_map(|(arg, id)| id.map(|id| (arg.mode, id)));
+            for (_, id) in args().filter(|(mode, _)| *mode == Mode::Read) {
+                if let Some(found) = written.remove(&id).and_then(|by| look(id, by)) {
+                    return Ok(Some(found));
                 }
             }
+            self.launch(at, i);
+            written.extend(args().filter(|(mode, _)| *mode != Mode::Read).map(|(_, id)| (id, Some(i))));
         }
-        Ok(None)
+        // Of what nothing read, the arena holds only outputs whole.
+        let mut last: Vec<(Option<usize>, BufferId)> = written.into_iter().map(|(id, by)| (by, id)).collect();
+        last.sort_unstable();
+        for (by, id) in last {
+            let whole = !matches!(self.plan.buffer(id).place, Place::Arena(_))
+                || program.outputs.iter().any(|p| p.buffer == id);
+            if let Some(found) = Some(()).filter(|()| whole).and_then(|()| look(id, by)) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(infinite)
     }
 
-    fn has_not_finite(&self, id: BufferId) -> bool {
+    fn extreme(&self, id: BufferId) -> Extreme {
+        fn of<T: Copy>(values: &[T], nan: fn(T) -> bool, finite: fn(T) -> bool) -> Extreme {
+            if values.iter().all(|v| finite(*v)) {
+                Extreme::Finite
+            } else if values.iter().any(|v| nan(*v)) {
+                Extreme::NaN
+            } else {
+                Extreme::Infinite
+            }
+        }
         let bytes = self.bytes(id);
         match self.plan.buffer(id).dtype {
-            DType::F32 => bytemuck::cast_slice::<u8, f32>(bytes).iter().any(|v| !v.is_finite()),
-            DType::F64 => bytemuck::cast_slice::<u8, f64>(bytes).iter().any(|v| !v.is_finite()),
-            _ => false,
+            DType::F32 => of(bytemuck::cast_slice(bytes), f32::is_nan, f32::is_finite),
+            DType::F64 => of(bytemuck::cast_slice(bytes), f64::is_nan, f64::is_finite),
+            _ => Extreme::Finite,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The training loop's state: SaRA (arXiv 2409.06633) with AdamW on the selected entries.
 
 use crate::error::{Error, Result};
-use crate::executor::Executor;
+use crate::executor::{Executor, NotFinite};
 use crate::rng::CounterRng;
 use crate::schedule::Schedule;
 use crate::tensor::Tensors;
@@ -232,6 +232,8 @@ impl Trainer {
             (hyper::LEARNING_RATE, rate),
             (hyper::BETA1, o.adam_beta1),
             (hyper::BETA2, o.adam_beta2),
+            (hyper::REST1, 1.0 - o.adam_beta1),
+            (hyper::REST2, 1.0 - o.adam_beta2),
             (hyper::EPSILON, o.adam_epsilon),
             (hyper::WEIGHT_DECAY, o.adam_weight_decay),
             (hyper::CORRECTION1, 1.0 - o.adam_beta1.powi(t)),
@@ -249,36 +251,44 @@ impl Trainer {
 
     /// Adds the subgradient of the nuclear norm of one matrix, drawn for this step (method of the paper: one matrix a step).
     fn low_rank(&mut self) -> Result<()> {
-        let sparse = &self.executor.plan().sparse;
-        let eligible: Vec<String> = sparse
-            .iter()
-            .enumerate()
-            .filter(|(s, _)| self.executor.count(*s) > 0)
-            .filter_map(|(_, sparse)| sparse.low_rank.clone())
-            .collect();
-        if self.options.lambda_rank == 0.0 || eligible.is_empty() {
+        let executor = &self.executor;
+        let sparse = executor.plan().sparse.iter().enumerate();
+        let mut eligible = sparse.filter(|(s, own)| own.low_rank.is_some() && executor.count(*s) > 0).map(|(s, _)| s);
+        let count = eligible.clone().count() as u32;
+        if self.options.lambda_rank == 0.0 || count == 0 {
             return Ok(());
         }
         let mut rng = CounterRng::new(self.options.seed ^ self.step.rotate_left(32), LOW_RANK_STREAM);
-        self.executor.run(&eligible[rng.below(eligible.len() as u32) as usize])
+        match eligible.nth(rng.below(count) as usize) {
+            Some(s) => self.executor.run_low_rank(s),
+            None => Ok(()),
+        }
     }
 
-    /// Names the first number that is not finite, by running the micro-batches again.
+    /// Names the first NaN, or else the first infinity, by running the micro-batches again.
     fn not_finite(&mut self, what: &'static str, micro_batches: &[Tensors]) -> Error {
         self.executor.clear_gradients();
-        let mut found = None;
+        let mut found: Option<NotFinite> = None;
         for batch in micro_batches {
             match self.set_inputs(batch).and_then(|()| self.executor.find_not_finite("train")) {
                 Err(error) => return error,
-                Ok(None) => {}
-                Ok(some) => {
-                    found = some;
-                    break;
+                Ok(own) => {
+                    let nan = own.as_ref().is_some_and(|f| f.nan);
+                    found = if nan { own } else { found.or(own) };
+                    if nan {
+                        break;
+                    }
                 }
             }
         }
-        let (tensor, origin) = found.unwrap_or_else(|| ("the low-rank term".to_owned(), String::new()));
-        let origin = if origin.is_empty() { String::new() } else { format!(" (node `{origin}`)") };
+        let Some(NotFinite { tensor, origin, after, .. }) = found else {
+            let tensor = "the low-rank term".to_owned();
+            return Error::NotFinite { step: self.step + 1, what, tensor, origin: String::new() };
+        };
+        let mut origin = if origin.is_empty() { String::new() } else { format!(" (node `{origin}`)") };
+        if let Some(after) = after {
+            origin += &format!(", after an infinity in `{after}`");
+        }
         Error::NotFinite { step: self.step + 1, what, tensor, origin }
     }
 }

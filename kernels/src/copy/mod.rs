@@ -12,7 +12,10 @@ use crate::{Arg, Kernel, ScalarKind, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "copy",
-    args: &[Arg::read("x", Types::Any), Arg::update("y", Types::Any)],
+    args: &[
+        Arg::read("x", Types::Any),
+        Arg::update("y", Types::Any).fresh(|call| Some(call.reached("shape", "y_strides"))),
+    ],
     scalars: &[
         ("shape", ScalarKind::Ints),
         ("x_offset", ScalarKind::Int),

@@ -11,7 +11,7 @@ use crate::{Arg, Call, Kernel, ScalarKind, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "gemm",
-    args: &[Arg::read("a", Types::Float), Arg::read("b", Types::Float), Arg::update("c", Types::Float)],
+    args: &[Arg::read("a", Types::Float), Arg::read("b", Types::Float), Arg::update("c", Types::Float).fresh(written)],
     scalars: &[
         ("m", ScalarKind::Int),
         ("n", ScalarKind::Int),
@@ -32,6 +32,12 @@ pub const KERNEL: Kernel = Kernel {
     },
     cpu: cpu::run,
 };
+
+/// With `beta` zero, all that the product has.
+fn written(call: &Call<'_>) -> Option<u64> {
+    let one = (call.int("m") as u64).saturating_mul(call.int("n") as u64);
+    (call.float("beta") == 0.0).then(|| one.saturating_mul(call.reached("batch", "c_batch")))
+}
 
 #[cfg(test)]
 mod tests {

@@ -43,6 +43,8 @@ struct Step {
     keep: f64,
     beta1: f64,
     beta2: f64,
+    rest1: f64,
+    rest2: f64,
     size: f64,
     root: f64,
     epsilon: f64,
@@ -56,6 +58,8 @@ impl Step {
             keep: 1.0 - at(hyper::LEARNING_RATE) * at(hyper::WEIGHT_DECAY),
             beta1: at(hyper::BETA1),
             beta2: at(hyper::BETA2),
+            rest1: at(hyper::REST1),
+            rest2: at(hyper::REST2),
             size: at(hyper::LEARNING_RATE) / at(hyper::CORRECTION1),
             root: 1.0 / at(hyper::CORRECTION2).sqrt(),
             epsilon: at(hyper::EPSILON),
@@ -78,8 +82,8 @@ impl Job for Entries<'_> {
         let Entries { step: s, p, m, v, g } = self;
         for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
             let d = f64::from(*g) * s.clip;
-            let first = s.beta1.madd::<FMA>(f64::from(*m), (1.0 - s.beta1) * d);
-            let second = s.beta2.madd::<FMA>(f64::from(*v), (1.0 - s.beta2) * d * d);
+            let first = s.beta1.madd::<FMA>(f64::from(*m), s.rest1 * d);
+            let second = s.beta2.madd::<FMA>(f64::from(*v), s.rest2 * d * d);
             let size = s.size * first / second.sqrt().madd::<FMA>(s.root, s.epsilon);
             *p = (f64::from(*p) * s.keep - size) as f32;
             *m = first as f32;

@@ -6,8 +6,8 @@
 //! ```text
 //! g *= CLIP
 //! p *= 1 - LEARNING_RATE * WEIGHT_DECAY
-//! m = BETA1 * m + (1 - BETA1) * g
-//! v = BETA2 * v + (1 - BETA2) * g^2
+//! m = BETA1 * m + REST1 * g
+//! v = BETA2 * v + REST2 * g^2
 //! p -= LEARNING_RATE / CORRECTION1 * m / (sqrt(v) / sqrt(CORRECTION2) + EPSILON)
 //! w[idx] = p
 //! g = 0
@@ -52,6 +52,8 @@ mod tests {
         h[LEARNING_RATE] = 0.1;
         h[BETA1] = 0.9;
         h[BETA2] = 0.99;
+        h[REST1] = 0.1;
+        h[REST2] = 0.01;
         h[EPSILON] = 1e-3;
         h[WEIGHT_DECAY] = decay;
         h[CORRECTION1] = 1.0 - 0.9_f64.powi(t);
@@ -114,6 +116,20 @@ mod tests {
         assert_close(&got["p"], &[0.823_396_914], 2e-7);
     }
 
+    /// A steady gradient gives a moment that is corrected to that gradient: what a step adds must fit the correction, also where
+    /// beta is so near 1 that single precision changes what is left.
+    #[test]
+    fn moments_and_corrections_fit() {
+        let beta = 0.999_999_9_f64;
+        let mut h = hyper(0.0, 1.0, 1);
+        (h[BETA1], h[REST1], h[CORRECTION1]) = (0.0, 1.0, 1.0);
+        (h[BETA2], h[REST2], h[CORRECTION2]) = (beta, 1.0 - beta, 1.0 - beta);
+        let (p, m, v, g) = (vec![1.0], vec![0.0], vec![0.0], vec![2.0]);
+        let state = State { dtype: DType::F32, w: vec![1.0], idx: vec![0], p, m, v, g };
+        // p = 1 - 0.1 * 2 / (2 + 0.001).
+        assert_close(&state.step(&h)["p"], &[0.900_049_975], 1e-7);
+    }
+
     #[test]
     fn matches_a_naive_loop() {
         for (len, density, dtype, spare) in [
@@ -140,8 +156,8 @@ mod tests {
             let [w, p, m, v, g] = &mut want;
             for (k, &i) in state.idx.iter().enumerate() {
                 let d = g[k] * hyper[CLIP];
-                m[k] = hyper[BETA1] * m[k] + (1.0 - hyper[BETA1]) * d;
-                v[k] = hyper[BETA2] * v[k] + (1.0 - hyper[BETA2]) * d * d;
+                m[k] = hyper[BETA1] * m[k] + hyper[REST1] * d;
+                v[k] = hyper[BETA2] * v[k] + hyper[REST2] * d * d;
                 let root = v[k].sqrt() / hyper[CORRECTION2].sqrt() + hyper[EPSILON];
                 p[k] -= hyper[LEARNING_RATE] * hyper[WEIGHT_DECAY] * p[k];
                 p[k] -= hyper[LEARNING_RATE] / hyper[CORRECTION1] * m[k] / root;

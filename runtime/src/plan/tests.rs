@@ -232,8 +232,67 @@ fn p05_nothing_is_read_before_it_is_written() {
             ("a launch reads what is written later", |p| p.programs[TRAIN].steps.swap(0, 1)),
             ("an input is not set", |p| drop(p.programs[TRAIN].inputs.pop())),
             ("an output is not written", |p| p.programs[UPDATE].outputs = vec![port("y", Y, &[4])]),
+            // `d` before it is filled.
+            ("a scatter into nothing", |p| p.programs[TRAIN].steps.insert(2, step("scatter", &[PARAM, INDEX, D], &[]))),
+            ("a sum of squares upon nothing", |p| {
+                let place = Place::Arena(64);
+                p.buffers.push(Buffer { name: "sums".into(), dtype: DType::F64, len: 1, place });
+                let sums = p.buffers.len() - 1;
+                p.programs[LOW_RANK].steps.push(step("sum_squares", &[PARAM, sums], &[Scalar::Int(0)]));
+            }),
+            ("a norm of nothing", |p| p.programs[TRAIN].steps.insert(2, step("normalize", &[D], &[]))),
+            ("a product that is added to nothing", |p| p.programs[TRAIN].steps[2] = product(1.0)),
+            ("a product that is smaller than what is read", |p| {
+                p.programs[TRAIN].steps[2] = product(0.0);
+                p.programs[TRAIN].steps[2].scalars[0] = Scalar::Int(1);
+            }),
+            ("a copy of a part", |p| p.programs[TRAIN].steps[2] = copy(1, 1)),
+            ("a copy to one place", |p| p.programs[TRAIN].steps[2] = copy(2, 0)),
+            ("an output that is written in part", |p| {
+                p.programs[TRAIN].outputs.push(port("d", D, &[2]));
+                p.programs[TRAIN].steps[2] = copy(1, 1);
+                p.programs[TRAIN].steps.pop();
+            }),
         ],
     );
+}
+
+/// `d` as a product of `x` and `w.p`, of two rows.
+fn product(beta: f64) -> Step {
+    let none = || Scalar::Ints(vec![]);
+    let ints = |v: [i64; 2]| Scalar::Ints(v.to_vec());
+    let mut scalars = vec![Scalar::Int(2), Scalar::Int(1), Scalar::Int(2), none(), none(), none(), none()];
+    scalars.extend([ints([2, 1]), ints([1, 1]), ints([1, 1]), Scalar::Float(1.0), Scalar::Float(beta)]);
+    step("gemm", &[X, PARAM, D], &scalars)
+}
+
+/// `d` as a copy of some of the constant.
+fn copy(count: i64, stride: i64) -> Step {
+    let ints = |v: i64| Scalar::Ints(vec![v]);
+    step("copy", &[CONSTANT, D], &[ints(count), Scalar::Int(0), ints(1), Scalar::Int(0), ints(stride)])
+}
+
+#[test]
+fn what_updates_may_also_write_anew() {
+    for steps in [vec![product(0.0)], vec![copy(2, 1)], vec![copy(1, 1), copy(1, 1)], vec![product(0.0), product(1.0)]]
+    {
+        let mut plan = plan();
+        // The launches come before anything else, so that `x` is alive as an input.
+        plan.buffers[D].place = Place::Arena(192);
+        let train = &mut plan.programs[TRAIN];
+        train.steps.remove(2);
+        for (i, step) in steps.into_iter().enumerate() {
+            train.steps.insert(i, step);
+        }
+        train.arena_bytes = 256;
+        plan.programs[LOW_RANK].arena_bytes = 256;
+        plan.arena_bytes = 256;
+        let live = match plan.verify() {
+            Err(Error::Verify { rule: "P09", reason }) => reason,
+            other => panic!("only the peak is another: {other:?}"),
+        };
+        assert!(live.contains("busiest step"), "{live}");
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //! - **P02** A buffer lies inside its region and is aligned; one of a weight, index or state has the length and type of it.
 //! - **P03** An argument that is written overlaps no other argument of its launch.
 //! - **P04** Arena buffers of a program that are alive together do not overlap.
-//! - **P05** Nothing in the arena is read before it is written.
+//! - **P05** Nothing in the arena is read before it is written, or updated before all of it is. A buffer is written in parts if
+//!   the parts have as many elements as it has.
 //! - **P06** Weights, values and moments are written only by `update`; gradients also by `train` and the low-rank programs;
 //!   hyper-parameters only by `update`; constants and indices by nothing.
 //! - **P07** Positions ascend and lie inside their weight; a weight is sparse at most once, with a threshold of 0 or more and the hash
@@ -15,7 +16,7 @@
 
 use super::{ALIGN, Buffer, BufferId, Peak, Place, Plan, Program, Step};
 use crate::error::{Error, Result};
-use sara_kernels::{DType, Mode, Types, hyper};
+use sara_kernels::{Call, DType, Mode, Types, hyper};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 type Check = std::result::Result<(), (&'static str, String)>;
@@ -191,27 +192,44 @@ impl Plan {
         for port in program.inputs.iter().filter(|p| arena(&p.buffer)) {
             lives.insert(port.buffer, (0, 0));
         }
+        let mut written: HashMap<BufferId, u64> = lives.keys().map(|id| (*id, self.buffer(*id).len)).collect();
         for (i, step) in program.steps.iter().enumerate() {
-            // Reads come first: a launch that writes a buffer for the first time must not read it too.
-            for reading in [true, false] {
-                for (declared, id) in step.kernel.args.iter().zip(&step.args) {
-                    let Some(id) = id.filter(|id| arena(id) && (declared.mode == Mode::Read) == reading) else {
-                        continue;
-                    };
-                    if reading && !lives.contains_key(&id) {
+            let lens: Vec<usize> = step.args.iter().map(|id| id.map_or(0, |id| self.buffer(id).len as usize)).collect();
+            let call = Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars };
+            // A launch that writes a buffer for the first time must not read it too: what it writes counts after it.
+            let mut fresh = Vec::new();
+            for (declared, id) in step.kernel.args.iter().zip(&step.args) {
+                let Some(id) = id.filter(arena) else { continue };
+                let part = match declared.mode {
+                    Mode::Read => None,
+                    Mode::Write => Some(self.buffer(id).len),
+                    Mode::Update => (declared.fresh)(&call),
+                };
+                match part {
+                    Some(part) => fresh.push((id, part)),
+                    None if written.get(&id).is_none_or(|n| *n < self.buffer(id).len) => {
                         let name = &self.buffer(id).name;
                         return Err((
                             "P05",
-                            format!("step {i} of `{}` reads `{name}`, which nothing wrote", program.name),
+                            format!(
+                                "step {i} of `{}` reads `{name}`, which nothing wrote, or only in part",
+                                program.name
+                            ),
                         ));
                     }
-                    lives.entry(id).or_insert((i, i)).1 = i;
+                    None => {}
                 }
+                lives.entry(id).or_insert((i, i)).1 = i;
+            }
+            for (id, part) in fresh {
+                let n = written.entry(id).or_default();
+                *n = n.saturating_add(part);
             }
         }
         let last = program.steps.len().saturating_sub(1);
         for port in program.outputs.iter().filter(|p| arena(&p.buffer)) {
-            match lives.get_mut(&port.buffer) {
+            let whole = written.get(&port.buffer).is_some_and(|n| *n >= self.buffer(port.buffer).len);
+            match lives.get_mut(&port.buffer).filter(|_| whole) {
                 Some(life) => life.1 = last,
                 None => return Err(("P05", format!("output `{}` of `{}` is never written", port.name, program.name))),
             }
