@@ -427,10 +427,10 @@ fn reselection_takes_the_threshold_of_each_weight() {
     let mut t = trainer(&plan, 1, &options);
     // Half of the entries of each weight leave their range.
     let mut expected = Vec::new();
-    for s in 0..plan.sparse.len() {
+    for (s, threshold) in thresholds.iter().enumerate() {
         let index = t.executor.indices(s).to_vec();
         let mut values = t.executor.state(s)[0].to_vec();
-        values.iter_mut().step_by(2).for_each(|v| *v = 1.5 * thresholds[s] as f32);
+        values.iter_mut().step_by(2).for_each(|v| *v = 1.5 * *threshold as f32);
         let zero = vec![0.0; index.len()];
         t.executor.set_state(s, &index, &values, &zero, &zero).unwrap();
         expected.push(index.into_iter().skip(1).step_by(2).collect::<Vec<_>>());
