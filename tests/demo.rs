@@ -1,7 +1,5 @@
 //! The demo, cut short: every step of the story happens and every promised file is there.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
-
 use std::process::Command;
 
 #[test]
