@@ -8,6 +8,7 @@ use common::{Dim, Tensor as Initialiser, declare, graph, model, node, noise};
 use onnx_protobuf::{StringStringEntryProto, tensor_proto::DataLocation};
 use protobuf::EnumOrUnknown;
 use sara::kernels::DType;
+use sara::runtime::oracle::Oracle;
 use sara::runtime::tensor::{Tensor, Tensors, read_safetensors, write_safetensors};
 use sara_runtime::oracle::OracleType::F32;
 use serde_json::Value;
@@ -584,6 +585,7 @@ fn json_stands_alone_on_stdout() {
     let said = text(&output.stderr);
     assert!(said.contains("trainable params: ") && said.contains("wrote run/adapter"), "{said}");
 
+    Oracle::open_or_fetch().unwrap_or_else(|e| panic!("ONNX Runtime is needed for this test: {e}"));
     let verified = json(&place.ok(&["verify", "model.onnx", "--json"]));
     assert_eq!(verified["verified"], true);
     assert!(verified["outputs"][0]["difference"].as_f64().unwrap() < 2e-4);

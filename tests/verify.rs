@@ -15,7 +15,7 @@ fn reference(file: &str) -> String {
 /// Runs `sara verify`, which must end with this exit code, and returns what it prints.
 #[track_caller]
 fn verify(code: i32, model: &str, more: &[&str]) -> (String, String) {
-    if let Err(error) = Oracle::open() {
+    if let Err(error) = Oracle::open_or_fetch() {
         panic!("ONNX Runtime is needed for this test: {error}");
     }
     let args = ["verify", &reference(model)];

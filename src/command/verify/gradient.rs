@@ -254,7 +254,7 @@ mod tests {
     /// PyTorch's own gradients hold; wrong ones do not.
     #[test]
     fn wrong_gradients_are_rejected() {
-        let oracle = Oracle::open().unwrap_or_else(|e| panic!("ONNX Runtime is needed for this test: {e}"));
+        let oracle = Oracle::open_or_fetch().unwrap_or_else(|e| panic!("ONNX Runtime is needed for this test: {e}"));
         let path = |file: &str| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(file);
         let tensors = |file: &str| read_safetensors(&path(file)).unwrap().0;
         let model = Model::open(&path("dit.dynamo.onnx")).unwrap();
