@@ -1,5 +1,8 @@
 //! The shared checks of the operators, on the cases that each operator gives: types, text form, gradients and updates.
 
+mod common;
+
+use common::noise;
 use sara_compiler::autodiff::Grad;
 use sara_compiler::evaluate::execute;
 use sara_compiler::ir::verify::verify;
@@ -121,19 +124,6 @@ fn decode(bytes: &[u8], dtype: DType) -> Vec<f64> {
         DType::U32 => bytemuck::pod_collect_to_vec::<u8, u32>(bytes).into_iter().map(f64::from).collect(),
         DType::U8 | DType::Bool => bytes.iter().map(|b| f64::from(*b)).collect(),
     }
-}
-
-/// Numbers in 0..1 that depend on the seed only.
-fn noise(seed: u64, len: usize) -> Vec<f64> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
-    (0..len)
-        .map(|_| {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-        })
-        .collect()
 }
 
 /// What an operand holds. Positions ascend.

@@ -71,8 +71,8 @@ impl Judge {
     }
 
     /// A row of real scans in the new look, one of each digit.
-    pub(super) fn examples(&self) -> Vec<Array4<f32>> {
-        self.examples.clone()
+    pub(super) fn examples(&self) -> &[Array4<f32>] {
+        &self.examples
     }
 
     /// Judges a model; also returns rows of its samples, a digit in each column.

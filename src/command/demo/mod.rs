@@ -113,10 +113,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
     say!("\n5. what came of it");
     print_verdicts(args.look, &before, &after);
-    let scans = judge.examples();
     let title = format!("LEARNED: {} SCANS", args.look.name().to_uppercase());
     let groups = [
-        Group { title: &title, rows: &scans },
+        Group { title: &title, rows: judge.examples() },
         Group { title: "BEFORE", rows: &drawn_before },
         Group { title: "AFTER, FROM THE SAME NOISE", rows: &drawn_after },
     ];
