@@ -8,7 +8,6 @@ use crate::tensor::Tensor;
 use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, hyper};
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// A plan with its memory: weights, sparse state, constants, arena.
 pub struct Executor {
@@ -70,9 +69,6 @@ enum Extreme {
     Infinite,
     NaN,
 }
-
-/// Time that launches of a program took, by kernel.
-pub type Profile = HashMap<&'static str, (u64, Duration)>;
 
 impl Executor {
     /// Reads the weights and takes all memory that the plan needs. `model` overrides the path that the plan remembers.
@@ -324,20 +320,6 @@ impl Executor {
                 this.launch(at, step);
             }
         });
-    }
-
-    /// Runs a program and adds the time of each launch to `profile`.
-    pub fn run_profiled(&mut self, program: &str, profile: &mut Profile) -> Result<()> {
-        let at = self.position(program)?;
-        self.prepare(at);
-        for step in 0..self.plan.programs[at].steps.len() {
-            let start = Instant::now();
-            self.launch(at, step);
-            let entry = profile.entry(self.plan.programs[at].steps[step].kernel.name).or_default();
-            entry.0 += 1;
-            entry.1 += start.elapsed();
-        }
-        Ok(())
     }
 
     /// Runs a program until a tensor holds NaN. An infinity can be meant, as in a mask: the first tensor that holds one is the answer

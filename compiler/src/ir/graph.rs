@@ -199,11 +199,6 @@ impl Graph {
         self.order.iter().flatten().copied()
     }
 
-    /// Number of nodes in program order.
-    pub fn node_count(&self) -> usize {
-        self.order.iter().map(Vec::len).sum()
-    }
-
     /// The node that produces `value`, if one does.
     pub fn producer(&self, value: ValueId) -> Option<&Node> {
         match self.value(value).def {
@@ -366,22 +361,6 @@ impl Graph {
     /// Makes operand `slot` of `node` be `value`.
     pub fn set_input(&mut self, node: NodeId, slot: usize, value: ValueId) {
         self.nodes[node.0 as usize].inputs[slot] = Some(value);
-    }
-
-    /// Replaces `old` by `new` in all nodes and returns.
-    pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
-        for node in &mut self.nodes {
-            for input in node.inputs.iter_mut().flatten() {
-                if *input == old {
-                    *input = new;
-                }
-            }
-        }
-        for (_, value) in &mut self.returns {
-            if *value == old {
-                *value = new;
-            }
-        }
     }
 
     /// Replaces every operand and return by what `map` gives for it.

@@ -108,11 +108,6 @@ impl Oracle {
         &self.version
     }
 
-    /// What the library says about its own build.
-    pub fn build_info(&self) -> &'static str {
-        ort::info()
-    }
-
     /// Opens a model file. External data is read from beside it.
     pub fn session_from_file(&self, path: &Path, options: &SessionOptions) -> Result<Session, OracleError> {
         let model = format!("`{}`", path.display());
