@@ -427,8 +427,12 @@ pub fn dtype(number: i32) -> Option<DType> {
     Some(match number {
         data_type::FLOAT | data_type::FLOAT16 | data_type::BFLOAT16 => DType::F32,
         data_type::DOUBLE => DType::F64,
-        data_type::INT64 | data_type::INT8 | data_type::INT16 | data_type::UINT16 | data_type::UINT64 => DType::I64,
+        data_type::INT64 => DType::I64,
         data_type::INT32 => DType::I32,
+        data_type::INT16 => DType::I16,
+        data_type::INT8 => DType::I8,
+        data_type::UINT64 => DType::U64,
+        data_type::UINT16 => DType::U16,
         data_type::UINT32 => DType::U32,
         data_type::UINT8 => DType::U8,
         data_type::BOOL => DType::Bool,

@@ -285,9 +285,9 @@ impl OnnxNode<'_, '_> {
     }
 
     /// A constant scalar of the type of `like`.
-    pub fn scalar_like(&mut self, like: ValueId, value: f64) -> ValueId {
-        let dtype = self.ty(like).dtype;
-        self.importer.graph.add_scalar(dtype, value)
+    pub fn scalar_like(&mut self, like: ValueId, value: f64) -> Result<ValueId> {
+        let (dtype, wide) = (self.ty(like).dtype, self.add_const(DType::F64, &[], &[value]));
+        self.cast(wide, dtype)
     }
 
     /// `x` with another shape of the same size.
