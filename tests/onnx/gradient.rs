@@ -4,6 +4,7 @@ use super::case::Case;
 use super::common::{decode, encode, noise};
 use super::outcome::{clean, convert, open, oracle_type, split};
 use libtest_mimic::Failed;
+use onnx_protobuf::attribute_proto::AttributeType;
 use onnx_protobuf::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use sara_compiler::evaluate::execute;
 use sara_compiler::import::{Model, import, read_weight};
@@ -54,12 +55,12 @@ fn check_scaled(case: &Case, scale: f64) -> Result<Slope, String> {
     let open: Vec<&String> =
         double.inputs.iter().filter(|i| i.1.as_ref().is_some_and(real)).map(|i| &i.0).collect();
     let mut refusal = None;
-    // Operands that decide shapes are constants; if not all real ones can be inputs, the first alone is.
-    for open in [&open[..], &open[..open.len().min(1)]] {
+    // Operands that decide shapes are constants; if not all real ones can be inputs, each is alone.
+    for open in std::iter::once(&open[..]).chain(open.chunks(1)) {
         let constant = double.inputs.iter().map(|i| &i.0).filter(|n| !open.contains(n)).cloned().collect();
         match slopes(&double, &constant, scale) {
             Ok(found) => return found,
-            Err(why) => refusal = Some(why),
+            Err(why) => refusal = refusal.or(Some(why)),
         }
     }
     Ok(refusal.map_or(Slope::Flat, Slope::Refused))
@@ -221,6 +222,18 @@ fn double_node(node: &mut NodeProto) {
 }
 
 fn double_attribute(attribute: &mut AttributeProto) {
+    // Constants that are single precision by their name become tensors.
+    let constant = match attribute.name.as_str() {
+        "value_float" => Some((vec![], vec![attribute.f])),
+        "value_floats" => Some((vec![attribute.floats.len() as i64], attribute.floats.clone())),
+        _ => None,
+    };
+    if let Some((dims, values)) = constant {
+        let tensor =
+            TensorProto { dims, data_type: OracleType::F32.onnx(), float_data: values, ..TensorProto::default() };
+        *attribute = AttributeProto { name: "value".to_owned(), t: Some(tensor).into(), ..AttributeProto::default() };
+        attribute.type_ = AttributeType::TENSOR.into();
+    }
     if matches!(attribute.name.as_str(), "to" | "dtype") && is_real(attribute.i as i32) {
         attribute.i = i64::from(OracleType::F64.onnx());
     }
@@ -237,6 +250,7 @@ fn double_tensor(tensor: &mut TensorProto) {
     let values: Vec<f64> = match tensor.raw_data.is_empty() {
         false => decode(&tensor.raw_data, dtype),
         true if dtype == OracleType::F32 => tensor.float_data.iter().map(|v| f64::from(*v)).collect(),
+        true if tensor.int32_data.is_empty() => Vec::new(),
         true => return,
     };
     tensor.float_data.clear();

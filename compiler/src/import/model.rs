@@ -57,8 +57,7 @@ impl Model {
 
     /// Version of the default operator set.
     pub fn opset(&self) -> i64 {
-        let default = self.proto.opset_import.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx");
-        default.map_or(1, |o| o.version)
+        super::function::default_opset(&self.proto.opset_import).unwrap_or(1)
     }
 
     /// Names of the dimensions that its inputs leave open, in the order of their first use.

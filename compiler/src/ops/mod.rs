@@ -11,7 +11,9 @@ pub mod binary;
 mod cast;
 mod concat;
 mod constant;
+mod control;
 mod conv;
+mod cross_entropy;
 mod cumulative;
 mod einsum;
 mod embed;
@@ -23,11 +25,15 @@ mod layer_norm;
 mod loss;
 mod masked;
 mod matmul;
+mod norm;
+mod onnx_attention;
 mod order;
+mod pool;
 pub mod reduce;
 mod resample;
 mod reshape;
 mod rms_norm;
+mod rotary;
 mod select;
 mod slice;
 mod softmax;
@@ -244,6 +250,7 @@ pub const IMPORTS: &[(&str, Import)] = &[
     ("Asinh", unary::import),
     ("Atan", unary::import),
     ("Atanh", unary::import),
+    ("Attention", onnx_attention::import),
     ("AveragePool", resample::import_average_pool),
     ("BatchNormalization", group_norm::import_batch),
     ("BitShift", binary::import_shift),
@@ -284,6 +291,8 @@ pub const IMPORTS: &[(&str, Import)] = &[
     ("Gelu", unary::import_gelu),
     ("Gemm", matmul::import_gemm),
     ("GlobalAveragePool", reduce::import_global_average),
+    ("GlobalLpPool", pool::import_global_lp),
+    ("GlobalMaxPool", pool::import_global_max),
     ("Greater", binary::import),
     ("GreaterOrEqual", binary::import),
     ("GroupNormalization", group_norm::import),
@@ -291,6 +300,7 @@ pub const IMPORTS: &[(&str, Import)] = &[
     ("HardSigmoid", unary::import_hard_sigmoid),
     ("HardSwish", unary::import),
     ("Identity", reshape::import_identity),
+    ("If", control::import_if),
     ("InstanceNormalization", group_norm::import_instance),
     ("IsInf", unary::import_is_inf),
     ("IsNaN", unary::import_is_nan),
@@ -300,14 +310,21 @@ pub const IMPORTS: &[(&str, Import)] = &[
     ("LessOrEqual", binary::import),
     ("Log", unary::import),
     ("LogSoftmax", softmax::import_log),
+    ("Loop", control::import_loop),
+    ("LpNormalization", norm::import_lp),
+    ("LpPool", pool::import_lp),
+    ("LRN", norm::import_lrn),
     ("MatMul", matmul::import),
     ("Max", binary::import_variadic),
+    ("MaxPool", pool::import_max),
     ("Mean", binary::import_variadic),
+    ("MeanVarianceNormalization", norm::import_mean_variance),
     ("Min", binary::import_variadic),
     ("Mish", unary::import),
     ("Mod", binary::import_mod),
     ("Mul", binary::import),
     ("Neg", unary::import),
+    ("NegativeLogLikelihoodLoss", cross_entropy::import_likelihood),
     ("NonZero", index::import_non_zero),
     ("Not", unary::import),
     ("OneHot", index::import_one_hot),
@@ -332,7 +349,9 @@ pub const IMPORTS: &[(&str, Import)] = &[
     ("Resize", resample::import_resize),
     ("ReverseSequence", index::import_reverse_sequence),
     ("RMSNormalization", rms_norm::import),
+    ("RotaryEmbedding", rotary::import),
     ("Round", unary::import),
+    ("Scan", control::import_scan),
     ("Scatter", index::import_scatter_elements),
     ("ScatterElements", index::import_scatter_elements),
     ("ScatterND", index::import_scatter_nd),
@@ -346,6 +365,7 @@ pub const IMPORTS: &[(&str, Import)] = &[
     ("Size", constant::import_size),
     ("Slice", slice::import),
     ("Softmax", softmax::import),
+    ("SoftmaxCrossEntropyLoss", cross_entropy::import_softmax),
     ("Softplus", unary::import),
     ("Softsign", unary::import),
     ("SpaceToDepth", transpose::import_space_to_depth),
@@ -354,6 +374,7 @@ pub const IMPORTS: &[(&str, Import)] = &[
     ("Squeeze", reshape::import_squeeze),
     ("Sub", binary::import),
     ("Sum", binary::import_variadic),
+    ("SwiGLU", unary::import_swiglu),
     ("Swish", unary::import),
     ("Tan", unary::import),
     ("Tanh", unary::import),

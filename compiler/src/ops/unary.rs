@@ -165,10 +165,16 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 /// ONNX Clip.
 pub(super) fn import_clip(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
+    let known = |n: &OnnxNode<'_, '_>, i| n.optional(i).is_none() || n.optional_scalar(i).is_ok();
     let (low, high) = if n.opset() < 11 {
         (n.float("min", f64::NEG_INFINITY)?, n.float("max", f64::INFINITY)?)
-    } else {
+    } else if known(n, 1) && known(n, 2) {
         (n.optional_scalar(1)?.unwrap_or(f64::NEG_INFINITY), n.optional_scalar(2)?.unwrap_or(f64::INFINITY))
+    } else {
+        // Bounds that depend on the data.
+        let raised = n.optional(1).map_or(Ok(x), |low| n.binary("max", x, low))?;
+        let y = n.optional(2).map_or(Ok(raised), |high| n.binary("min", raised, high))?;
+        return Ok(vec![y]);
     };
     n.emit(Unary { op: "clip".into(), alpha: low, beta: high }, &[x]).map(|y| vec![y])
 }
@@ -189,6 +195,14 @@ pub(super) fn import_selu(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
     let (alpha, beta) = (n.float("alpha", 1.673_263_192_176_818_8)?, n.float("gamma", 1.050_701_022_148_132_3)?);
     n.emit(Unary { op: "selu".into(), alpha, beta }, &[x]).map(|y| vec![y])
+}
+
+/// ONNX SwiGLU: `a * sigmoid(alpha * a) * b`.
+pub(super) fn import_swiglu(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let (a, b) = (n.input(0)?, n.input(1)?);
+    let alpha = n.float("alpha", 1.0)?;
+    let gate = n.emit(Unary { op: "quick_gelu".into(), alpha, beta: 0.0 }, &[a])?;
+    n.binary("mul", gate, b).map(|y| vec![y])
 }
 
 /// ONNX PRelu: `x` where it is not negative, else `slope * x`.

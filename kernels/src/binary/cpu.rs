@@ -27,7 +27,7 @@ fn bits<T: Bits>(l: &Launch<'_>, op: &str) {
     }
 }
 
-/// Integers as bits. What is shifted by the width or more is gone.
+/// Integers as bits. A shift by the width or more, or by a negative number, leaves nothing but the sign.
 trait Bits:
     Element + std::ops::BitAnd<Output = Self> + std::ops::BitOr<Output = Self> + std::ops::BitXor<Output = Self>
 {
@@ -130,7 +130,11 @@ macro_rules! integers {
             #[inline(always)]
             fn left(self, by: $t) -> $t { u32::try_from(by).ok().and_then(|by| self.checked_shl(by)).unwrap_or(0) }
             #[inline(always)]
-            fn right(self, by: $t) -> $t { u32::try_from(by).ok().and_then(|by| self.checked_shr(by)).unwrap_or(0) }
+            #[allow(unused_comparisons, reason = "written once for signed and unsigned types")]
+            fn right(self, by: $t) -> $t {
+                let sign = if self < 0 { !0 } else { 0 };
+                u32::try_from(by).ok().and_then(|by| self.checked_shr(by)).unwrap_or(sign)
+            }
         }
     )*};
 }
