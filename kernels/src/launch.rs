@@ -141,6 +141,8 @@ pub struct Kernel {
     pub flops: fn(&Call<'_>) -> u64,
     /// The kernel on a CPU.
     pub cpu: fn(&Launch<'_>),
+    /// The kernel on a GPU, if it has such a form.
+    pub cuda: Option<crate::cuda::Cuda>,
 }
 
 impl fmt::Debug for Kernel {
@@ -150,7 +152,7 @@ impl fmt::Debug for Kernel {
 }
 
 impl Kernel {
-    fn arg(&self, name: &str) -> usize {
+    pub(crate) fn arg(&self, name: &str) -> usize {
         match self.args.iter().position(|a| a.name == name) {
             Some(i) => i,
             None => unreachable!("kernel {} declares no argument `{name}`", self.name),

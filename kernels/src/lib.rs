@@ -12,6 +12,7 @@ pub mod conv;
 pub mod conv_grad_input;
 pub mod conv_grad_weight;
 pub mod copy;
+pub mod cuda;
 mod dtype;
 pub mod fill;
 mod function;

@@ -125,6 +125,11 @@ impl<T: Real> Job for Gradient<'_, T> {
     }
 }
 
+/// Parts of the rows whose sums a GPU takes side by side for the gradients of scale and bias.
+pub(crate) fn row_parts(rows: usize) -> usize {
+    rows.div_ceil(128).clamp(1, 256)
+}
+
 /// Columns of a task of [`affine`] at least.
 const STRIP: usize = 4 * LANES;
 /// Rows whose sums [`affine`] keeps in registers.

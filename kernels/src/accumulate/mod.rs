@@ -3,6 +3,7 @@
 //! `d` has at least as many elements as `g`; those beyond are not read. `scale` is a place in [`crate::hyper`].
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, DType, Kernel, ScalarKind, Types};
 
@@ -17,6 +18,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("scale", ScalarKind::Int)],
     flops: |call| 2 * call.len("g") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

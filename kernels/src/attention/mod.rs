@@ -39,6 +39,7 @@ pub const KERNEL: Kernel = Kernel {
         2 * (shape.images() * shape.queries * shape.keys) as u64 * (shape.dim + shape.value_dim) as u64
     },
     cpu: cpu::run,
+    cuda: None,
 };
 
 /// Shape of the operands.

@@ -30,6 +30,7 @@ pub const KERNEL: Kernel = Kernel {
         2 * (s.images() * s.queries * s.keys) as u64 * (3 * s.dim + 2 * s.value_dim) as u64
     },
     cpu: cpu::run,
+    cuda: None,
 };
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! a shift by the width or more, or by a negative number, leaves zero, or minus one of a negative number shifted to the right. `min` and `max` of a number and NaN are NaN.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
@@ -23,6 +24,7 @@ pub const KERNEL: Kernel = Kernel {
     ],
     flops: |call: &Call<'_>| call.len("y") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

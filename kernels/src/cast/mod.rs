@@ -4,6 +4,7 @@
 //! integers wrap. Anything but zero is true.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, Types};
 
@@ -14,6 +15,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[],
     flops: |_| 0,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

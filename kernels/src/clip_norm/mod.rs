@@ -4,6 +4,7 @@
 //! is 0 (PyTorch's `clip_grad_norm_`). `sums` are added in order; a norm that is not a number makes the factor none.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, DType, Kernel, Types};
 
@@ -14,6 +15,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[],
     flops: |call| call.len("sums") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

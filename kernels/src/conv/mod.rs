@@ -25,6 +25,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: geometry::SCALARS,
     flops: |call| Geometry::of(call).flops(),
     cpu: cpu::run,
+    cuda: None,
 };
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! last one stays.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 
@@ -25,6 +26,7 @@ pub const KERNEL: Kernel = Kernel {
     ],
     flops: |_| 0,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

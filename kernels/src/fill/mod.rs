@@ -1,6 +1,7 @@
 //! `y[i] = value` (ONNX ConstantOfShape), converted as the kernel `cast` converts.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 
@@ -11,6 +12,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("value", ScalarKind::Float)],
     flops: |_| 0,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! where an index is out of range the result is NaN, or zero for integers.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, DType, Kernel, ScalarKind, Types};
 
@@ -14,6 +15,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("outer", ScalarKind::Int), ("axis", ScalarKind::Int), ("inner", ScalarKind::Int)],
     flops: |_| 0,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 /// The row of an axis of `axis` rows that `index` means, if there is one.

@@ -3,6 +3,7 @@
 //! Terms of one element are added in the order of `j`. Indices out of range contribute nothing.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Call, DType, Kernel, ScalarKind, Types};
 
@@ -13,6 +14,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("outer", ScalarKind::Int), ("axis", ScalarKind::Int), ("inner", ScalarKind::Int)],
     flops: |call: &Call<'_>| call.len("dy") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

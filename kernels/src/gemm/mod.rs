@@ -31,6 +31,7 @@ pub const KERNEL: Kernel = Kernel {
         2 * batch as u64 * call.int("m") as u64 * call.int("n") as u64 * call.int("k") as u64
     },
     cpu: cpu::run,
+    cuda: None,
 };
 
 /// With `beta` zero, all that the product has.

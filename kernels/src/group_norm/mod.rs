@@ -6,6 +6,7 @@
 //! `[n, groups]`. The variance is that of the whole group, without Bessel's correction.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
@@ -33,6 +34,7 @@ pub const KERNEL: Kernel = Kernel {
     // One for the mean, three for the variance, three for the result.
     flops: |call| 7 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 /// The scalars.

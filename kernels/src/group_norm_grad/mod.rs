@@ -4,6 +4,7 @@
 //! taken over the group. Shapes are those of group_norm.
 
 mod cpu;
+mod cuda;
 
 use crate::group_norm::SCALARS;
 use crate::{Arg, Kernel, Types};
@@ -23,6 +24,7 @@ pub const KERNEL: Kernel = Kernel {
     // Four for the sums, five for the result.
     flops: |call| 9 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! group_norm.
 
 mod cpu;
+mod cuda;
 
 use crate::group_norm::SCALARS;
 use crate::{Arg, Kernel, Types};
@@ -22,6 +23,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: SCALARS,
     flops: |call| 4 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

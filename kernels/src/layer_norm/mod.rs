@@ -5,6 +5,7 @@
 //! sqrt(variance + epsilon)` are `[rows]`. The variance is that of the whole row, without Bessel's correction.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 
@@ -22,6 +23,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int), ("epsilon", ScalarKind::Float)],
     flops: |call| 7 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! layer_norm.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 
@@ -21,6 +22,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int)],
     flops: |call| 5 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

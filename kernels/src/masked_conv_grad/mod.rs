@@ -27,6 +27,7 @@ pub const KERNEL: Kernel = Kernel {
         2 * call.len("idx") as u64 * (g.n * g.output_len()) as u64
     },
     cpu: cpu::run,
+    cuda: None,
 };
 
 /// Elements that `work` holds at most, unless one row of outputs takes more.

@@ -29,6 +29,7 @@ pub const KERNEL: Kernel = Kernel {
     ],
     flops: |call| 2 * call.len("idx") as u64 * (call.int("batch") * call.int("n")) as u64,
     cpu: cpu::run,
+    cuda: None,
 };
 
 /// Elements that `work` holds at most, unless a few hundred tokens take more.

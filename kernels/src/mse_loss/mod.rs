@@ -1,6 +1,7 @@
 //! `loss = mean((x - t)^2)`, accumulated in double precision. `x` and `t` have one shape, `loss` is one element.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, Types};
 
@@ -11,6 +12,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[],
     flops: |call| 3 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Gradient of mse_loss with respect to `x`: `dx = 2 * (x - t) / n` for `n` elements.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, Types};
 
@@ -11,6 +12,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[],
     flops: |call| 2 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `x /= sqrt(sum(x^2))`: scales to a Frobenius norm of one. Where the norm is zero `x` stays as it is.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, Types};
 
@@ -11,6 +12,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[],
     flops: |call| 3 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

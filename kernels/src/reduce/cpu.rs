@@ -3,7 +3,7 @@
 use crate::grid::{Dim, Grid};
 use crate::rows::share;
 use crate::simd::{Job, LANES, Real, dispatch};
-use crate::{DType, Launch, for_element, for_float};
+use crate::{Call, DType, Launch, for_element, for_float};
 use std::marker::PhantomData;
 
 /// Results that are accumulated side by side where the innermost axis stays.
@@ -27,7 +27,7 @@ pub(super) fn run(l: &Launch<'_>) {
 }
 
 /// The axes that stay and those that are reduced, with the distances in `x`.
-fn split(l: &Launch<'_>) -> [Grid<1>; 2] {
+pub(super) fn split(l: &Call<'_>) -> [Grid<1>; 2] {
     let (shape, axes) = (l.ints("shape"), l.ints("axes"));
     let stride = |d: usize| shape[d + 1..].iter().product::<i64>() as isize;
     [false, true].map(|reduced| {

@@ -5,6 +5,7 @@
 //! NaN.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
@@ -15,6 +16,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("op", ScalarKind::Word), ("shape", ScalarKind::Ints), ("axes", ScalarKind::Ints)],
     flops: |call: &Call<'_>| call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! with a negative index contributes nothing.
 
 pub(crate) mod cpu;
+mod cuda;
 
 use crate::{Arg, Call, DType, Kernel, ScalarKind, Types};
 
@@ -29,6 +30,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: SCALARS,
     flops: |call: &Call<'_>| 2 * (call.len("y") * call.int("taps")) as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 /// A table of taps for tests: `(index, weight)` of three taps for each of `n_out` results, some absent.

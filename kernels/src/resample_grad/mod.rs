@@ -4,6 +4,7 @@
 //! Terms of one element are added in the order of `j`, then of `t`.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Call, DType, Kernel, Types, resample};
 
@@ -19,6 +20,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: resample::SCALARS,
     flops: |call: &Call<'_>| 2 * (call.len("dy") * call.int("taps")) as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! `[rows]`.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 
@@ -20,6 +21,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int), ("epsilon", ScalarKind::Float)],
     flops: |call| 4 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Shapes are those of rms_norm.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 
@@ -20,6 +21,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int)],
     flops: |call| 7 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! `dscale = sum(dy * x * rstd)` for each column, over the rows. Shapes are those of rms_norm.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 
@@ -18,6 +19,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int)],
     flops: |call| 3 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

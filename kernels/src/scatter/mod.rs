@@ -1,6 +1,7 @@
 //! `y[idx[k]] = p[k]`: writes values at ascending positions of a flat tensor and leaves the rest alone.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, DType, Kernel, Types};
 
@@ -11,6 +12,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[],
     flops: |_| 0,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! dimension, 0 where it is broadcast.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, DType, Kernel, ScalarKind, Types};
 
@@ -24,6 +25,7 @@ pub const KERNEL: Kernel = Kernel {
     ],
     flops: |_| 0,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! element is negative infinity the result is zero; a NaN makes all of its line NaN.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 
@@ -19,6 +20,7 @@ pub const KERNEL: Kernel = Kernel {
     // A difference, an exponential counted as one, a sum and a division for each element.
     flops: |call| 4 * call.len("x") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! `y` is the result of softmax; all arrays are [outer, n, inner] and the sum runs over `n`.
 
 mod cpu;
+mod cuda;
 
 use crate::softmax::SCALARS;
 use crate::{Arg, Kernel, Types};
@@ -14,6 +15,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: SCALARS,
     flops: |call| 4 * call.len("y") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

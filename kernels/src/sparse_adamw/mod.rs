@@ -17,6 +17,7 @@
 //! least as many elements, and those beyond are left alone.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, DType, Kernel, Types};
 
@@ -36,6 +37,7 @@ pub const KERNEL: Kernel = Kernel {
     // Roots and divisions count one.
     flops: |call| 15 * call.len("idx") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

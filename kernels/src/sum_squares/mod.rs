@@ -1,6 +1,7 @@
 //! `sums[slot] = sum(g^2)` in double precision: one tensor's part of the global norm. Other slots are left alone.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, DType, Kernel, ScalarKind, Types};
 
@@ -11,6 +12,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("slot", ScalarKind::Int)],
     flops: |call| 2 * call.len("g") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

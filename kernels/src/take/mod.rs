@@ -1,6 +1,7 @@
 //! `y[k] = x[idx[k]]`: the entries of a flat tensor at given positions.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, DType, Kernel, Types};
 
@@ -11,6 +12,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[],
     flops: |_| 0,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

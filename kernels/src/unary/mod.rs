@@ -8,6 +8,7 @@
 //! know `neg`, `abs` (both wrap), `sign`, `relu`, `clip`, `bit_not`, and `floor`, `ceil` and `round`, which leave them alone.
 
 mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
@@ -18,6 +19,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("op", ScalarKind::Word), ("alpha", ScalarKind::Float), ("beta", ScalarKind::Float)],
     flops: |call: &Call<'_>| call.len("y") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 /// The functions in double precision, straight from their definitions, for tests.

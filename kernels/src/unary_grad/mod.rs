@@ -4,6 +4,7 @@
 //! inside. Where the derivative is zero the result is zero times `dy`.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
@@ -14,6 +15,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: &[("op", ScalarKind::Word), ("alpha", ScalarKind::Float), ("beta", ScalarKind::Float)],
     flops: |call: &Call<'_>| 2 * call.len("dx") as u64,
     cpu: cpu::run,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

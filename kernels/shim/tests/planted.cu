@@ -1,0 +1,87 @@
+// Kernels with one fault each, which the shim must find, beside ones without.
+#include "kernel.h"
+
+struct Row {
+    f32 of[64];
+};
+
+// y[i] = x[63 - i] through shared memory.
+template <bool WAIT>
+DEVICE void turn(const f32* x, f32* y) {
+    SHARED(Row, row);
+    row.of[thread_id()] = x[thread_id()];
+    if (WAIT) __syncthreads();
+    y[thread_id()] = row.of[63 - thread_id()];
+}
+KERNEL(64, planted_fine, const f32* x, f32* y) {
+    turn<true>(x, y);
+}
+KERNEL(64, planted_missing_barrier, const f32* x, f32* y) {
+    turn<false>(x, y);
+}
+// Lanes of one warp are no more ordered than others.
+KERNEL(32, planted_missing_warp_barrier, const f32* x, f32* y) {
+    SHARED(Row, row);
+    row.of[thread_id()] = x[thread_id()];
+    y[thread_id()] = row.of[31 - thread_id()];
+}
+KERNEL(32, planted_warp_barrier, const f32* x, f32* y) {
+    SHARED(Row, row);
+    row.of[thread_id()] = x[thread_id()];
+    __syncwarp();
+    y[thread_id()] = row.of[31 - thread_id()];
+}
+KERNEL(64, planted_divergent_barrier, const f32* x, f32* y) {
+    if (x[thread_id()] > 0) __syncthreads();
+    y[thread_id()] = x[thread_id()];
+}
+KERNEL(64, planted_two_barriers, const f32* x, f32* y) {
+    if (thread_id() < 32) {
+        __syncthreads();
+        y[thread_id()] = x[thread_id()];
+    } else {
+        __syncthreads();
+        y[thread_id()] = 0;
+    }
+}
+KERNEL(64, planted_early_end, const f32* x, f32* y) {
+    y[thread_id()] = x[thread_id()];
+    if (thread_id() == 3) return;
+    y[thread_id()] += warp_join(x[thread_id()], Add());
+}
+KERNEL(64, planted_read_beyond, const f32* x, f32* y) {
+    y[thread_id()] = x[thread_id() + 1];
+}
+KERNEL(64, planted_write_beyond, const f32* x, f32* y) {
+    y[thread_id() + 1] = x[thread_id()];
+}
+KERNEL(64, planted_write_operand, f32* x, f32* y) {
+    y[thread_id()] = 0;
+    x[thread_id()] = 0;
+}
+KERNEL(64, planted_shared_beyond, const f32* x, f32* y) {
+    SHARED(Row, row);
+    row.of[thread_id() + 1] = x[thread_id()];
+    __syncthreads();
+    y[thread_id()] = row.of[thread_id()];
+}
+KERNEL(64, planted_unset_shared, const f32* x, f32* y) {
+    SHARED(Row, row);
+    if (thread_id() != 5) row.of[thread_id()] = x[thread_id()];
+    __syncthreads();
+    y[thread_id()] = row.of[thread_id()];
+}
+KERNEL(64, planted_unset_result, const f32* x, f32* y) {
+    y[thread_id()] += x[thread_id()];
+}
+KERNEL(64, planted_misaligned, const f32* x, f32* y) {
+    y[thread_id()] = f32(*reinterpret_cast<const f64*>(x + 1));
+}
+// Blocks meet in one element.
+KERNEL(64, planted_block_race, const f32* x, f32* y) {
+    if (thread_id() == 0) y[0] = x[block_id()];
+}
+// The sum depends on the order of the blocks.
+KERNEL(64, planted_atomic_sum, const f32* x, f32* y) {
+    atomicAdd(y, x[thread_id()] * f32(1 << (block_id() % 20)));
+}

@@ -1,0 +1,47 @@
+// y[i] = x[i] in another element type.
+#include "kernel.h"
+
+// The list is that of KINDS in cuda.rs.
+enum Kind { F32, F64, I64, I32, I16, I8, U64, U32, U16, U8, BOOL };
+
+// Real numbers lose their fraction and stay within the range, NaN becomes 0; integers wrap.
+template <class T, class S>
+DEVICE T convert(S x) {
+    if constexpr (S(0.5) != S(0) && T(0.5) == T(0)) {
+        constexpr bool SIGNED = T(-1) < T(0);
+        constexpr int BITS = 8 * sizeof(T);
+        const T top = SIGNED ? T((u64(1) << (BITS - 1)) - 1) : T(~u64(0));
+        const T bottom = SIGNED ? T(u64(1) << (BITS - 1)) : T(0);
+        if (x != x) return T(0);
+        if (x <= S(bottom)) return bottom;
+        if (x >= S(top)) return top;
+    }
+    return T(x);
+}
+
+template <class S>
+DEVICE void conversion(int to, const S* x, void* y, i64 n) {
+    each(n, [=](i64 i) {
+        S v = x[i];
+        switch (to) {
+            case F32: static_cast<f32*>(y)[i] = convert<f32>(v); break;
+            case F64: static_cast<f64*>(y)[i] = convert<f64>(v); break;
+            case I64: static_cast<i64*>(y)[i] = convert<i64>(v); break;
+            case I32: static_cast<i32*>(y)[i] = convert<i32>(v); break;
+            case I16: static_cast<i16*>(y)[i] = convert<i16>(v); break;
+            case I8: static_cast<i8*>(y)[i] = convert<i8>(v); break;
+            case U64: static_cast<u64*>(y)[i] = convert<u64>(v); break;
+            case U32: static_cast<u32*>(y)[i] = convert<u32>(v); break;
+            case U16: static_cast<u16*>(y)[i] = convert<u16>(v); break;
+            case U8: static_cast<u8*>(y)[i] = convert<u8>(v); break;
+            case BOOL: static_cast<u8*>(y)[i] = v != S(0); break;
+        }
+    });
+}
+
+#define CAST(S, name)                                                                                                 \
+    KERNEL(THREADS, cast_##name, int to, const S* x, void* y, i64 n) {                                                \
+        conversion(to, x, y, n);                                                                                      \
+    }
+FOR_FLOATS(CAST)
+FOR_INTEGERS(CAST)

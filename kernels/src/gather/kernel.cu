@@ -1,0 +1,14 @@
+// y[o, j, i] = x[o, index[j], i].
+#include "kernel.h"
+
+#define GATHER(T, name)                                                                                               \
+    KERNEL(THREADS, gather_##name, const T* x, const i64* index, T* y, i64 count, i64 axis, i64 inner, i64 absent,    \
+           i64 n) {                                                                                                   \
+        each(n, [=](i64 i) {                                                                                          \
+            i64 line = i / inner, from = index[line % count];                                                         \
+            from += from < 0 ? axis : 0;                                                                              \
+            bool inside = from >= 0 && from < axis;                                                                   \
+            y[i] = inside ? x[(line / count * axis + from) * inner + i % inner] : T(absent);                          \
+        });                                                                                                           \
+    }
+FOR_WORDS(GATHER)

@@ -1,0 +1,8 @@
+// Layer normalisation.
+#include "norm.h"
+
+#define FORWARD(T, name)                                                                                              \
+    KERNEL(THREADS, layer_norm_##name, const T* x, const T* scale, const T* bias, T* y, T* mean, T* rstd, i64 cols, f64 epsilon) { \
+        norm_forward<true>(x, scale, bias, y, mean, rstd, cols, epsilon);                                             \
+    }
+FOR_FLOATS(FORWARD)

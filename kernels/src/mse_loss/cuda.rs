@@ -1,0 +1,14 @@
+//! Mean squared error on a GPU.
+
+use crate::cuda::{Cuda, Param, THREADS, Task, Work, parts};
+
+pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
+
+fn plan(t: &Task<'_>, w: &mut Work) {
+    let (n, kind) = (t.len("x"), t.kind("x"));
+    let many = parts(n);
+    let (sums, len) = (w.scratch(many * 8), Param::I64(n as i64));
+    w.blocks(format!("mse_loss_parts_{kind}"), many, THREADS, vec![t.at("x"), t.at("t"), sums.clone(), len.clone()]);
+    let params = vec![sums, t.at("loss"), Param::I64(many as i64), len];
+    w.blocks(format!("mse_loss_finish_{kind}"), 1, THREADS, params);
+}

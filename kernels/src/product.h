@@ -1,0 +1,3 @@
+// Dense products of tiles.
+#pragma once
+#include "kernel.h"

@@ -1,0 +1,8 @@
+// Root mean square normalisation.
+#include "norm.h"
+
+#define FORWARD(T, name)                                                                                              \
+    KERNEL(THREADS, rms_norm_##name, const T* x, const T* scale, T* y, T* rstd, i64 cols, f64 epsilon) {              \
+        norm_forward<false>(x, scale, (const T*)nullptr, y, (T*)nullptr, rstd, cols, epsilon);                        \
+    }
+FOR_FLOATS(FORWARD)

@@ -1,0 +1,27 @@
+//! Elementwise functions on a GPU.
+
+use crate::cuda::{Cuda, Param, Task, Work, code};
+use crate::for_integer;
+
+pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
+
+/// The functions, in the order of the list in `function.h`.
+pub(crate) const WORDS: &[&str] = &[
+    "neg", "abs", "sign", "floor", "ceil", "round", "exp", "log", "sqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos",
+    "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "tanh", "sigmoid", "erf", "relu", "leaky_relu", "elu", "celu", "selu",
+    "softplus", "softsign", "hard_sigmoid", "hard_swish", "silu", "mish", "gelu", "gelu_tanh", "quick_gelu", "clip", "not",
+    "bit_not",
+];
+
+fn plan(t: &Task<'_>, w: &mut Work) {
+    let n = t.len("y");
+    let (alpha, beta) = (t.float("alpha"), t.float("beta"));
+    let dtype = t.dtype("x");
+    let [alpha, beta] = if dtype.is_float() {
+        [alpha, beta].map(|v| t.real(v, "x"))
+    } else {
+        for_integer!(dtype, T => [Param::I64(alpha as T as i64), Param::I64(beta as T as i64)])
+    };
+    let params = vec![code(WORDS, t.word("op")), t.at("x"), t.at("y"), alpha, beta, Param::I64(n as i64)];
+    w.each(format!("unary_{}", t.kind("x")), n, params);
+}
