@@ -10,7 +10,10 @@ use crate::{Call, DType, Scalar};
 pub const HEADER: &str = include_str!("kernel.h");
 /// What some kernels share: the names by which they include it, and the sources.
 pub const SHARED: &[(&str, &str)] = &[
+    ("attention.h", include_str!("attention.h")),
+    ("conv.h", include_str!("conv.h")),
     ("function.h", include_str!("function.h")),
+    ("masked.h", include_str!("masked.h")),
     ("norm.h", include_str!("norm.h")),
     ("product.h", include_str!("product.h")),
     ("sums.h", include_str!("sums.h")),
@@ -192,10 +195,12 @@ pub struct Work {
 
 /// Threads of a block of most kernels, as `kernel.h` has it.
 pub const THREADS: u32 = 256;
+/// Rows and columns of a tile of a product, as `product.h` has it.
+pub(crate) const TILE: usize = 64;
 /// Elements of a block of an elementwise kernel, as `kernel.h` has it.
 const GRAIN: usize = 1024;
 /// Blocks in the second and third direction at most.
-const MOST_ACROSS: usize = 65_535;
+pub(crate) const MOST_ACROSS: usize = 65_535;
 
 impl Work {
     /// Adds a launch, unless it has no blocks.
@@ -246,4 +251,9 @@ impl crate::Kernel {
 /// Blocks that a sum over `n` elements is cut into, as `sums.h` has it.
 pub(crate) fn parts(n: usize) -> usize {
     n.div_ceil(1 << 13).clamp(1, 512)
+}
+
+/// Whether the entries of a product are so few that each is better computed for itself.
+pub(crate) fn few(entries: usize, all: usize) -> bool {
+    entries < all / 256
 }

@@ -1,6 +1,7 @@
 //! What the tests of the kernels with dense arithmetic share: running one kernel on one and two threads.
 
-use crate::{Buffer, Call, DType, Kernel, Launch, Pool, Scalar};
+use crate::{Buffer, Call, DType, Kernel, Launch, Mode, Pool, Scalar};
+use sara_shim::{Region, launch};
 use std::collections::HashMap;
 
 /// Numbers in -1..1 that look random and are the same each time.
@@ -40,6 +41,9 @@ pub(crate) fn assert_close(got: &[f64], want: &[f64], tolerance: f64) {
         assert!((g - w).abs() <= tolerance * (1.0 + w.abs()), "element {i} is {g}, not {w}");
     }
 }
+
+/// Floating-point operations of a launch at most for its CUDA form to be run, too.
+const SHIM_FLOPS: u64 = 4 << 20;
 
 /// One launch of a kernel, with its own copies of the arguments.
 pub(crate) struct Bench {
@@ -120,10 +124,97 @@ impl Bench {
         data
     }
 
+    /// Runs the CUDA form, with blocks and threads in an order that the seed chooses.
+    #[expect(unsafe_code, reason = "hands owned memory to the kernels")]
+    fn run_on_shim(&self, seed: u64) -> Option<Vec<Option<(DType, Vec<u64>, usize)>>> {
+        let mut data = self.data.clone();
+        let lens: Vec<usize> = data.iter().map(|d| d.as_ref().map_or(0, |d| d.2)).collect();
+        let dtypes: Vec<Option<DType>> = data.iter().map(|d| d.as_ref().map(|d| d.0)).collect();
+        let work = self.kernel.work(&lens, &self.scalars, &dtypes)?;
+        let mut scratch = vec![u64::MAX; work.scratch / 8];
+        for step in &work.steps {
+            let mut regions = Vec::new();
+            for (arg, d) in self.kernel.args.iter().zip(&mut data) {
+                let Some((dtype, words, len)) = d else { continue };
+                // Several launches may share the writing of an argument, so none must have written what it reads.
+                let mode = match arg.mode {
+                    Mode::Read => sara_shim::Mode::Read,
+                    Mode::Write if work.steps.len() == 1 => sara_shim::Mode::Write,
+                    Mode::Write | Mode::Update => sara_shim::Mode::Update,
+                };
+                let (start, grain) = (words.as_mut_ptr().cast(), dtype.size());
+                regions.push(Region { start, bytes: *len * grain, grain, mode, name: arg.name });
+            }
+            let start = scratch.as_mut_ptr().cast::<u8>();
+            let (bytes, mode) = (work.scratch, sara_shim::Mode::Update);
+            regions.push(Region { start, bytes, grain: 4, mode, name: "its own memory" });
+            let address = |arg: usize, element: usize| {
+                data[arg].as_ref().map_or(0, |(dtype, words, _)| words.as_ptr().addr() + element * dtype.size()) as u64
+            };
+            let params: Vec<Vec<u8>> = step.params.iter().map(|p| p.bytes(address, start.addr() as u64)).collect();
+            let params: Vec<&[u8]> = params.iter().map(Vec::as_slice).collect();
+            let launched = sara_shim::Launch {
+                entry: &step.entry,
+                grid: step.grid,
+                threads: step.threads,
+                dynamic: step.dynamic as usize,
+                kinds: &step.kinds(),
+                params: &params,
+                regions: &regions,
+                seed,
+            };
+            // SAFETY: the regions are owned here, and nobody else uses them meanwhile.
+            if let Err(fault) = unsafe { launch(&launched) } {
+                panic!("{fault}");
+            }
+        }
+        Some(data)
+    }
+
+    /// Runs the CUDA form twice, in different orders, and requires equal bits, and nearly what the CPU form gives.
+    fn compare_with_shim(&self, want: &[Option<(DType, Vec<u64>, usize)>]) {
+        let lens: Vec<usize> = self.data.iter().map(|d| d.as_ref().map_or(0, |d| d.2)).collect();
+        let flops = (self.kernel.flops)(&Call { kernel: self.kernel, lens: &lens, scalars: &self.scalars });
+        if flops > SHIM_FLOPS {
+            return;
+        }
+        let Some(got) = self.run_on_shim(1) else { return };
+        let again = self.run_on_shim(2).expect("as before");
+        for (((arg, got), again), want) in self.kernel.args.iter().zip(got).zip(again).zip(want) {
+            let (Some((dtype, got, len)), Some((_, again, _)), Some((_, want, _))) = (got, again, want) else { continue };
+            if arg.name == "work" {
+                continue;
+            }
+            let name = format!("`{}` of {}", arg.name, self.kernel.name);
+            assert!(got == again, "{name} depends on the order of blocks or threads");
+            let close = |i: usize, got: f64, want: f64, tolerance: f64| {
+                let same = got == want || got.is_nan() && want.is_nan();
+                let near = (got - want).abs() <= tolerance * (1.0 + want.abs());
+                assert!(same || near, "element {i} of {name} is {got} on a GPU and {want} on a CPU");
+            };
+            let terms = (flops as f64 / len.max(1) as f64).max(1.0).sqrt();
+            match dtype {
+                DType::F32 => {
+                    let [got, want] = [&got, want].map(|w| &bytemuck::cast_slice::<u64, f32>(w)[..len]);
+                    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+                        close(i, (*g).into(), (*w).into(), 1e-6 * terms);
+                    }
+                }
+                DType::F64 => {
+                    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+                        close(i, f64::from_bits(*g), f64::from_bits(*w), 1e-13 * terms);
+                    }
+                }
+                _ => assert!(got == *want, "{name} is {got:?} on a GPU and {want:?} on a CPU"),
+            }
+        }
+    }
+
     /// Runs on one and on two threads, requires equal bits, and returns the arguments afterwards.
     fn run_both(&self) -> HashMap<&'static str, (DType, Vec<u64>, usize)> {
         let one = self.run_on(1);
         let two = self.run_on(2);
+        self.compare_with_shim(&one);
         let mut out = HashMap::new();
         for ((arg, one), two) in self.kernel.args.iter().zip(one).zip(two) {
             let (Some(one), Some((_, two, _))) = (one, two) else {

@@ -7,6 +7,7 @@
 //! keys are masked by negative infinity gives zeros and an `lse` of negative infinity.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
@@ -39,7 +40,7 @@ pub const KERNEL: Kernel = Kernel {
         2 * (shape.images() * shape.queries * shape.keys) as u64 * (shape.dim + shape.value_dim) as u64
     },
     cpu: cpu::run,
-    cuda: None,
+    cuda: Some(cuda::FORM),
 };
 
 /// Shape of the operands.

@@ -5,6 +5,7 @@
 //! `lse`; queries whose keys are all masked have none.
 
 mod cpu;
+mod cuda;
 
 use crate::attention::{SCALARS, Shape};
 use crate::{Arg, Kernel, Types};
@@ -30,7 +31,7 @@ pub const KERNEL: Kernel = Kernel {
         2 * (s.images() * s.queries * s.keys) as u64 * (3 * s.dim + 2 * s.value_dim) as u64
     },
     cpu: cpu::run,
-    cuda: None,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -64,6 +64,15 @@ impl Geometry {
         }
     }
 
+    /// The shape as `Geometry` in `conv.h` has it.
+    pub(crate) fn param(&self) -> crate::cuda::Param {
+        let mut words = [self.n, self.groups, self.ci, self.co].to_vec();
+        for three in [self.input, self.output, self.kernel, self.strides, self.pads, self.dilations] {
+            words.extend(three);
+        }
+        crate::cuda::Param::Struct(words.into_iter().map(|w| w as i64).collect())
+    }
+
     /// Elements of one channel of the input.
     pub fn input_len(&self) -> usize {
         self.input.iter().product()

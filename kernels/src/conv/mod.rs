@@ -7,6 +7,7 @@
 
 pub(crate) mod correlate;
 mod cpu;
+mod cuda;
 pub(crate) mod geometry;
 
 pub use geometry::Geometry;
@@ -25,7 +26,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: geometry::SCALARS,
     flops: |call| Geometry::of(call).flops(),
     cpu: cpu::run,
-    cuda: None,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

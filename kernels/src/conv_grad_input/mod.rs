@@ -5,6 +5,7 @@
 //! of `c` and the `t` for which the index is whole and within `dy`. Shapes are those of the convolution.
 
 mod cpu;
+mod cuda;
 
 use crate::conv::{Geometry, geometry};
 use crate::{Arg, Kernel, Types};
@@ -16,7 +17,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: geometry::SCALARS,
     flops: |call| Geometry::of(call).flops(),
     cpu: cpu::run,
-    cuda: None,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! the group of `o`. Shapes are those of the convolution.
 
 mod cpu;
+mod cuda;
 
 use crate::conv::{Geometry, geometry};
 use crate::{Arg, Kernel, Types};
@@ -15,7 +16,7 @@ pub const KERNEL: Kernel = Kernel {
     scalars: geometry::SCALARS,
     flops: |call| Geometry::of(call).flops(),
     cpu: cpu::run,
-    cuda: None,
+    cuda: Some(cuda::FORM),
 };
 
 #[cfg(test)]

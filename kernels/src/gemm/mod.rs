@@ -5,6 +5,7 @@
 //! is not read.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
@@ -31,7 +32,7 @@ pub const KERNEL: Kernel = Kernel {
         2 * batch as u64 * call.int("m") as u64 * call.int("n") as u64 * call.int("k") as u64
     },
     cpu: cpu::run,
-    cuda: None,
+    cuda: Some(cuda::FORM),
 };
 
 /// With `beta` zero, all that the product has.

@@ -6,6 +6,7 @@
 //! Shapes are those of the convolution.
 
 mod cpu;
+mod cuda;
 
 use crate::conv::{Geometry, geometry};
 use crate::simd::LANES;
@@ -27,7 +28,7 @@ pub const KERNEL: Kernel = Kernel {
         2 * call.len("idx") as u64 * (g.n * g.output_len()) as u64
     },
     cpu: cpu::run,
-    cuda: None,
+    cuda: Some(cuda::FORM),
 };
 
 /// Elements that `work` holds at most, unless one row of outputs takes more.

@@ -6,6 +6,7 @@
 //! may be longer than `idx`; what is beyond is left alone.
 
 mod cpu;
+mod cuda;
 
 use crate::{Arg, DType, Kernel, ScalarKind, Types};
 
@@ -29,7 +30,7 @@ pub const KERNEL: Kernel = Kernel {
     ],
     flops: |call| 2 * call.len("idx") as u64 * (call.int("batch") * call.int("n")) as u64,
     cpu: cpu::run,
-    cuda: None,
+    cuda: Some(cuda::FORM),
 };
 
 /// Elements that `work` holds at most, unless a few hundred tokens take more.

@@ -1,0 +1,79 @@
+// What attention and its gradient share: tiles of scores.
+#pragma once
+#include "kernel.h"
+
+// Queries and keys of a tile, elements of a row that are loaded at once, and threads of a block.
+constexpr int SIDE = 32;
+constexpr int CHUNK = 32;
+constexpr int SQUARE = 128;
+
+struct Shape {
+    i64 heads, queries, keys, dim, value_dim, mask_strides[4];
+
+    // Place of the mask of a pair; the image counts heads.
+    DEVICE i64 mask(i64 image, i64 query, i64 key) const {
+        return image / heads * mask_strides[0] + image % heads * mask_strides[1] + query * mask_strides[2] +
+               key * mask_strides[3];
+    }
+};
+
+template <class T>
+struct Square {
+    T of[SIDE][SIDE + 1];
+};
+
+// The thread's results of a tile: two rows and four columns.
+template <class T>
+struct Own {
+    T of[2][4];
+};
+DEVICE int own_row() {
+    return thread_id() / 8 * 2;
+}
+DEVICE int own_column() {
+    return thread_id() % 8 * 4;
+}
+
+// Products of rows of a, from row on of a_rows, with rows of b, all of `width` elements. Rows beyond the end are zero.
+template <class T>
+DEVICE Own<T> rows_by_rows(const T* a, i64 row, i64 a_rows, const T* b, i64 column, i64 b_rows, i64 width, Square<T>& left,
+                           Square<T>& right) {
+    Own<T> sum;
+    for (int i = 0; i < 2; i++) UNROLL for (int j = 0; j < 4; j++) sum.of[i][j] = T(0);
+    for (i64 first = 0; first < width; first += CHUNK) {
+        for (int place = thread_id(); place < SIDE * CHUNK; place += SQUARE) {
+            int r = place / CHUNK, c = place % CHUNK;
+            bool inside = first + c < width;
+            left.of[r][c] = inside && row + r < a_rows ? a[(row + r) * width + first + c] : T(0);
+            right.of[r][c] = inside && column + r < b_rows ? b[(column + r) * width + first + c] : T(0);
+        }
+        __syncthreads();
+        for (int k = 0; k < CHUNK; k++) {
+            UNROLL
+            for (int i = 0; i < 2; i++)
+                UNROLL for (int j = 0; j < 4; j++) sum.of[i][j] =
+                    fma(left.of[own_row() + i][k], right.of[own_column() + j][k], sum.of[i][j]);
+        }
+        __syncthreads();
+    }
+    return sum;
+}
+
+// sum += p @ v, or p^T @ v: 32 columns of v from `first` on, whose rows begin at `row`. Waits before and after.
+template <bool TURNED, class T>
+DEVICE void add_rows(Own<T>& sum, const Square<T>& p, const T* v, i64 row, i64 rows, i64 width, i64 first, Square<T>& right) {
+    for (int place = thread_id(); place < SIDE * CHUNK; place += SQUARE) {
+        int r = place / CHUNK, c = place % CHUNK;
+        right.of[r][c] = row + r < rows && first + c < width ? v[(row + r) * width + first + c] : T(0);
+    }
+    __syncthreads();
+    for (int k = 0; k < SIDE; k++) {
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            T weight = TURNED ? p.of[k][own_row() + i] : p.of[own_row() + i][k];
+            UNROLL
+            for (int j = 0; j < 4; j++) sum.of[i][j] = fma(weight, right.of[k][own_column() + j], sum.of[i][j]);
+        }
+    }
+    __syncthreads();
+}

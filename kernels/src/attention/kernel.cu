@@ -1,0 +1,101 @@
+// y = softmax(scale * q k^T + mask) v: a block for each tile of queries and 128 columns of v, which visits the keys tile by tile
+// with a running maximum and sum. Scores are computed again for each 128 columns.
+#include "attention.h"
+
+constexpr int PARTS = 4;
+
+template <class T>
+struct Tiles {
+    Square<T> left, right, p;
+    // Of each query: the largest score, the sum of exponentials, and what sums from before are multiplied by.
+    T top[SIDE], total[SIDE], decay[SIDE];
+};
+
+template <class T>
+DEVICE void attend(const Shape& s, const T* q, const T* k, const T* v, const T* mask, T* y, T* lse, T scale) {
+    SHARED(Tiles<T>, t);
+    i64 image = blockIdx.z, query = block_id() * SIDE, column = i64(blockIdx.y) * PARTS * CHUNK;
+    q += image * s.queries * s.dim;
+    k += image * s.keys * s.dim;
+    v += image * s.keys * s.value_dim;
+    Own<T> sums[PARTS];
+    UNROLL
+    for (int part = 0; part < PARTS; part++)
+        UNROLL for (int i = 0; i < 2; i++) UNROLL for (int j = 0; j < 4; j++) sums[part].of[i][j] = T(0);
+    if (thread_id() < SIDE) {
+        t.top[thread_id()] = lowest<T>();
+        t.total[thread_id()] = T(0);
+    }
+    for (i64 key = 0; key < s.keys; key += SIDE) {
+        Own<T> scores = rows_by_rows(q, query, s.queries, k, key, s.keys, s.dim, t.left, t.right);
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            UNROLL
+            for (int j = 0; j < 4; j++) {
+                int r = own_row() + i, c = own_column() + j;
+                bool inside = query + r < s.queries && key + c < s.keys;
+                T score = inside ? scale * scores.of[i][j] : lowest<T>();
+                if (inside && mask) score += mask[s.mask(image, query + r, key + c)];
+                t.p.of[r][c] = score;
+            }
+        }
+        __syncthreads();
+        // Four threads for each query, which are neighbours in a warp.
+        int r = thread_id() / 4, quarter = thread_id() % 4 * 8;
+        T high = t.top[r], old = high;
+        for (int c = quarter; c < quarter + 8; c++) high = Larger()(high, t.p.of[r][c]);
+        for (int step = 1; step < 4; step *= 2) high = Larger()(high, __shfl_xor_sync(ALL, high, step));
+        // Without any score the exponentials are zero whatever is subtracted, if it is finite.
+        T shift = high == lowest<T>() ? T(0) : high, sum = T(0);
+        for (int c = quarter; c < quarter + 8; c++) {
+            T e = exp(t.p.of[r][c] - shift);
+            t.p.of[r][c] = e;
+            sum += e;
+        }
+        for (int step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(ALL, sum, step);
+        __syncwarp();
+        if (quarter == 0) {
+            T decay = exp(old - shift);
+            t.decay[r] = decay;
+            t.total[r] = fma(t.total[r], decay, sum);
+            t.top[r] = high;
+        }
+        __syncthreads();
+        UNROLL
+        for (int part = 0; part < PARTS; part++) {
+            if (column + part * CHUNK < s.value_dim) {
+                UNROLL
+                for (int i = 0; i < 2; i++)
+                    UNROLL for (int j = 0; j < 4; j++) sums[part].of[i][j] *= t.decay[own_row() + i];
+                add_rows<false>(sums[part], t.p, v, key, s.keys, s.value_dim, column + part * CHUNK, t.right);
+            }
+        }
+    }
+    __syncthreads();
+    if (thread_id() < SIDE && query + thread_id() < s.queries && blockIdx.y == 0) {
+        T total = t.total[thread_id()];
+        T sum = total > T(0) ? T(t.top[thread_id()] + log(total)) : lowest<T>();
+        lse[image * s.queries + query + thread_id()] = total != total ? total : sum;
+    }
+    UNROLL
+    for (int part = 0; part < PARTS; part++) {
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            i64 r = query + own_row() + i;
+            T total = t.total[own_row() + i], factor = total != total ? total : total > T(0) ? T(1) / total : T(0);
+            UNROLL
+            for (int j = 0; j < 4; j++) {
+                i64 c = column + part * CHUNK + own_column() + j;
+                if (r < s.queries && c < s.value_dim)
+                    y[(image * s.queries + r) * s.value_dim + c] = sums[part].of[i][j] * factor;
+            }
+        }
+    }
+}
+
+#define ATTEND(T, name)                                                                                               \
+    KERNEL(SQUARE, attention_##name, Shape s, const T* q, const T* k, const T* v, const T* mask, T* y, T* lse,        \
+           T scale) {                                                                                                 \
+        attend(s, q, k, v, mask, y, lse, scale);                                                                      \
+    }
+FOR_FLOATS(ATTEND)
