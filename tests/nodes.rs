@@ -13,7 +13,7 @@ mod layers;
 #[path = "nodes/shapes.rs"]
 mod shapes;
 
-use common::{Dim, Layout, Tensor, Value, decode, encode, node, noise};
+use common::{Dim, Layout, Tensor, Value, decode, encode, node, noise, oracle_type};
 use libtest_mimic::{Arguments, Failed, Trial};
 use sara_compiler::compile::{canonical, unobserved};
 use sara_compiler::evaluate::execute;
@@ -222,18 +222,6 @@ fn run_graph(case: &Case, model: &Model, graph: &Graph) -> Result<Vec<Found>, St
         (ty.dtype, ty.shape.clone(), decode(&results[name], oracle_type(ty.dtype)))
     });
     Ok(found.collect())
-}
-
-fn oracle_type(dtype: DType) -> OracleType {
-    match dtype {
-        DType::F32 => F32,
-        DType::F64 => F64,
-        DType::I64 => I64,
-        DType::I32 => I32,
-        DType::U32 => U32,
-        DType::U8 => U8,
-        DType::Bool => Bool,
-    }
 }
 
 /// Results as imported, and after the passes.

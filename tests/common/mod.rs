@@ -7,6 +7,7 @@ use onnx_protobuf::{
     TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_shape_proto, type_proto,
 };
 use protobuf::{EnumOrUnknown, MessageField};
+use sara_kernels::DType;
 use sara_runtime::oracle::OracleType;
 
 /// Elements of one type, in an array.
@@ -104,6 +105,12 @@ pub(crate) fn decode(bytes: &[u8], dtype: OracleType) -> Vec<f64> {
         OracleType::U16 => all(bytes, |v: u16| v.into()),
         OracleType::U8 | OracleType::Bool => all(bytes, |v: u8| v.into()),
     }
+}
+
+/// The type of arrays for a type that kernels compute on.
+pub(crate) fn oracle_type(dtype: DType) -> OracleType {
+    let same = OracleType::ALL.iter().copied().find(|t| t.name() == dtype.name());
+    same.unwrap_or_else(|| panic!("arrays have no type {dtype}"))
 }
 
 /// A dimension of an input.

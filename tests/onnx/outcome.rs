@@ -1,7 +1,7 @@
 //! What becomes of a case: it passes, is refused for a reason, is computed wrongly, or panics.
 
 use super::case::{Case, array};
-use super::common::{bytes, decode, encode};
+use super::common::{bytes, decode, encode, oracle_type};
 use super::gradient::{self, Slope};
 use onnx_protobuf::ModelProto;
 use sara_compiler::compile::{canonical, unobserved};
@@ -66,7 +66,9 @@ pub(crate) fn of(case: &Case) -> Outcome {
         }
         match (attempt(case, &BTreeSet::new()), constant) {
             (Err(Miss::Wrong(why)), _) => Outcome::Wrong(why),
-            (Ok(()), Err(Miss::Refused(why))) => Outcome::Wrong(format!("passes, but not with constant operands: {why}")),
+            (Ok(()), Err(Miss::Refused(why))) => {
+                Outcome::Wrong(format!("passes, but not with constant operands: {why}"))
+            }
             (Err(Miss::Refused(_)), Err(Miss::Refused(why))) => Outcome::Refused(why),
             (found, _) => match gradient::check(case) {
                 Err(why) => Outcome::Wrong(why),
@@ -133,7 +135,8 @@ fn run(model: &Model, graph: &Graph, data: &HashMap<String, Array>) -> Result<Ve
         _ => None,
     };
     let results = execute(graph, &Block::ALL, values).map_err(|e| Miss::Wrong(e.to_string()))?;
-    let typed = graph.returns.iter().map(|(name, v)| (graph.ty(*v).dtype, graph.ty(*v).shape.clone(), results[name].clone()));
+    let typed =
+        graph.returns.iter().map(|(name, v)| (graph.ty(*v).dtype, graph.ty(*v).shape.clone(), results[name].clone()));
     Ok(typed.collect())
 }
 
@@ -143,11 +146,6 @@ pub(crate) fn convert(array: &Array, to: DType) -> Vec<u8> {
         return array.bytes.clone();
     }
     decode(&array.bytes, array.dtype).into_iter().flat_map(|v| encode(v, oracle_type(to))).collect()
-}
-
-/// The type of arrays for a type of ours.
-pub(crate) fn oracle_type(dtype: DType) -> OracleType {
-    OracleType::ALL.iter().copied().find(|t| t.name() == dtype.name()).expect("arrays have all types that kernels have")
 }
 
 fn compare(case: &Case, found: &[Found]) -> Result<(), String> {
