@@ -1,5 +1,7 @@
 //! Gradients of the cases in double precision, against central differences (eps 1e-6, atol 1e-5, rtol 1e-3).
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 use super::case::Case;
 use super::common::{decode, encode, noise, oracle_type};
 use super::outcome::{clean, convert, open, split};
