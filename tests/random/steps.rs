@@ -394,8 +394,9 @@ fn batch_norm(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
     let channels = *x.shape.get(1)?;
     let (scale, bias) = (b.leaf(&[channels], p), b.leaf(&[channels], p / 4));
     let mean = b.leaf(&[channels], 0);
-    let name = b.constant(OracleType::F32, &[channels], &(0..channels).map(|i| 0.5 + 0.25 * i as f64).collect::<Vec<_>>());
-    let variance = Value { name, shape: vec![channels], bound: 8.0, error: 0.0 };
+    let (deviation, half) = (b.leaf(&[channels], 0), b.number(0.5));
+    let size = b.step("Abs", &[&deviation], &[], (&[channels], 1.0, 0.0))?;
+    let variance = b.step("Add", &[&size, &half], &[], (&[channels], 1.5, 0.0))?;
     let inputs = [x, &scale, &bias, &mean, &variance];
     b.step("BatchNormalization", &inputs, &[("epsilon", A::Float(0.1))], (&x.shape, 1.4 * (x.bound + 1.0) + 1.0, 1.5 * x.error + 1e-6 * x.bound))
 }
