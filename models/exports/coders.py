@@ -6,7 +6,7 @@ import transformers as tr
 
 from case import add, ids, r
 
-BLOCKS = dict(block_out_channels=(16, 24), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+BLOCKS = dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, latent_channels=4,
               down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
 
 
@@ -20,13 +20,6 @@ add("vae", lambda: d.AutoencoderKL(**BLOCKS), image, lambda m, x: m(x).sample)
 add("vae_tiny", lambda: d.AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
                                           num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)),
     image, lambda m, x: m.decode(m.encode(x).latents).sample)
-add("vae_dc", lambda: d.AutoencoderDC(
-    latent_channels=4, attention_head_dim=8, encoder_block_types=("ResBlock", "EfficientViTBlock"),
-    decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 16),
-    decoder_block_out_channels=(8, 16), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
-    encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)), decoder_norm_types="rms_norm",
-    decoder_act_fns="silu"),
-    image, lambda m, x: m(x).sample)
 add("vae_svd", lambda: d.AutoencoderKLTemporalDecoder(
     block_out_channels=(32, 32), layers_per_block=1, latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 2),
     lambda: dict(latent_sample=r(2, 4, 4, 4)), lambda m, x: m.decode(x, num_frames=2).sample)
@@ -37,17 +30,30 @@ add("vae_cogvideox", lambda: d.AutoencoderKLCogVideoX(
     block_out_channels=(8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4, temporal_compression_ratio=1,
     down_block_types=("CogVideoXDownBlock3D",) * 2, up_block_types=("CogVideoXUpBlock3D",) * 2),
     lambda: dict(latent_sample=r(1, 4, 1, 4, 4)), lambda m, x: m.decode(x).sample)
-add("vae_mochi_like", lambda: d.AutoencoderKLLTXVideo(
-    block_out_channels=(8, 8), latent_channels=4, decoder_block_out_channels=(8, 8), layers_per_block=(1, 1),
-    decoder_layers_per_block=(1, 1, 1)[:2], spatio_temporal_scaling=(True, False)[:2],
-    decoder_spatio_temporal_scaling=(True, False)[:2], decoder_inject_noise=(False, False),
-    down_block_types=("LTXVideoDownBlock3D",) * 2, upsample_residual=(False,) * 2, upsample_factor=(1,) * 2, patch_size=1),
-    lambda: dict(latent_sample=r(1, 4, 2, 4, 4)), lambda m, x: m.decode(x).sample)
+add("vae_ltx", lambda: d.AutoencoderKLLTXVideo(
+    block_out_channels=(8, 8, 8), latent_channels=4, decoder_block_out_channels=(8, 8, 8), layers_per_block=(1,) * 4,
+    decoder_layers_per_block=(1,) * 4, spatio_temporal_scaling=(True, True, False),
+    decoder_spatio_temporal_scaling=(True, True, False), decoder_inject_noise=(False,) * 4,
+    downsample_type=("conv",) * 3, upsample_residual=(False,) * 3, upsample_factor=(1,) * 3, patch_size=1,
+    down_block_types=("LTXVideoDownBlock3D",) * 3),
+    lambda: dict(latent_sample=r(1, 4, 1, 4, 4)), lambda m, x: m.decode(x).sample)
 add("vq", lambda: d.VQModel(block_out_channels=(16,), norm_num_groups=4, latent_channels=3, num_vq_embeddings=8,
                             down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",)),
     lambda: dict(latent_sample=r(2, 3, 4, 4)), lambda m, x: m.decode(x, force_not_quantize=True).sample)
-add("oobleck", lambda: d.AutoencoderOobleck(encoder_hidden_size=8, downsampling_ratios=[2, 4], channel_multiples=[1, 2],
-                                            decoder_channels=8, decoder_input_channels=4, audio_channels=2),
+
+
+def plain(model):
+    """The same weights without the split into length and direction that only trains."""
+    for module in model.modules():
+        if hasattr(module, "parametrizations"):
+            torch.nn.utils.parametrize.remove_parametrizations(module, "weight")
+        elif hasattr(module, "weight_g"):
+            torch.nn.utils.remove_weight_norm(module)
+    return model
+
+
+add("oobleck", lambda: plain(d.AutoencoderOobleck(encoder_hidden_size=8, downsampling_ratios=[2, 4], channel_multiples=[1, 2],
+                                            decoder_channels=8, decoder_input_channels=4, audio_channels=2)),
     lambda: dict(sample=r(1, 2, 32)), lambda m, x: m.decode(m.encode(x).latent_dist.mode()).sample)
 add("clip_text", lambda: tr.CLIPTextModel(tr.CLIPTextConfig(vocab_size=40, hidden_size=16, intermediate_size=24,
                                                             num_hidden_layers=2, num_attention_heads=2,

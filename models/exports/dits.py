@@ -18,18 +18,20 @@ add("dit", lambda: d.DiTTransformer2DModel(**HEADS, in_channels=4, out_channels=
                                            num_embeds_ada_norm=10, norm_num_groups=4),
     lambda: dict(sample=r(2, 4, 8, 8), timestep=t(), class_labels=torch.tensor([1, 3])),
     lambda m, x, t, c: no_dict(m, x, t, c))
+# torch.export writes its squeeze(1) of a longer dimension as a Squeeze that ONNX forbids.
 add("pixart", lambda: d.PixArtTransformer2DModel(**HEADS, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
                                                  cross_attention_dim=16, caption_channels=12, norm_num_groups=4,
                                                  use_additional_conditions=False),
     lambda: dict(sample=r(2, 4, 8, 8), encoder_hidden_states=r(2, 5, 12), timestep=t(),
                  mask=torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])),
-    lambda m, x, e, t, k: no_dict(m, x, e, t, dict(resolution=None, aspect_ratio=None), encoder_attention_mask=k))
+    lambda m, x, e, t, k: no_dict(m, x, e, t, dict(resolution=None, aspect_ratio=None), encoder_attention_mask=k),
+    exporters=("ts",))
 add("pixart_conditions", lambda: d.PixArtTransformer2DModel(
     num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=8, num_layers=1, sample_size=8,
     cross_attention_dim=24, caption_channels=12, norm_num_groups=4, use_additional_conditions=True),
     lambda: dict(sample=r(2, 4, 8, 8), encoder_hidden_states=r(2, 5, 12), timestep=t(), resolution=f(8, 8, 8, 8).reshape(2, 2),
                  aspect_ratio=f(1, 1).reshape(2, 1)),
-    lambda m, x, e, t, s, a: no_dict(m, x, e, t, dict(resolution=s, aspect_ratio=a)))
+    lambda m, x, e, t, s, a: no_dict(m, x, e, t, dict(resolution=s, aspect_ratio=a)), exporters=("ts",))
 
 
 def sd3(**more):
@@ -77,6 +79,18 @@ add("chroma", lambda: d.ChromaTransformer2DModel(in_channels=4, num_layers=1, nu
                                                  approximator_layers=1),
     lambda: {k: v for k, v in packed().items() if k != "pooled_projections"},
     lambda m, x, e, t, i, j: no_dict(m, x, e, t, i, j))
+add("flux_controlnet", lambda: d.FluxControlNetModel(in_channels=4, num_layers=1, num_single_layers=0, **HEADS,
+                                                     joint_attention_dim=12, pooled_projection_dim=10,
+                                                     axes_dims_rope=(2, 2, 4)),
+    lambda: packed() | dict(controlnet_cond=r(2, 16, 4)),
+    lambda m, x, e, p, t, i, j, c: m(x, c, encoder_hidden_states=e, pooled_projections=p, timestep=t, img_ids=i, txt_ids=j,
+                                     return_dict=False))
+add("sd3_controlnet", lambda: d.SD3ControlNetModel(sample_size=8, in_channels=4, num_layers=1, attention_head_dim=8,
+                                                   num_attention_heads=2, joint_attention_dim=12,
+                                                   caption_projection_dim=16, pooled_projection_dim=10, out_channels=4,
+                                                   pos_embed_max_size=6),
+    lambda: joint() | dict(controlnet_cond=r(2, 4, 8, 8)),
+    lambda m, x, e, p, t, c: m(x, c, 1.0, e, p, t, return_dict=False))
 add("sana", lambda: d.SanaTransformer2DModel(in_channels=4, out_channels=4, **HEADS, num_layers=2,
                                              num_cross_attention_heads=2, cross_attention_head_dim=8,
                                              cross_attention_dim=16, caption_channels=12, sample_size=8),
@@ -90,25 +104,12 @@ add("auraflow", lambda: d.AuraFlowTransformer2DModel(sample_size=8, in_channels=
     lambda m, x, e, t: no_dict(m, x, e, t))
 add("hunyuandit", lambda: d.HunyuanDiT2DModel(**HEADS, in_channels=4, patch_size=2, sample_size=8, hidden_size=16,
                                               num_layers=2, mlp_ratio=2.0, cross_attention_dim=12,
-                                              cross_attention_dim_t5=10, pooled_projection_dim=8, text_len=4,
+                                              cross_attention_dim_t5=16, pooled_projection_dim=8, text_len=4,
                                               text_len_t5=5, activation_fn="gelu-approximate"),
-    lambda: dict(sample=r(2, 4, 8, 8), timestep=t(), encoder_hidden_states=r(2, 4, 12), mask=torch.ones(2, 4),
-                 t5=r(2, 5, 10), mask_t5=torch.tensor([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 1]]),
-                 meta=f(*[8, 8, 8, 8, 0, 0] * 2).reshape(2, 6), style=torch.tensor([0, 0]), cos=r(16, 8), sin=r(16, 8)),
+    lambda: dict(sample=r(2, 4, 8, 8), timestep=tf(), encoder_hidden_states=r(2, 4, 12), mask=torch.ones(2, 4),
+                 t5=r(2, 5, 16), mask_t5=torch.tensor([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 1]]),
+                 meta=f(*[8, 8, 8, 8, 0, 0] * 2).reshape(2, 6), style=torch.tensor([0, 0]), rotary_cos=r(16, 8), rotary_sin=r(16, 8)),
     lambda m, x, t, e, k, e5, k5, s, y, c, n: no_dict(m, x, t, e, k, e5, k5, s, y, (c, n)))
-add("lumina2", lambda: d.Lumina2Transformer2DModel(sample_size=8, in_channels=4, hidden_size=24, num_layers=1,
-                                                   num_refiner_layers=1, num_attention_heads=2, num_kv_heads=1,
-                                                   multiple_of=8, axes_dim_rope=(4, 4, 4), axes_lens=(20, 20, 20),
-                                                   cap_feat_dim=12),
-    lambda: dict(sample=r(2, 4, 8, 8), timestep=f(0.2, 0.7), encoder_hidden_states=r(2, 5, 12),
-                 mask=torch.ones(2, 5, dtype=torch.bool)),
-    lambda m, x, t, e, k: no_dict(m, x, t, e, k))
-add("lumina_next", lambda: d.LuminaNextDiT2DModel(sample_size=4, in_channels=4, hidden_size=24, num_layers=1,
-                                                  num_attention_heads=2, num_kv_heads=1, multiple_of=8,
-                                                  cross_attention_dim=12),
-    lambda: dict(sample=r(2, 4, 8, 8), timestep=f(0.2, 0.7), encoder_hidden_states=r(2, 5, 12), mask=torch.ones(2, 5),
-                 rotary=r(384, 384, 6)),
-    lambda m, x, t, e, k, q: no_dict(m, x, t, e, k, torch.polar(torch.ones_like(q), q), cross_attention_kwargs={}))
 add("cogview3", lambda: d.CogView3PlusTransformer2DModel(in_channels=4, out_channels=4, num_layers=2, **HEADS,
                                                          text_embed_dim=12, time_embed_dim=16, condition_dim=4,
                                                          pos_embed_max_size=8, sample_size=8),
@@ -132,7 +133,7 @@ add("omnigen", lambda: d.OmniGenTransformer2DModel(in_channels=4, hidden_size=16
                                                    pos_embed_max_size=8, max_position_embeddings=64,
                                                    original_max_position_embeddings=64,
                                                    rope_scaling={"long_factor": [1.0] * 4, "short_factor": [1.0] * 4}),
-    lambda: dict(sample=r(2, 4, 8, 8), timestep=f(0.2, 0.7), input_ids=ids(20, 2, 5), mask=torch.ones(2, 22, 22),
+    lambda: dict(sample=r(2, 4, 8, 8), timestep=f(0.2, 0.7), input_ids=1 + ids(19, 2, 5), mask=torch.ones(2, 22, 22),
                  positions=torch.arange(22).expand(2, 22).contiguous()),
     lambda m, x, t, i, k, p: no_dict(m, x, t, i, [], {}, k, p))
 add("prior", lambda: d.PriorTransformer(num_attention_heads=2, attention_head_dim=8, num_layers=2, embedding_dim=12,
@@ -143,17 +144,6 @@ add("prior", lambda: d.PriorTransformer(num_attention_heads=2, attention_head_di
 add("transformer2d", lambda: d.Transformer2DModel(
     **HEADS, in_channels=16, num_layers=1, norm_num_groups=4, cross_attention_dim=12, activation_fn="geglu"),
     lambda: dict(sample=r(2, 16, 4, 4), encoder_hidden_states=r(2, 5, 12)), lambda m, x, e: no_dict(m, x, e))
-add("hidream", lambda: d.HiDreamImageTransformer2DModel(
-    patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, **HEADS,
-    caption_channels=(12, 10), text_emb_dim=8, num_routed_experts=4, num_activated_experts=2, axes_dims_rope=(4, 2, 2),
-    max_resolution=(8, 8), llama_layers=(0, 1), force_inference_output=True),
-    lambda: dict(sample=r(2, 4, 8, 8), timesteps=t(), t5=r(2, 5, 12), llama=r(2, 2, 5, 10), pooled=r(2, 8)),
-    lambda m, x, t, e, l, p: no_dict(m, x, t, e, l, p))
-add("zimage", lambda: d.ZImageTransformer2DModel(in_channels=4, dim=16, n_layers=1, n_refiner_layers=1, n_heads=2,
-                                                 n_kv_heads=2, cap_feat_dim=12, axes_dims=[2, 2, 4],
-                                                 axes_lens=[64, 16, 16]),
-    lambda: dict(sample=r(2, 4, 1, 8, 8), t=f(0.2, 0.7), cap=r(2, 5, 12)),
-    lambda m, x, t, c: torch.stack(m([*x.unbind(0)], t, [*c.unbind(0)], return_dict=False)[0]))
 add("bria", lambda: d.BriaTransformer2DModel(in_channels=4, num_layers=1, num_single_layers=1, **HEADS,
                                              joint_attention_dim=12, pooled_projection_dim=None, axes_dims_rope=[0, 4, 4]),
     lambda: {k: v for k, v in packed().items() if k != "pooled_projections"},
@@ -190,7 +180,7 @@ def frames():
 
 add("cogvideox", cogvideox, frames, lambda m, x, e, t: no_dict(m, x, e, t))
 add("cogvideox_rotary", lambda: cogvideox(use_rotary_positional_embeddings=True),
-    lambda: frames() | dict(cos=r(32, 16), sin=r(32, 16)),
+    lambda: frames() | dict(rotary_cos=r(32, 16), rotary_sin=r(32, 16)),
     lambda m, x, e, t, c, s: no_dict(m, x, e, t, image_rotary_emb=(c, s)))
 add("ltx", lambda: d.LTXVideoTransformer3DModel(in_channels=4, out_channels=4, **HEADS, cross_attention_dim=16,
                                                 num_layers=2, caption_channels=12),
@@ -198,9 +188,9 @@ add("ltx", lambda: d.LTXVideoTransformer3DModel(in_channels=4, out_channels=4, *
                  mask=torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])),
     lambda m, x, e, t, k: no_dict(m, x, e, t, k, 1, 4, 4))
 add("mochi", lambda: d.MochiTransformer3DModel(num_attention_heads=2, attention_head_dim=8, num_layers=2,
-                                               pooled_projection_dim=16, in_channels=4, text_embed_dim=12,
+                                               pooled_projection_dim=16, in_channels=4, text_embed_dim=16,
                                                time_embed_dim=8, max_sequence_length=5),
-    lambda: dict(sample=r(2, 4, 2, 4, 4), encoder_hidden_states=r(2, 5, 12), timestep=t(),
+    lambda: dict(sample=r(2, 4, 2, 4, 4), encoder_hidden_states=r(2, 5, 16), timestep=t(),
                  mask=torch.ones(2, 5, dtype=torch.bool)),
     lambda m, x, e, t, k: no_dict(m, x, e, t, k))
 add("allegro", lambda: d.AllegroTransformer3DModel(num_attention_heads=2, attention_head_dim=24, in_channels=4,
@@ -208,7 +198,7 @@ add("allegro", lambda: d.AllegroTransformer3DModel(num_attention_heads=2, attent
                                                    sample_width=4, sample_height=4, sample_frames=2,
                                                    caption_channels=12),
     lambda: clip() | dict(encoder_hidden_states=r(2, 5, 12), timestep=t(), mask=torch.ones(2, 2, 4, 4), text_mask=torch.ones(
-        2, 5), cos=r(3, 8, 8), sin=r(3, 8, 8), positions=torch.stack([torch.arange(8) // 4, torch.arange(8) // 2 % 2,
+        2, 5), rotary_cos=r(3, 8, 8), rotary_sin=r(3, 8, 8), positions=torch.stack([torch.arange(8) // 4, torch.arange(8) // 2 % 2,
                                                                        torch.arange(8) % 2])),
     lambda m, x, e, t, k, q, c, s, p: no_dict(m, x, e, t, k, q, (((c[0], s[0]), (c[1], s[1]), (c[2], s[2])),
                                                                 (p[0][None], p[1][None], p[2][None]))))
@@ -225,11 +215,6 @@ add("hunyuanvideo", lambda: d.HunyuanVideoTransformer3DModel(
     lambda: clip() | dict(timestep=t(), encoder_hidden_states=r(2, 5, 12), mask=torch.ones(2, 5, dtype=torch.int64),
                           pooled=r(2, 10), guidance=f(6, 6)),
     lambda m, x, t, e, k, p, g: no_dict(m, x, t, e, k, p, g))
-add("cosmos", lambda: d.CosmosTransformer3DModel(
-    in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=1, mlp_ratio=2,
-    text_embed_dim=12, adaln_lora_dim=4, max_size=(4, 8, 8)),
-    lambda: clip() | dict(timestep=t(), encoder_hidden_states=r(2, 5, 12), padding=torch.zeros(1, 1, 4, 4)),
-    lambda m, x, t, e, p: no_dict(m, x, t, e, fps=30, padding_mask=p))
 add("skyreels", lambda: d.SkyReelsV2Transformer3DModel(**VIDEO, in_channels=4, out_channels=4, text_dim=12, freq_dim=8,
                                                        ffn_dim=24, num_layers=1, rope_max_seq_len=16),
     lambda: clip() | dict(timestep=t(), encoder_hidden_states=r(2, 5, 12)), lambda m, x, t, e: no_dict(m, x, t, e))
@@ -243,6 +228,6 @@ add("stable_audio", lambda: d.StableAudioDiTModel(sample_size=8, in_channels=4, 
                                                   num_attention_heads=4, num_key_value_attention_heads=2, out_channels=4,
                                                   cross_attention_dim=16, time_proj_dim=8, global_states_input_dim=10,
                                                   cross_attention_input_dim=12),
-    lambda: dict(sample=r(2, 4, 8), timestep=f(0.2, 0.7), encoder_hidden_states=r(2, 5, 12), state=r(2, 1, 10), cos=r(9, 4),
-                 sin=r(9, 4)),
+    lambda: dict(sample=r(2, 4, 8), timestep=f(0.2, 0.7), encoder_hidden_states=r(2, 5, 12), state=r(2, 1, 10), rotary_cos=r(9, 4),
+                 rotary_sin=r(9, 4)),
     lambda m, x, t, e, g, c, s: no_dict(m, x, t, e, g, (c, s)))

@@ -16,7 +16,6 @@ import traceback
 import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -56,25 +55,28 @@ class Call(torch.nn.Module):
         return out
 
 
-def key(array):
-    return hashlib.sha1(np.ascontiguousarray(array).tobytes()).digest()
+def rms_norm(x, shape, weight=None, eps=None):
+    """torch.nn.functional.rms_norm in operators that the TorchScript exporter has."""
+    axes = tuple(range(-len(shape), 0))
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    y = x * torch.rsqrt(x.pow(2).mean(axes, keepdim=True) + eps)
+    return y if weight is None else y * weight
 
 
 def by_value(model, dtype):
     """Parameters by the bytes they have in the file, as they are and transposed."""
     found = {}
     for name, p in model.named_parameters():
-        array = p.detach().to(dtype).contiguous().view(torch.uint8).numpy()
+        array = p.detach().to(dtype).contiguous().flatten().view(torch.uint8).numpy()
         found.setdefault(hashlib.sha1(array.tobytes()).digest(), (name, False))
         if p.ndim == 2:
-            flipped = p.detach().T.to(dtype).contiguous().view(torch.uint8).numpy()
+            flipped = p.detach().T.to(dtype).contiguous().flatten().view(torch.uint8).numpy()
             found.setdefault(hashlib.sha1(flipped.tobytes()).digest(), (name, True))
     return found
 
 
 def stored_gradients(path, model, dtype, budget):
-    """Gradients under the names and shapes of the file. Those that fit into `budget` bytes, in the order of the hashes of
-    their names: which are kept depends on nothing else."""
+    """Gradients under the names and shapes of the file."""
     proto = onnx.load(path)
     parameters = dict(model.named_parameters())
     table = by_value(model, dtype)
@@ -90,13 +92,18 @@ def stored_gradients(path, model, dtype, budget):
             continue
         grad = grad.T if flipped else grad
         grads[tensor.name] = grad.reshape(list(tensor.dims)).contiguous().clone()
+    return trimmed(grads, budget), len(grads)
+
+
+def trimmed(grads, budget):
+    """Those that fit into `budget` bytes, in the order of the hashes of their names: it depends on nothing else."""
     kept, used = {}, 0
     for name in sorted(grads, key=lambda n: hashlib.sha1(n.encode()).digest()):
         size = grads[name].numel() * 4
         if budget is None or used + size <= budget:
             kept[name] = grads[name]
             used += size
-    return kept, len(grads)
+    return kept
 
 
 def strip(path):
@@ -140,7 +147,11 @@ def export(case, exporter, folder, budget):
         given = {n: t.to(HALF[case.half]) if t.is_floating_point() else t for n, t in inputs.items()}
     with torch.no_grad():
         if exporter == "ts":
-            torch.onnx.export(exported, tuple(given.values()), path, dynamo=False, **options)
+            own, torch.nn.functional.rms_norm = torch.nn.functional.rms_norm, rms_norm
+            try:
+                torch.onnx.export(exported, tuple(given.values()), path, dynamo=False, **options)
+            finally:
+                torch.nn.functional.rms_norm = own
         else:
             options.setdefault("external_data", False)
             torch.onnx.export(exported, tuple(given.values()), path, dynamo=True, verbose=False, **options)

@@ -6,7 +6,7 @@ import torch
 from case import add, f, ids, r, sample_call, t, text_call
 
 def unet2d(**more):
-    config = dict(sample_size=8, in_channels=3, out_channels=3, block_out_channels=(16, 24), layers_per_block=1,
+    config = dict(sample_size=8, in_channels=3, out_channels=3, block_out_channels=(8, 16), layers_per_block=1,
                   norm_num_groups=4, attention_head_dim=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
                   up_block_types=("AttnUpBlock2D", "UpBlock2D"))
     return d.UNet2DModel(**(config | more))
@@ -32,7 +32,7 @@ add("unet2d_class", lambda: unet2d(num_class_embeds=5),
 
 
 def conditional(**more):
-    config = dict(sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 24), layers_per_block=1,
+    config = dict(sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
                   norm_num_groups=4, attention_head_dim=2, cross_attention_dim=12,
                   down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
                   up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
@@ -59,7 +59,7 @@ def sdxl_call(m, x, t, e, text, time):
 
 
 add("sd15", conditional, latent, text_call)
-add("sd21", lambda: conditional(use_linear_projection=True, attention_head_dim=(2, 3)), latent, text_call)
+add("sd21", lambda: conditional(use_linear_projection=True, attention_head_dim=(2, 4)), latent, text_call)
 add("sdxl", sdxl, sdxl_inputs, sdxl_call)
 add("sd15_simple_attention", lambda: conditional(
     down_block_types=("SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D"), attention_head_dim=8,
@@ -72,25 +72,20 @@ add("kandinsky", lambda: conditional(
     encoder_hid_dim_type="image_proj"),
     lambda: dict(sample=r(2, 4, 8, 8), timestep=t(), image_embeds=r(2, 10)),
     lambda m, x, t, e: m(x, t, None, added_cond_kwargs=dict(image_embeds=e), return_dict=False))
-add("kandinsky3", lambda: d.Kandinsky3UNet(in_channels=4, time_embedding_dim=16, groups=2, attention_head_dim=4,
-                                           layers_per_block=1, block_out_channels=(8, 16, 16, 16), cross_attention_dim=8,
-                                           encoder_hid_dim=8),
-    lambda: dict(sample=r(2, 4, 8, 8), timestep=t(), encoder_hidden_states=r(2, 3, 8), mask=torch.ones(2, 3)),
-    lambda m, x, t, e, k: m(x, t, e, k, return_dict=False))
 add("instaflow_timecond", lambda: conditional(time_cond_proj_dim=6),
     lambda: latent() | dict(timestep_cond=r(2, 6)),
     lambda m, x, t, e, c: m(x, t, e, timestep_cond=c, return_dict=False))
 add("sd15_mask", conditional, lambda: latent() | dict(mask=torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])),
     lambda m, x, t, e, k: m(x, t, e, encoder_attention_mask=k, return_dict=False))
-add("controlnet", lambda: d.ControlNetModel(block_out_channels=(16, 24), layers_per_block=1, norm_num_groups=4,
+add("controlnet", lambda: d.ControlNetModel(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
                                             attention_head_dim=2, cross_attention_dim=12,
                                             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
                                             conditioning_embedding_out_channels=(8, 12)),
     lambda: latent() | dict(cond=r(2, 3, 16, 16)),
     lambda m, x, t, e, c: m(x, t, e, c, return_dict=False)[1])
 add("sd15_controlled", conditional,
-    lambda: latent() | dict(down_0=r(2, 16, 8, 8), down_1=r(2, 16, 8, 8), down_2=r(2, 16, 4, 4), down_3=r(2, 24, 4, 4),
-                            mid=r(2, 24, 4, 4)),
+    lambda: latent() | dict(down_0=r(2, 8, 8, 8), down_1=r(2, 8, 8, 8), down_2=r(2, 8, 4, 4), down_3=r(2, 16, 4, 4),
+                            mid=r(2, 16, 4, 4)),
     lambda m, x, t, e, a, b, c, g, k: m(x, t, e, down_block_additional_residuals=(a, b, c, g),
                                         mid_block_additional_residual=k, return_dict=False))
 add("cascade", lambda: d.StableCascadeUNet(in_channels=4, out_channels=4, timestep_ratio_embedding_dim=8, patch_size=1,
@@ -113,7 +108,8 @@ add("uvit", lambda: d.UVit2DModel(hidden_size=32, cond_embed_dim=16, micro_cond_
                  micro=f(*range(10)).reshape(2, 5)),
     lambda m, i, e, p, c: m(i, e, p, c))
 add("unet1d", lambda: d.UNet1DModel(sample_size=16, in_channels=2, out_channels=2, extra_in_channels=16,
-                                    block_out_channels=(16, 16, 16)),
+                                    down_block_types=("DownBlock1DNoSkip", "DownBlock1D"),
+                                    up_block_types=("UpBlock1D", "UpBlock1DNoSkip"), block_out_channels=(8, 32)),
     lambda: dict(sample=r(2, 2, 16), timestep=f(0.3, 0.8)), sample_call)
 add("unet1d_diffuser", lambda: d.UNet1DModel(
     sample_size=16, in_channels=6, out_channels=6, time_embedding_type="positional", flip_sin_to_cos=False,
@@ -133,13 +129,13 @@ add("svd", lambda: d.UNetSpatioTemporalConditionModel(
                  added_time_ids=f(6, 127, 0.02, 7, 127, 0.1).reshape(2, 3)),
     lambda m, x, t, e, a: m(x, t, e, a, return_dict=False))
 add("motion", lambda: d.UNetMotionModel(
-    sample_size=8, block_out_channels=(16, 24), layers_per_block=1, norm_num_groups=4, cross_attention_dim=12,
+    sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, cross_attention_dim=12,
     num_attention_heads=2, motion_num_attention_heads=2, motion_max_seq_length=4,
     down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"), up_block_types=("UpBlockMotion",
                                                                                       "CrossAttnUpBlockMotion")),
-    lambda: dict(sample=r(2, 4, 2, 8, 8), timestep=t(), encoder_hidden_states=r(2, 5, 12)), text_call)
+    lambda: dict(sample=r(2, 4, 2, 8, 8), timestep=t(), encoder_hidden_states=r(4, 5, 12)), text_call)
 add("unet3d", lambda: d.UNet3DConditionModel(
-    sample_size=8, block_out_channels=(16, 24), layers_per_block=1, norm_num_groups=4, cross_attention_dim=12,
+    sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, cross_attention_dim=12,
     attention_head_dim=8, down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
     up_block_types=("UpBlock3D", "CrossAttnUpBlock3D")),
     lambda: dict(sample=r(2, 4, 2, 8, 8), timestep=t(), encoder_hidden_states=r(2, 5, 12)), text_call)
