@@ -16,8 +16,16 @@ pub enum DType {
     I64,
     /// Signed 32-bit integer.
     I32,
+    /// Signed 16-bit integer.
+    I16,
+    /// Signed 8-bit integer.
+    I8,
+    /// Unsigned 64-bit integer.
+    U64,
     /// Unsigned 32-bit integer.
     U32,
+    /// Unsigned 16-bit integer.
+    U16,
     /// Unsigned 8-bit integer.
     U8,
     /// Truth value, one byte, 0 or 1.
@@ -26,14 +34,27 @@ pub enum DType {
 
 impl DType {
     /// All element types, in the order of their declaration.
-    pub const ALL: &[DType] = &[DType::F32, DType::F64, DType::I64, DType::I32, DType::U32, DType::U8, DType::Bool];
+    pub const ALL: &[DType] = &[
+        DType::F32,
+        DType::F64,
+        DType::I64,
+        DType::I32,
+        DType::I16,
+        DType::I8,
+        DType::U64,
+        DType::U32,
+        DType::U16,
+        DType::U8,
+        DType::Bool,
+    ];
 
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
-            DType::F64 | DType::I64 => 8,
+            DType::F64 | DType::I64 | DType::U64 => 8,
             DType::F32 | DType::I32 | DType::U32 => 4,
-            DType::U8 | DType::Bool => 1,
+            DType::I16 | DType::U16 => 2,
+            DType::I8 | DType::U8 | DType::Bool => 1,
         }
     }
 
@@ -44,7 +65,11 @@ impl DType {
             DType::F64 => "f64",
             DType::I64 => "i64",
             DType::I32 => "i32",
+            DType::I16 => "i16",
+            DType::I8 => "i8",
+            DType::U64 => "u64",
             DType::U32 => "u32",
+            DType::U16 => "u16",
             DType::U8 => "u8",
             DType::Bool => "bool",
         }
@@ -82,7 +107,7 @@ macro_rules! elements {
         }
     )*};
 }
-elements!(f32: F32, f64: F64, i64: I64, i32: I32, u32: U32, u8: U8 | Bool);
+elements!(f32: F32, f64: F64, i64: I64, i32: I32, i16: I16, i8: I8, u64: U64, u32: U32, u16: U16, u8: U8 | Bool);
 
 /// Floating-point elements, with the functions that kernels written once for both widths need.
 pub trait Float:
@@ -145,6 +170,48 @@ macro_rules! for_float {
     };
 }
 
+/// Calls a generic function for the integer type of a run-time [`DType`]: `for_integer!(dtype, T => f::<T>(..))`.
+#[macro_export]
+macro_rules! for_integer {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::I64 => {
+                type $t = i64;
+                $body
+            }
+            $crate::DType::I32 => {
+                type $t = i32;
+                $body
+            }
+            $crate::DType::I16 => {
+                type $t = i16;
+                $body
+            }
+            $crate::DType::I8 => {
+                type $t = i8;
+                $body
+            }
+            $crate::DType::U64 => {
+                type $t = u64;
+                $body
+            }
+            $crate::DType::U32 => {
+                type $t = u32;
+                $body
+            }
+            $crate::DType::U16 => {
+                type $t = u16;
+                $body
+            }
+            $crate::DType::U8 | $crate::DType::Bool => {
+                type $t = u8;
+                $body
+            }
+            other => unreachable!("the verifier admits only integers here, found {other}"),
+        }
+    };
+}
+
 /// Calls a generic function for the element type of a run-time [`DType`]: `for_element!(dtype, T => f::<T>(..))`.
 #[macro_export]
 macro_rules! for_element {
@@ -158,22 +225,7 @@ macro_rules! for_element {
                 type $t = f32;
                 $body
             }
-            $crate::DType::I64 => {
-                type $t = i64;
-                $body
-            }
-            $crate::DType::I32 => {
-                type $t = i32;
-                $body
-            }
-            $crate::DType::U32 => {
-                type $t = u32;
-                $body
-            }
-            $crate::DType::U8 | $crate::DType::Bool => {
-                type $t = u8;
-                $body
-            }
+            integer => $crate::for_integer!(integer, $t => $body),
         }
     };
 }

@@ -85,8 +85,11 @@ impl Bench {
                 DType::F64 => bytes.extend((v as f64).to_ne_bytes()),
                 DType::I64 => bytes.extend(v.to_ne_bytes()),
                 DType::I32 => bytes.extend((v as i32).to_ne_bytes()),
+                DType::I16 => bytes.extend((v as i16).to_ne_bytes()),
+                DType::U64 => bytes.extend((v as u64).to_ne_bytes()),
                 DType::U32 => bytes.extend((v as u32).to_ne_bytes()),
-                DType::U8 | DType::Bool => bytes.push(v as u8),
+                DType::U16 => bytes.extend((v as u16).to_ne_bytes()),
+                DType::I8 | DType::U8 | DType::Bool => bytes.push(v as u8),
             }
         }
         self.set(name, dtype, &bytes);
@@ -161,7 +164,11 @@ impl Bench {
                 DType::F64 => bytemuck::cast_slice(bytes).iter().map(|&v: &f64| whole(v)).collect(),
                 DType::I64 => Some(bytemuck::cast_slice(bytes).to_vec()),
                 DType::I32 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &i32| v.into()).collect()),
+                DType::I16 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &i16| v.into()).collect()),
+                DType::I8 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &i8| v.into()).collect()),
+                DType::U64 => Some(bytemuck::cast_slice(bytes).to_vec()),
                 DType::U32 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &u32| v.into()).collect()),
+                DType::U16 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &u16| v.into()).collect()),
                 DType::U8 | DType::Bool => Some(bytes.iter().map(|&v| v.into()).collect()),
             };
             if let Some(values) = values {

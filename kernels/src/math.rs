@@ -112,6 +112,12 @@ forward!(
     sinh,
     /// Hyperbolic cosine.
     cosh,
+    /// Inverse hyperbolic sine.
+    asinh,
+    /// Inverse hyperbolic cosine.
+    acosh,
+    /// Inverse hyperbolic tangent.
+    atanh,
 );
 
 /// Value of the polynomial with the coefficients `c`, highest first.

@@ -22,8 +22,16 @@ pub enum Tensor {
     I64(ArrayD<i64>),
     /// Signed 32-bit integers.
     I32(ArrayD<i32>),
+    /// Signed 16-bit integers.
+    I16(ArrayD<i16>),
+    /// Signed bytes.
+    I8(ArrayD<i8>),
+    /// Unsigned 64-bit integers.
+    U64(ArrayD<u64>),
     /// Unsigned 32-bit integers.
     U32(ArrayD<u32>),
+    /// Unsigned 16-bit integers.
+    U16(ArrayD<u16>),
     /// Unsigned bytes.
     U8(ArrayD<u8>),
     /// Truth values, as bytes 0 and 1.
@@ -37,7 +45,11 @@ macro_rules! each {
             Tensor::F64($a) => $body,
             Tensor::I64($a) => $body,
             Tensor::I32($a) => $body,
+            Tensor::I16($a) => $body,
+            Tensor::I8($a) => $body,
+            Tensor::U64($a) => $body,
             Tensor::U32($a) => $body,
+            Tensor::U16($a) => $body,
             Tensor::U8($a) | Tensor::Bool($a) => $body,
         }
     };
@@ -58,7 +70,11 @@ impl Tensor {
             DType::F64 => Tensor::F64(array(shape, bytes)?),
             DType::I64 => Tensor::I64(array(shape, bytes)?),
             DType::I32 => Tensor::I32(array(shape, bytes)?),
+            DType::I16 => Tensor::I16(array(shape, bytes)?),
+            DType::I8 => Tensor::I8(array(shape, bytes)?),
+            DType::U64 => Tensor::U64(array(shape, bytes)?),
             DType::U32 => Tensor::U32(array(shape, bytes)?),
+            DType::U16 => Tensor::U16(array(shape, bytes)?),
             DType::U8 => Tensor::U8(array(shape, bytes)?),
             DType::Bool => Tensor::Bool(array(shape, bytes)?),
         })
@@ -81,7 +97,11 @@ impl Tensor {
             Tensor::F64(_) => DType::F64,
             Tensor::I64(_) => DType::I64,
             Tensor::I32(_) => DType::I32,
+            Tensor::I16(_) => DType::I16,
+            Tensor::I8(_) => DType::I8,
+            Tensor::U64(_) => DType::U64,
             Tensor::U32(_) => DType::U32,
+            Tensor::U16(_) => DType::U16,
             Tensor::U8(_) => DType::U8,
             Tensor::Bool(_) => DType::Bool,
         }
@@ -156,7 +176,11 @@ impl Tensor {
             Tensor::F64(a) => Tensor::F64(of(a, i)),
             Tensor::I64(a) => Tensor::I64(of(a, i)),
             Tensor::I32(a) => Tensor::I32(of(a, i)),
+            Tensor::I16(a) => Tensor::I16(of(a, i)),
+            Tensor::I8(a) => Tensor::I8(of(a, i)),
+            Tensor::U64(a) => Tensor::U64(of(a, i)),
             Tensor::U32(a) => Tensor::U32(of(a, i)),
+            Tensor::U16(a) => Tensor::U16(of(a, i)),
             Tensor::U8(a) => Tensor::U8(of(a, i)),
             Tensor::Bool(a) => Tensor::Bool(of(a, i)),
         })
@@ -194,7 +218,11 @@ fn from_view(view: &TensorView<'_>) -> Option<Tensor> {
         Dtype::F64 => DType::F64,
         Dtype::I64 => DType::I64,
         Dtype::I32 => DType::I32,
+        Dtype::I16 => DType::I16,
+        Dtype::I8 => DType::I8,
+        Dtype::U64 => DType::U64,
         Dtype::U32 => DType::U32,
+        Dtype::U16 => DType::U16,
         Dtype::U8 => DType::U8,
         Dtype::BOOL => DType::Bool,
         Dtype::F16 => return Tensor::f32(shape, halves().map(|b| half::f16::from_bits(b).to_f32()).collect()),
@@ -240,7 +268,11 @@ pub fn write_views(path: &Path, views: &BTreeMap<String, View<'_>>, metadata: Op
             DType::F64 => Dtype::F64,
             DType::I64 => Dtype::I64,
             DType::I32 => Dtype::I32,
+            DType::I16 => Dtype::I16,
+            DType::I8 => Dtype::I8,
+            DType::U64 => Dtype::U64,
             DType::U32 => Dtype::U32,
+            DType::U16 => Dtype::U16,
             DType::U8 => Dtype::U8,
             DType::Bool => Dtype::BOOL,
         };

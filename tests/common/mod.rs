@@ -73,8 +73,8 @@ pub(crate) fn encode(v: f64, dtype: OracleType) -> Vec<u8> {
     match dtype {
         OracleType::F32 => (v as f32).to_le_bytes().to_vec(),
         OracleType::F64 => v.to_le_bytes().to_vec(),
-        OracleType::F16 => half(v, 5, 10).to_le_bytes().to_vec(),
-        OracleType::BF16 => half(v, 8, 7).to_le_bytes().to_vec(),
+        OracleType::F16 => half::f16::from_f64(v).to_le_bytes().to_vec(),
+        OracleType::BF16 => half::bf16::from_f64(v).to_le_bytes().to_vec(),
         OracleType::I64 => (v as i64).to_le_bytes().to_vec(),
         OracleType::I32 => (v as i32).to_le_bytes().to_vec(),
         OracleType::I16 => (v as i16).to_le_bytes().to_vec(),
@@ -95,8 +95,8 @@ pub(crate) fn decode(bytes: &[u8], dtype: OracleType) -> Vec<f64> {
     match dtype {
         OracleType::F32 => all(bytes, |v: f32| v.into()),
         OracleType::F64 => all(bytes, |v: f64| v),
-        OracleType::F16 => all(bytes, |v: u16| unhalf(v, 5, 10)),
-        OracleType::BF16 => all(bytes, |v: u16| unhalf(v, 8, 7)),
+        OracleType::F16 => all(bytes, |v: half::f16| v.to_f64()),
+        OracleType::BF16 => all(bytes, |v: half::bf16| v.to_f64()),
         OracleType::I64 => all(bytes, |v: i64| v as f64),
         OracleType::I32 => all(bytes, |v: i32| v.into()),
         OracleType::I16 => all(bytes, |v: i16| v.into()),
@@ -106,26 +106,6 @@ pub(crate) fn decode(bytes: &[u8], dtype: OracleType) -> Vec<f64> {
         OracleType::U16 => all(bytes, |v: u16| v.into()),
         OracleType::U8 | OracleType::Bool => all(bytes, |v: u8| v.into()),
     }
-}
-
-/// A 16-bit float with these many bits of exponent and fraction. Tests use only small normal numbers and 0.
-fn half(v: f64, exponent: i32, fraction: i32) -> u16 {
-    if v == 0.0 {
-        return 0;
-    }
-    let bias = (1 << (exponent - 1)) - 1;
-    let e = v.abs().log2().floor() as i32;
-    let steps = (v.abs() / 2f64.powi(e - fraction)).round_ties_even() as i32;
-    let bits = ((e + bias) << fraction) + steps - (1 << fraction);
-    bits as u16 | if v < 0.0 { 0x8000 } else { 0 }
-}
-
-fn unhalf(bits: u16, exponent: i32, fraction: i32) -> f64 {
-    let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
-    let bias = (1 << (exponent - 1)) - 1;
-    let (e, f) = (i32::from(bits & 0x7fff) >> fraction, i32::from(bits) & ((1 << fraction) - 1));
-    let unit = 2f64.powi(e.max(1) - bias - fraction);
-    sign * unit * f64::from(if e == 0 { f } else { f + (1 << fraction) })
 }
 
 /// A dimension of an input.

@@ -1,9 +1,11 @@
 //! From an ONNX file to a graph: shapes are bound, shape arithmetic is computed on the way, weights stay in their files.
 
+mod function;
 mod map;
 mod model;
 mod node;
 pub mod proto;
+mod scope;
 mod weights;
 
 pub use model::{Location, Model, widen};
@@ -14,9 +16,10 @@ use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::ir::{Block, Def, Graph, Payload, Type, ValueId};
 use crate::ops::{IMPORTS, Op};
-use proto::{NodeProto, TensorProto, ValueInfoProto, data_type};
+use proto::{FunctionProto, NodeProto, TensorProto, ValueInfoProto, data_type};
 use sara_kernels::{DType, Element};
 use sara_runtime::plan::Stored;
+use scope::Scopes;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +43,9 @@ const BATCH_NAMES: &[&str] = &["batch", "batch_size", "B", "N"];
 /// constant that is repeated costs less to repeat in each step than to keep.
 const FOLD_LIMIT: usize = 1 << 16;
 
+/// Most nodes, counted after functions and loops are unrolled.
+const MOST_NODES: usize = 1 << 20;
+
 /// Vectors longer than this are not searched for equal elements.
 const UNIFORM_LIMIT: usize = 1 << 14;
 
@@ -50,7 +56,11 @@ pub fn import(model: &Model, binding: &Binding) -> Result<Graph> {
         model,
         graph: Graph::new(&name),
         opset: model.opset(),
-        env: HashMap::new(),
+        functions: &model.proto.functions,
+        count: 0,
+        depth: 0,
+        unavailable: HashSet::new(),
+        scopes: Scopes::default(),
         per_sample: HashSet::new(),
         weights: HashMap::new(),
         paths: weight_paths(model),
@@ -65,7 +75,14 @@ pub(crate) struct Importer<'m> {
     pub(crate) model: &'m Model,
     pub(crate) graph: Graph,
     pub(crate) opset: i64,
-    pub(crate) env: HashMap<String, ValueId>,
+    functions: &'m [FunctionProto],
+    /// Nodes so far, those of functions and of all rounds of loops among them.
+    count: usize,
+    /// How many functions and subgraphs are open.
+    depth: usize,
+    /// Names whose nodes are refused.
+    unavailable: HashSet<String>,
+    pub(crate) scopes: Scopes,
     /// Values that the model takes for scalars and that carry one element for each sample.
     pub(crate) per_sample: HashSet<ValueId>,
     /// The value of each weight by where it lies.
@@ -92,14 +109,10 @@ impl Importer<'_> {
         let inputs: Vec<&ValueInfoProto> =
             proto.input.iter().filter(|i| !initialisers.contains(i.name.as_str())).collect();
         self.bind_inputs(&inputs, binding)?;
-        let mut refused = Refused::default();
-        for node in &proto.node {
-            self.import_node(node, &mut refused)?;
-        }
-        refused.finish(&model.path)?;
+        self.nodes(&proto.node)?;
         for output in &proto.output {
             let value =
-                self.env.get(&output.name).copied().ok_or_else(|| {
+                self.scopes.get(&output.name).ok_or_else(|| {
                     Error::file(&model.path, format!("output `{}` is produced by no node", output.name))
                 })?;
             self.graph.returns.push((output.name.clone(), value));
@@ -177,13 +190,13 @@ impl Importer<'_> {
 
     /// Gives a name of the file to a value.
     fn define(&mut self, name: &str, value: ValueId) -> Result<()> {
-        match self.env.insert(name.to_owned(), value) {
-            None => Ok(()),
-            Some(_) => Err(Error::file(
-                &self.model.path,
-                format!("defines the value `{name}` twice; the file is damaged, export it again"),
-            )),
+        if self.scopes.define(name, value) {
+            return Ok(());
         }
+        Err(Error::file(
+            &self.model.path,
+            format!("defines the value `{name}` twice; the file is damaged, export it again"),
+        ))
     }
 
     /// An error about an option that does not fit the model.
@@ -303,47 +316,69 @@ impl Importer<'_> {
             .collect())
     }
 
+    /// Imports nodes in the innermost scope.
+    fn nodes(&mut self, nodes: &[NodeProto]) -> Result<()> {
+        let mut refused = Refused::default();
+        for node in nodes {
+            self.import_node(node, &mut refused)?;
+        }
+        refused.finish(&self.model.path)
+    }
+
     fn import_node(&mut self, node: &NodeProto, refused: &mut Refused) -> Result<()> {
+        self.count += 1;
+        if self.count > MOST_NODES {
+            let reason = format!("has more than {MOST_NODES} nodes when its functions and loops are unrolled");
+            return Err(Error::file(&self.model.path, reason));
+        }
         let default = node.domain.is_empty() || node.domain == "ai.onnx";
         let found = IMPORTS.iter().find(|row| default && row.0 == node.op_type);
+        let function = self.function(node);
         let label = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
         // On one line, as the text form ends with it.
         let label = label.map_or(String::new(), |l| l.trim().replace(char::is_control, "_"));
-        let Some((_, import)) = found else {
+        if found.is_none() && function.is_none() {
             refused.operator(node, &label);
-            return Ok(());
-        };
-        if node.input.iter().any(|i| !i.is_empty() && refused.values.contains(i)) {
-            refused.values.extend(node.output.iter().cloned());
+            self.unavailable.extend(node.output.iter().cloned());
             return Ok(());
         }
-        if let Some(missing) = node.input.iter().find(|i| !i.is_empty() && !self.env.contains_key(*i)) {
+        if let Some(missing) = node.input.iter().find(|i| !i.is_empty() && self.scopes.get(i).is_none()) {
+            if self.unavailable.contains(missing) {
+                self.unavailable.extend(node.output.iter().cloned());
+                return Ok(());
+            }
             let reason = format!(
                 "node `{label}` ({}) reads `{missing}`, which nothing before it produces; the file is damaged or not sorted",
                 node.op_type
             );
             return Err(Error::file(&self.model.path, reason));
         }
-        let mut n = OnnxNode { importer: self, node, origin: label.as_str().into(), asked: HashSet::new() };
-        let results = match import(&mut n) {
+        let results = match (function, found) {
+            (Some(function), _) => self.inline(function, node),
+            (None, Some((_, import))) => {
+                let mut n = OnnxNode { importer: self, node, origin: label.as_str().into(), asked: HashSet::new() };
+                let results = import(&mut n);
+                match n.unasked() {
+                    Some(name) if results.is_ok() => Err(n.fail(format!("attribute `{name}` is not supported"))),
+                    _ => results,
+                }
+            }
+            (None, None) => Ok(Vec::new()),
+        };
+        let results = match results {
             Ok(results) => results,
-            Err(error @ (Error::Node { .. } | Error::Option(_))) => {
-                refused.reasons.push(error.to_string());
-                refused.values.extend(node.output.iter().cloned());
+            Err(error) => {
+                refused.add(error)?;
+                self.unavailable.extend(node.output.iter().cloned());
                 return Ok(());
             }
-            Err(error) => return Err(error),
         };
-        if let Some(name) = n.unasked() {
-            let reason = n.fail(format!("attribute `{name}` is not supported")).to_string();
-            refused.reasons.push(reason);
-        }
         for (name, value) in node.output.iter().zip(results).filter(|o| !o.0.is_empty()) {
             self.define(name, value)?;
         }
-        if let Some(name) = node.output.iter().find(|o| !o.is_empty() && !self.env.contains_key(*o)) {
+        if let Some(name) = node.output.iter().find(|o| !o.is_empty() && self.scopes.get(o).is_none()) {
             refused.reasons.push(format!("node `{label}` ({}): result `{name}` is not supported", node.op_type));
-            refused.values.extend(node.output.iter().cloned());
+            self.unavailable.extend(node.output.iter().cloned());
         }
         Ok(())
     }
@@ -354,14 +389,28 @@ impl Importer<'_> {
 struct Refused {
     operators: BTreeMap<String, Vec<String>>,
     reasons: Vec<String>,
-    values: HashSet<String>,
 }
 
 impl Refused {
+    /// Keeps the error of a node, unless it is one of the file as a whole.
+    fn add(&mut self, error: Error) -> Result<()> {
+        let reasons = match error {
+            Error::Node { .. } | Error::Option(_) => vec![error.to_string()],
+            Error::Unsupported { reasons, .. } => reasons,
+            other => return Err(other),
+        };
+        for reason in reasons {
+            // A function that is called often is refused once.
+            if !self.reasons.contains(&reason) {
+                self.reasons.push(reason);
+            }
+        }
+        Ok(())
+    }
+
     fn operator(&mut self, node: &NodeProto, label: &str) {
         let domain = if node.domain.is_empty() { String::new() } else { format!("{}::", node.domain) };
         self.operators.entry(format!("{domain}{}", node.op_type)).or_default().push(label.to_owned());
-        self.values.extend(node.output.iter().cloned());
     }
 
     fn finish(self, path: &Path) -> Result<()> {
@@ -427,8 +476,12 @@ pub fn dtype(number: i32) -> Option<DType> {
     Some(match number {
         data_type::FLOAT | data_type::FLOAT16 | data_type::BFLOAT16 => DType::F32,
         data_type::DOUBLE => DType::F64,
-        data_type::INT64 | data_type::INT8 | data_type::INT16 | data_type::UINT16 | data_type::UINT64 => DType::I64,
+        data_type::INT64 => DType::I64,
         data_type::INT32 => DType::I32,
+        data_type::INT16 => DType::I16,
+        data_type::INT8 => DType::I8,
+        data_type::UINT64 => DType::U64,
+        data_type::UINT16 => DType::U16,
         data_type::UINT32 => DType::U32,
         data_type::UINT8 => DType::U8,
         data_type::BOOL => DType::Bool,

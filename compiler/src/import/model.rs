@@ -57,8 +57,7 @@ impl Model {
 
     /// Version of the default operator set.
     pub fn opset(&self) -> i64 {
-        let default = self.proto.opset_import.iter().find(|o| o.domain.is_empty() || o.domain == "ai.onnx");
-        default.map_or(1, |o| o.version)
+        super::function::default_opset(&self.proto.opset_import).unwrap_or(1)
     }
 
     /// Names of the dimensions that its inputs leave open, in the order of their first use.
@@ -86,13 +85,22 @@ impl Model {
             data_type::DOUBLE => Stored::Plain(DType::F64),
             data_type::INT64 => Stored::Plain(DType::I64),
             data_type::INT32 => Stored::Plain(DType::I32),
+            data_type::INT16 => Stored::Plain(DType::I16),
+            data_type::INT8 => Stored::Plain(DType::I8),
+            data_type::UINT64 => Stored::Plain(DType::U64),
             data_type::UINT32 => Stored::Plain(DType::U32),
+            data_type::UINT16 => Stored::Plain(DType::U16),
             data_type::UINT8 => Stored::Plain(DType::U8),
             data_type::BOOL => Stored::Plain(DType::Bool),
             data_type::FLOAT16 => Stored::F16,
             data_type::BFLOAT16 => Stored::Bf16,
             _ => return None,
         })
+    }
+
+    fn known_type(&self, tensor: &TensorProto) -> Result<Stored> {
+        let reason = || format!("has element type {}, which is not supported", tensor.data_type);
+        Self::stored(tensor).ok_or_else(|| self.bad_tensor(tensor, reason()))
     }
 
     /// Dimensions of a tensor.
@@ -104,9 +112,7 @@ impl Model {
 
     /// Where the bytes of a tensor lie, if they lie anywhere as they are: data in typed varint fields does not.
     pub fn locate(&self, tensor: &TensorProto) -> Result<Option<Location>> {
-        let stored = Self::stored(tensor).ok_or_else(|| {
-            self.bad_tensor(tensor, format!("has element type {}, which is not supported", tensor.data_type))
-        })?;
+        let stored = self.known_type(tensor)?;
         let wanted = self.shape(tensor)?.iter().product::<usize>() * stored.size();
         if tensor.data_location == 1 {
             return self.locate_external(tensor, wanted).map(Some);
@@ -227,7 +233,7 @@ impl Model {
     pub fn elements(&self, tensor: &TensorProto) -> Result<(DType, Vec<u8>)> {
         let shape = self.shape(tensor)?;
         let len: usize = shape.iter().product();
-        let Some(stored) = Self::stored(tensor) else { return self.narrow_integers(tensor, len) };
+        let stored = self.known_type(tensor)?;
         let dtype = stored.loaded();
         if let Some(location) = self.locate(tensor)? {
             return Ok((dtype, widen(&self.bytes_at(&location, len * stored.size())?, stored)));
@@ -235,8 +241,14 @@ impl Model {
         let bytes: Vec<u8> = match tensor.data_type {
             data_type::INT64 => bytemuck::cast_slice(&tensor.int64_data).to_vec(),
             data_type::INT32 => bytemuck::cast_slice(&tensor.int32_data).to_vec(),
+            data_type::UINT64 => bytemuck::cast_slice(&tensor.uint64_data).to_vec(),
             data_type::UINT32 => tensor.uint64_data.iter().flat_map(|v| (*v as u32).to_le_bytes()).collect(),
-            data_type::UINT8 | data_type::BOOL => tensor.int32_data.iter().map(|v| *v as u8).collect(),
+            data_type::INT16 | data_type::UINT16 => {
+                tensor.int32_data.iter().flat_map(|v| (*v as u16).to_le_bytes()).collect()
+            }
+            data_type::INT8 | data_type::UINT8 | data_type::BOOL => {
+                tensor.int32_data.iter().map(|v| *v as u8).collect()
+            }
             data_type::FLOAT16 | data_type::BFLOAT16 => {
                 let halves: Vec<u8> = tensor.int32_data.iter().flat_map(|v| (*v as u16).to_le_bytes()).collect();
                 widen(&halves, stored)
@@ -247,29 +259,6 @@ impl Model {
             return Err(self.bad_tensor(tensor, format!("needs {len} elements and has {}", bytes.len() / dtype.size())));
         }
         Ok((dtype, bytes))
-    }
-
-    /// 8- and 16-bit and unsigned 64-bit integers are computed as `i64`.
-    fn narrow_integers(&self, tensor: &TensorProto, len: usize) -> Result<(DType, Vec<u8>)> {
-        let raw = &tensor.raw_data;
-        let typed = || tensor.int32_data.iter().map(|v| i64::from(*v)).collect::<Vec<i64>>();
-        let values: Vec<i64> = match tensor.data_type {
-            data_type::INT8 if !raw.is_empty() => raw.iter().map(|b| i64::from(*b as i8)).collect(),
-            data_type::INT16 if !raw.is_empty() => {
-                raw.chunks_exact(2).map(|b| i64::from(i16::from_le_bytes([b[0], b[1]]))).collect()
-            }
-            data_type::UINT16 if !raw.is_empty() => {
-                raw.chunks_exact(2).map(|b| i64::from(u16::from_le_bytes([b[0], b[1]]))).collect()
-            }
-            data_type::INT8 | data_type::INT16 | data_type::UINT16 => typed(),
-            data_type::UINT64 if !raw.is_empty() => bytemuck::pod_collect_to_vec::<u8, i64>(&raw[..raw.len() / 8 * 8]),
-            data_type::UINT64 => tensor.uint64_data.iter().map(|v| *v as i64).collect(),
-            other => return Err(self.bad_tensor(tensor, format!("has element type {other}, which is not supported"))),
-        };
-        if values.len() != len {
-            return Err(self.bad_tensor(tensor, format!("needs {len} elements and has {}", values.len())));
-        }
-        Ok((DType::I64, bytemuck::cast_slice(&values).to_vec()))
     }
 
     fn bad_tensor(&self, tensor: &TensorProto, reason: String) -> Error {

@@ -1,7 +1,7 @@
 //! What an operator's import function sees of its ONNX node.
 
 use super::Importer;
-use super::proto::{AttributeProto, NodeProto, TensorProto, data_type};
+use super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
 use crate::error::{Error, Result};
 use crate::ir::{Def, Graph, Payload, Type, ValueId};
 use crate::ops::{Binary, Cast, Expand, Op, Reshape, Unary};
@@ -17,7 +17,7 @@ pub struct OnnxNode<'n, 'm> {
     pub(super) asked: HashSet<String>,
 }
 
-impl OnnxNode<'_, '_> {
+impl<'n> OnnxNode<'n, '_> {
     /// Version of the operator set.
     pub fn opset(&self) -> i64 {
         self.importer.opset
@@ -51,7 +51,17 @@ impl OnnxNode<'_, '_> {
     /// Operand `i`, if it is there.
     pub fn optional(&self, i: usize) -> Option<ValueId> {
         let name = self.node.input.get(i).filter(|n| !n.is_empty())?;
-        self.importer.env.get(name).copied()
+        self.importer.scopes.get(name)
+    }
+
+    /// Number of operands, absent ones among them.
+    pub fn inputs(&self) -> usize {
+        self.node.input.len()
+    }
+
+    /// The results of a subgraph of this node whose inputs are these values.
+    pub fn subgraph(&mut self, graph: &GraphProto, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+        self.importer.subgraph(graph, inputs)
     }
 
     /// All operands, of which there must be at least one.
@@ -75,7 +85,7 @@ impl OnnxNode<'_, '_> {
         self.importer.per_sample.contains(&value)
     }
 
-    fn attribute(&mut self, name: &str) -> Option<&AttributeProto> {
+    pub(crate) fn attribute(&mut self, name: &str) -> Option<&'n AttributeProto> {
         self.asked.insert(name.to_owned());
         self.node.attribute.iter().find(|a| a.name == name)
     }
@@ -285,9 +295,9 @@ impl OnnxNode<'_, '_> {
     }
 
     /// A constant scalar of the type of `like`.
-    pub fn scalar_like(&mut self, like: ValueId, value: f64) -> ValueId {
-        let dtype = self.ty(like).dtype;
-        self.importer.graph.add_scalar(dtype, value)
+    pub fn scalar_like(&mut self, like: ValueId, value: f64) -> Result<ValueId> {
+        let (dtype, wide) = (self.ty(like).dtype, self.add_const(DType::F64, &[], &[value]));
+        self.cast(wide, dtype)
     }
 
     /// `x` with another shape of the same size.

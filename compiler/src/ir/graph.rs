@@ -243,6 +243,21 @@ impl Graph {
         }
     }
 
+    /// Whether a weight is among what makes `value`: then it may train.
+    pub fn depends_on_weight(&self, value: ValueId) -> bool {
+        let mut stack = vec![value];
+        let mut seen = HashSet::new();
+        while let Some(v) = stack.pop() {
+            if matches!(self.value(v).def, Def::Weight(_)) {
+                return true;
+            }
+            if let Some(node) = self.producer(v).filter(|_| seen.insert(v)) {
+                stack.extend(node.inputs.iter().flatten());
+            }
+        }
+        false
+    }
+
     /// How often each value is used by nodes and returns.
     pub fn use_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.values.len()];

@@ -232,7 +232,11 @@ fn payload(text: &str, ty: &Type) -> Parsed<Payload> {
         DType::F64 => list::<f64>(inner, n),
         DType::I64 => list::<i64>(inner, n),
         DType::I32 => list::<i32>(inner, n),
+        DType::I16 => list::<i16>(inner, n),
+        DType::I8 => list::<i8>(inner, n),
+        DType::U64 => list::<u64>(inner, n),
         DType::U32 => list::<u32>(inner, n),
+        DType::U16 => list::<u16>(inner, n),
         DType::U8 | DType::Bool => list::<u8>(inner, n),
     }
 }

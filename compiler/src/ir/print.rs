@@ -129,7 +129,11 @@ fn display_payload(payload: &Payload, ty: &Type) -> String {
         DType::F64 => list(payload, |v: f64| format!("{v:?}")),
         DType::I64 => list(payload, |v: i64| v.to_string()),
         DType::I32 => list(payload, |v: i32| v.to_string()),
+        DType::I16 => list(payload, |v: i16| v.to_string()),
+        DType::I8 => list(payload, |v: i8| v.to_string()),
+        DType::U64 => list(payload, |v: u64| v.to_string()),
         DType::U32 => list(payload, |v: u32| v.to_string()),
+        DType::U16 => list(payload, |v: u16| v.to_string()),
         DType::U8 | DType::Bool => list(payload, |v: u8| v.to_string()),
     }
 }

@@ -15,6 +15,9 @@ use sara_kernels::{DType, Scalar};
 const NAMES: &[(&str, &str)] = &[
     ("Add", "add"),
     ("And", "and"),
+    ("BitwiseAnd", "bit_and"),
+    ("BitwiseOr", "bit_or"),
+    ("BitwiseXor", "bit_xor"),
     ("Div", "div"),
     ("Equal", "equal"),
     ("Greater", "greater"),
@@ -29,6 +32,7 @@ const NAMES: &[(&str, &str)] = &[
 
 const COMPARISONS: &[&str] = &["equal", "greater", "greater_equal", "less", "less_equal"];
 const LOGIC: &[&str] = &["and", "or", "xor"];
+const BITS: &[&str] = &["bit_and", "bit_or", "bit_xor", "shift_left", "shift_right"];
 
 operator! {
     /// `y = a op b`, elementwise with broadcasting.
@@ -43,7 +47,8 @@ operator! {
         if a.dtype != b.dtype {
             return Err("the operands have different element types".into());
         }
-        if op != "equal" && LOGIC.contains(&op) != (a.dtype == DType::Bool) {
+        let logic = LOGIC.contains(&op) != (a.dtype == DType::Bool);
+        if op != "equal" && (logic || (BITS.contains(&op) && a.dtype.is_float())) {
             return Err(format!("`{op}` of {} is not defined", a.dtype));
         }
         let shape = broadcast(&a.shape, &b.shape).ok_or("the operands do not broadcast")?;
@@ -87,7 +92,7 @@ operator! {
             ("max", _) => chosen(g, "less", a, b)?,
             ("min", 0) => chosen(g, "less_equal", a, b)?,
             ("min", _) => chosen(g, "greater", a, b)?,
-            (op, _) if COMPARISONS.contains(&op) || LOGIC.contains(&op) => return Ok(None),
+            (op, _) if [COMPARISONS, LOGIC, BITS].iter().any(|l| l.contains(&op)) => return Ok(None),
             (op, _) => return Err(Error::Option(format!("the gradient of `{op}` in its second operand is not supported"))),
         }))
     }
@@ -113,6 +118,7 @@ operator! {
         cases.push(case("pow", "f32[3]", "f32[2,3]").positive());
         cases.extend(["equal", "less", "less_equal", "greater", "greater_equal"].map(|op| case(op, "f32[2,3]", "f32[3]")));
         cases.extend(["add", "mul", "div", "sub"].map(|op| case(op, "i64[3]", "i64[1]").positive()));
+        cases.extend(BITS.iter().map(|op| case(op, "i32[2,3]", "i32[3]").positive()));
         cases.extend(["and", "or", "xor", "equal"].map(|op| case(op, "bool[3]", "bool[2,1]")));
         cases
     }
@@ -157,6 +163,17 @@ pub(super) fn import_pow(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 pub(super) fn import_mod(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (a, b) = (n.input(0)?, n.input(1)?);
     let op = if n.int("fmod", 0)? == 0 { "mod" } else { "fmod" };
+    n.binary(op, a, b).map(|y| vec![y])
+}
+
+/// ONNX BitShift.
+pub(super) fn import_shift(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let (a, b) = (n.input(0)?, n.input(1)?);
+    let op = match n.text("direction", "")?.as_str() {
+        "LEFT" => "shift_left",
+        "RIGHT" => "shift_right",
+        other => return Err(n.fail(format!("direction `{other}` is not known"))),
+    };
     n.binary(op, a, b).map(|y| vec![y])
 }
 

@@ -178,7 +178,7 @@ pub(super) fn import_batch(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         n.reshape(v, &column)
     };
     let [scale, bias, mean, var] = [channel(n, 1)?, channel(n, 2)?, channel(n, 3)?, channel(n, 4)?];
-    let epsilon = n.scalar_like(var, epsilon);
+    let epsilon = n.scalar_like(var, epsilon)?;
     let var = n.binary("add", var, epsilon)?;
     let std = n.unary("sqrt", var)?;
     let slope = n.binary("div", scale, std)?;

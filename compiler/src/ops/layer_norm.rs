@@ -3,7 +3,7 @@
 //! `y = (x - mean) * rstd * scale + bias` with `rstd = 1 / sqrt(var + epsilon)` over each row.
 
 use super::unary::second_order;
-use super::{Case, operator};
+use super::{Case, Reduce, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
@@ -138,9 +138,6 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let axis = n.axis_of(axis, shape.len())?;
     let epsilon = n.float("epsilon", 1e-5)?;
     n.int("stash_type", 1)?;
-    if n.outputs() > 1 {
-        return Err(n.fail("its mean and deviation are used, which only training graphs do"));
-    }
     let row = |n: &mut OnnxNode<'_, '_>, i: usize| {
         n.optional(i)
             .map(|v| {
@@ -157,5 +154,18 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
             .transpose()
     };
     let (scale, bias) = (row(n, 1)?, row(n, 2)?);
-    Ok(vec![n.emit_all(LayerNorm { axis, epsilon }, &[Some(x), scale, bias])?[0]])
+    let y = n.emit_all(LayerNorm { axis, epsilon }, &[Some(x), scale, bias])?[0];
+    if n.outputs() == 1 {
+        return Ok(vec![y]);
+    }
+    // The mean, and one over the deviation.
+    let mean = Reduce { op: "mean".into(), axes: (axis..shape.len()).collect(), keepdims: true };
+    let middle = n.emit(mean.clone(), &[x])?;
+    let centred = n.binary("sub", x, middle)?;
+    let square = n.binary("mul", centred, centred)?;
+    let variance = n.emit(mean, &[square])?;
+    let epsilon = n.scalar_like(x, epsilon)?;
+    let variance = n.binary("add", variance, epsilon)?;
+    let deviation = n.unary("sqrt", variance)?;
+    Ok(vec![y, middle, n.unary("reciprocal", deviation)?])
 }

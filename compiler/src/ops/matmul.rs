@@ -150,12 +150,12 @@ pub(super) fn import_gemm(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     n.int("broadcast", 1)?;
     let mut y = n.emit(MatMul { trans_a, trans_b }, &[a, b])?;
     if alpha != 1.0 {
-        let alpha = n.scalar_like(y, alpha);
+        let alpha = n.scalar_like(y, alpha)?;
         y = n.binary("mul", y, alpha)?;
     }
     if let Some(mut c) = n.optional(2) {
         if beta != 1.0 {
-            let beta = n.scalar_like(c, beta);
+            let beta = n.scalar_like(c, beta)?;
             c = n.binary("mul", c, beta)?;
         }
         y = n.binary("add", y, c)?;

@@ -11,24 +11,34 @@ pub mod binary;
 mod cast;
 mod concat;
 mod constant;
+mod control;
 mod conv;
+mod cross_entropy;
+mod cumulative;
 mod einsum;
 mod embed;
 mod expand;
 mod gather;
 mod group_norm;
+mod index;
 mod layer_norm;
 mod loss;
 mod masked;
 mod matmul;
+mod norm;
+mod onnx_attention;
+mod order;
+mod pool;
 pub mod reduce;
 mod resample;
 mod reshape;
 mod rms_norm;
+mod rotary;
 mod select;
 mod slice;
 mod softmax;
 mod transpose;
+mod triangle;
 pub mod unary;
 mod update;
 
@@ -230,20 +240,39 @@ pub type Import = fn(&mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>>;
 /// How each ONNX operator of the default domain is imported.
 pub const IMPORTS: &[(&str, Import)] = &[
     ("Abs", unary::import),
+    ("Acos", unary::import),
+    ("Acosh", unary::import),
     ("Add", binary::import),
     ("And", binary::import),
+    ("ArgMax", order::import_arg),
+    ("ArgMin", order::import_arg),
+    ("Asin", unary::import),
+    ("Asinh", unary::import),
+    ("Atan", unary::import),
+    ("Atanh", unary::import),
+    ("Attention", onnx_attention::import),
     ("AveragePool", resample::import_average_pool),
     ("BatchNormalization", group_norm::import_batch),
+    ("BitShift", binary::import_shift),
+    ("BitwiseAnd", binary::import),
+    ("BitwiseNot", unary::import),
+    ("BitwiseOr", binary::import),
+    ("BitwiseXor", binary::import),
     ("Cast", cast::import),
     ("CastLike", cast::import_like),
     ("Ceil", unary::import),
+    ("Celu", unary::import),
     ("Clip", unary::import_clip),
+    ("Compress", index::import_compress),
     ("Concat", concat::import),
     ("Constant", constant::import),
     ("ConstantOfShape", constant::import_of_shape),
     ("Conv", conv::import),
     ("ConvTranspose", conv::import_transpose),
     ("Cos", unary::import),
+    ("Cosh", unary::import),
+    ("CumProd", cumulative::import),
+    ("CumSum", cumulative::import),
     ("DepthToSpace", transpose::import_depth_to_space),
     ("Div", binary::import),
     ("Dropout", reshape::import_dropout),
@@ -253,37 +282,56 @@ pub const IMPORTS: &[(&str, Import)] = &[
     ("Erf", unary::import),
     ("Exp", unary::import),
     ("Expand", expand::import),
+    ("EyeLike", triangle::import_eye_like),
     ("Flatten", reshape::import_flatten),
     ("Floor", unary::import),
     ("Gather", gather::import),
+    ("GatherElements", index::import_gather_elements),
+    ("GatherND", index::import_gather_nd),
     ("Gelu", unary::import_gelu),
     ("Gemm", matmul::import_gemm),
     ("GlobalAveragePool", reduce::import_global_average),
+    ("GlobalLpPool", pool::import_global_lp),
+    ("GlobalMaxPool", pool::import_global_max),
     ("Greater", binary::import),
     ("GreaterOrEqual", binary::import),
     ("GroupNormalization", group_norm::import),
+    ("Hardmax", order::import_hardmax),
     ("HardSigmoid", unary::import_hard_sigmoid),
     ("HardSwish", unary::import),
     ("Identity", reshape::import_identity),
+    ("If", control::import_if),
     ("InstanceNormalization", group_norm::import_instance),
+    ("IsInf", unary::import_is_inf),
+    ("IsNaN", unary::import_is_nan),
     ("LayerNormalization", layer_norm::import),
     ("LeakyRelu", unary::import),
     ("Less", binary::import),
     ("LessOrEqual", binary::import),
     ("Log", unary::import),
     ("LogSoftmax", softmax::import_log),
+    ("Loop", control::import_loop),
+    ("LpNormalization", norm::import_lp),
+    ("LpPool", pool::import_lp),
+    ("LRN", norm::import_lrn),
     ("MatMul", matmul::import),
     ("Max", binary::import_variadic),
+    ("MaxPool", pool::import_max),
     ("Mean", binary::import_variadic),
+    ("MeanVarianceNormalization", norm::import_mean_variance),
     ("Min", binary::import_variadic),
     ("Mish", unary::import),
     ("Mod", binary::import_mod),
     ("Mul", binary::import),
     ("Neg", unary::import),
+    ("NegativeLogLikelihoodLoss", cross_entropy::import_likelihood),
+    ("NonZero", index::import_non_zero),
     ("Not", unary::import),
+    ("OneHot", index::import_one_hot),
     ("Or", binary::import),
     ("Pad", embed::import_pad),
     ("Pow", binary::import_pow),
+    ("PRelu", unary::import_prelu),
     ("Range", constant::import_range),
     ("Reciprocal", unary::import),
     ("ReduceL1", reduce::import),
@@ -299,15 +347,25 @@ pub const IMPORTS: &[(&str, Import)] = &[
     ("Relu", unary::import),
     ("Reshape", reshape::import),
     ("Resize", resample::import_resize),
+    ("ReverseSequence", index::import_reverse_sequence),
     ("RMSNormalization", rms_norm::import),
+    ("RotaryEmbedding", rotary::import),
     ("Round", unary::import),
+    ("Scan", control::import_scan),
+    ("Scatter", index::import_scatter_elements),
+    ("ScatterElements", index::import_scatter_elements),
+    ("ScatterND", index::import_scatter_nd),
+    ("Selu", unary::import_selu),
     ("Shape", constant::import_shape),
+    ("Shrink", unary::import_shrink),
     ("Sigmoid", unary::import),
     ("Sign", unary::import),
     ("Sin", unary::import),
+    ("Sinh", unary::import),
     ("Size", constant::import_size),
     ("Slice", slice::import),
     ("Softmax", softmax::import),
+    ("SoftmaxCrossEntropyLoss", cross_entropy::import_softmax),
     ("Softplus", unary::import),
     ("Softsign", unary::import),
     ("SpaceToDepth", transpose::import_space_to_depth),
@@ -316,10 +374,15 @@ pub const IMPORTS: &[(&str, Import)] = &[
     ("Squeeze", reshape::import_squeeze),
     ("Sub", binary::import),
     ("Sum", binary::import_variadic),
+    ("SwiGLU", unary::import_swiglu),
+    ("Swish", unary::import),
     ("Tan", unary::import),
     ("Tanh", unary::import),
+    ("ThresholdedRelu", unary::import_thresholded),
     ("Tile", expand::import_tile),
+    ("TopK", order::import_top_k),
     ("Transpose", transpose::import),
+    ("Trilu", triangle::import_trilu),
     ("Unsqueeze", reshape::import_unsqueeze),
     ("Upsample", resample::import_upsample),
     ("Where", select::import),

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{Type, ValueId};
 use crate::lower::{Lower, dims};
-use sara_kernels::Scalar;
+use sara_kernels::{DType, Scalar};
 
 operator! {
     /// `y = op over axes of x`.
@@ -122,8 +122,24 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     };
     axes.sort_unstable();
     axes.dedup();
+    let shape = n.ty(x).shape.clone();
+    let nothing = axes.iter().any(|a| shape[*a] == 0);
     let reduce = |n: &mut OnnxNode<'_, '_>, op: &str, x| {
-        if axes.is_empty() { Ok(x) } else { n.emit(Reduce { op: op.to_owned(), axes: axes.clone(), keepdims }, &[x]) }
+        if nothing && matches!(op, "max" | "min") {
+            // The largest of no elements is the smallest there is, and the other way round.
+            let end = match (op, n.ty(x).dtype) {
+                ("max", DType::Bool) => 0.0,
+                ("max", _) => f64::NEG_INFINITY,
+                _ => f64::INFINITY,
+            };
+            let end = n.scalar_like(x, end)?;
+            let kept = kept_shape(&shape, &axes);
+            n.expand(end, &if keepdims { kept } else { drop_axes(&shape, &axes) })
+        } else if axes.is_empty() {
+            Ok(x)
+        } else {
+            n.emit(Reduce { op: op.to_owned(), axes: axes.clone(), keepdims }, &[x])
+        }
     };
     let y = match n.op_type() {
         "ReduceSum" => reduce(n, "sum", x)?,
@@ -149,6 +165,7 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
             n.unary("log", sum)?
         }
         "ReduceLogSumExp" if axes.is_empty() => x,
+        "ReduceLogSumExp" if nothing => reduce(n, "max", x)?,
         "ReduceLogSumExp" => {
             // Less the largest element, no exponential overflows.
             let max = n.emit(Reduce { op: "max".to_owned(), axes: axes.clone(), keepdims: true }, &[x])?;

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{Type, ValueId};
 use crate::lower::Lower;
+use sara_kernels::DType;
 
 operator! {
     /// `y = x` with shape `shape`.
@@ -138,13 +139,18 @@ pub(super) fn import_dropout(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     n.float("ratio", 0.5)?;
     n.int("seed", 0)?;
     n.optional(1);
+    let ratio = n.optional_scalar(1).ok().flatten();
     if let Some(training) = n.optional(2)
-        && n.graph().constant::<u8>(training).is_none_or(|t| t[0] != 0)
+        && n.graph().constant::<u8>(training).is_none_or(|t| t.first().is_none_or(|t| *t != 0))
+        && ratio != Some(0.0)
     {
         return Err(n.fail("is in training mode; export the model with `.eval()`"));
     }
-    if n.outputs() > 1 {
-        return Err(n.fail("its mask is used, which does not exist at inference"));
+    if n.outputs() == 1 {
+        return Ok(vec![x]);
     }
-    Ok(vec![x])
+    // The mask, which drops nothing.
+    let shape = n.ty(x).shape.clone();
+    let kept = n.add_const(DType::Bool, &[], &[1u8]);
+    Ok(vec![x, n.expand(kept, &shape)?])
 }

@@ -105,12 +105,17 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 /// ONNX LogSoftmax: `x - m - log(sum exp(x - m))`. The logarithm of a softmax would lose what is far below the largest element.
 pub(super) fn import_log(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (x, axis, shape) = rows(n)?;
+    let y = logarithm(n, x, axis)?;
+    n.reshape(y, &shape).map(|y| vec![y])
+}
+
+/// The logarithm of a softmax.
+pub(super) fn logarithm(n: &mut OnnxNode<'_, '_>, x: ValueId, axis: usize) -> Result<ValueId> {
     let reduce = |op: &str| Reduce { op: op.to_owned(), axes: vec![axis], keepdims: true };
     let max = n.emit(reduce("max"), &[x])?;
     let less = n.binary("sub", x, max)?;
     let exp = n.unary("exp", less)?;
     let sum = n.emit(reduce("sum"), &[exp])?;
     let log = n.unary("log", sum)?;
-    let y = n.binary("sub", less, log)?;
-    n.reshape(y, &shape).map(|y| vec![y])
+    n.binary("sub", less, log)
 }

@@ -101,8 +101,13 @@ pub(super) fn import_space_to_depth(n: &mut OnnxNode<'_, '_>) -> Result<Vec<Valu
     if h % b != 0 || w % b != 0 {
         return Err(n.fail(format!("a picture of {h}x{w} does not divide into blocks of {b}x{b}")));
     }
+    let perm = match n.text("mode", "DCR")?.as_str() {
+        "DCR" => vec![0, 3, 5, 1, 2, 4],
+        "CRD" => vec![0, 1, 3, 5, 2, 4],
+        other => return Err(n.fail(format!("mode `{other}` is not known"))),
+    };
     let split = n.reshape(x, &[batch, c, h / b, b, w / b, b])?;
-    let moved = n.emit(Transpose { perm: vec![0, 3, 5, 1, 2, 4] }, &[split])?;
+    let moved = n.emit(Transpose { perm }, &[split])?;
     n.reshape(moved, &[batch, c * b * b, h / b, w / b]).map(|y| vec![y])
 }
 

@@ -3,7 +3,7 @@
 //! The function is a word that the kernel `unary` knows. Serves the ONNX operators in `NAMES` and Clip (versions 6 to 13),
 //! Gelu (20), HardSigmoid (6 to 22).
 
-use super::{Case, Data, operator};
+use super::{Case, Data, Select, operator};
 use crate::autodiff::Grad;
 use crate::error::{Error, Result};
 use crate::import::OnnxNode;
@@ -14,8 +14,17 @@ use sara_kernels::{DType, Scalar};
 /// ONNX operator, the kernel's word for it, and the default of its `alpha`, if it has that attribute.
 const NAMES: &[(&str, &str, Option<f64>)] = &[
     ("Abs", "abs", None),
+    ("Acos", "acos", None),
+    ("Acosh", "acosh", None),
+    ("Asin", "asin", None),
+    ("Asinh", "asinh", None),
+    ("Atan", "atan", None),
+    ("Atanh", "atanh", None),
+    ("BitwiseNot", "bit_not", None),
     ("Ceil", "ceil", None),
+    ("Celu", "celu", Some(1.0)),
     ("Cos", "cos", None),
+    ("Cosh", "cosh", None),
     ("Elu", "elu", Some(1.0)),
     ("Erf", "erf", None),
     ("Exp", "exp", None),
@@ -32,15 +41,17 @@ const NAMES: &[(&str, &str, Option<f64>)] = &[
     ("Sigmoid", "sigmoid", None),
     ("Sign", "sign", None),
     ("Sin", "sin", None),
+    ("Sinh", "sinh", None),
     ("Softplus", "softplus", None),
     ("Softsign", "softsign", None),
     ("Sqrt", "sqrt", None),
+    ("Swish", "quick_gelu", Some(1.0)),
     ("Tan", "tan", None),
     ("Tanh", "tanh", None),
 ];
 
 /// Functions that are constant between jumps: their gradient is zero.
-const STEPS: &[&str] = &["ceil", "floor", "not", "round", "sign"];
+const STEPS: &[&str] = &["bit_not", "ceil", "floor", "not", "round", "sign"];
 
 operator! {
     /// `y = op(x)`, elementwise.
@@ -55,8 +66,10 @@ operator! {
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
         let [Some(x)] = inputs else { return Err("takes one operand".into()) };
-        let integers = ["abs", "neg", "sign", "clip", "relu", "not"].contains(&self.op.as_str());
-        if (self.op == "not") != (x.dtype == DType::Bool) || !(integers || x.dtype.is_float()) {
+        let op = self.op.as_str();
+        let integers = ["abs", "neg", "sign", "clip", "relu", "not", "bit_not"].contains(&op);
+        let real = x.dtype.is_float();
+        if (op == "not") != (x.dtype == DType::Bool) || !(integers || real) || (op == "bit_not" && real) {
             return Err(format!("`{}` of {} is not defined", self.op, x.dtype));
         }
         Ok(vec![(*x).clone()])
@@ -79,13 +92,13 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        let plain = NAMES.iter().filter(|n| n.1 != "not").map(|(_, word, alpha)| Case {
+        let plain = NAMES.iter().filter(|n| !n.1.ends_with("not")).map(|(_, word, alpha)| Case {
             op: Unary { op: (*word).to_owned(), alpha: alpha.unwrap_or(0.0), beta: 0.0 }.into(),
             inputs: vec![Some(Type::new(DType::F32, &[2, 5]))],
             data: if matches!(*word, "log" | "sqrt" | "reciprocal") { Data::Positive } else { Data::Signed },
         });
         let more = [("clip", -0.5, 0.5), ("gelu", 0.0, 0.0), ("gelu_tanh", 0.0, 0.0), ("silu", 0.0, 0.0), ("hard_sigmoid", 0.2, 0.5)];
-        let other = [("not", "bool[3]"), ("abs", "i64[3]"), ("neg", "i64[3]"), ("sign", "i64[3]"), ("relu", "i64[3]")];
+        let other = [("not", "bool[3]"), ("bit_not", "u16[3]"), ("clip", "i8[3]"), ("abs", "i64[3]"), ("neg", "i64[3]"), ("sign", "i64[3]"), ("relu", "i64[3]")];
         plain
             .chain(more.map(|(op, alpha, beta)| Case::new(Unary { op: op.to_owned(), alpha, beta }, &["f32[2,5]"])))
             .chain(other.map(|(op, ty)| Case::new(Unary { op: op.to_owned(), alpha: 0.0, beta: 0.0 }, &[ty])))
@@ -152,10 +165,16 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
 /// ONNX Clip.
 pub(super) fn import_clip(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
+    let known = |n: &OnnxNode<'_, '_>, i| n.optional(i).is_none() || n.optional_scalar(i).is_ok();
     let (low, high) = if n.opset() < 11 {
         (n.float("min", f64::NEG_INFINITY)?, n.float("max", f64::INFINITY)?)
-    } else {
+    } else if known(n, 1) && known(n, 2) {
         (n.optional_scalar(1)?.unwrap_or(f64::NEG_INFINITY), n.optional_scalar(2)?.unwrap_or(f64::INFINITY))
+    } else {
+        // Bounds that depend on the data.
+        let raised = n.optional(1).map_or(Ok(x), |low| n.binary("max", x, low))?;
+        let y = n.optional(2).map_or(Ok(raised), |high| n.binary("min", raised, high))?;
+        return Ok(vec![y]);
     };
     n.emit(Unary { op: "clip".into(), alpha: low, beta: high }, &[x]).map(|y| vec![y])
 }
@@ -169,6 +188,70 @@ pub(super) fn import_gelu(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         other => return Err(n.fail(format!("approximation `{other}` is not known"))),
     };
     n.emit(Unary { op: op.into(), alpha: 0.0, beta: 0.0 }, &[x]).map(|y| vec![y])
+}
+
+/// ONNX Selu.
+pub(super) fn import_selu(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let x = n.input(0)?;
+    let (alpha, beta) = (n.float("alpha", 1.673_263_192_176_818_8)?, n.float("gamma", 1.050_701_022_148_132_3)?);
+    n.emit(Unary { op: "selu".into(), alpha, beta }, &[x]).map(|y| vec![y])
+}
+
+/// ONNX SwiGLU: `a * sigmoid(alpha * a) * b`.
+pub(super) fn import_swiglu(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let (a, b) = (n.input(0)?, n.input(1)?);
+    let alpha = n.float("alpha", 1.0)?;
+    let gate = n.emit(Unary { op: "quick_gelu".into(), alpha, beta: 0.0 }, &[a])?;
+    n.binary("mul", gate, b).map(|y| vec![y])
+}
+
+/// ONNX PRelu: `x` where it is not negative, else `slope * x`.
+pub(super) fn import_prelu(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let (x, slope) = (n.input(0)?, n.input(1)?);
+    let (zero, scaled) = (n.scalar_like(x, 0.0)?, n.binary("mul", x, slope)?);
+    let negative = n.binary("less", x, zero)?;
+    n.emit(Select {}, &[negative, scaled, x]).map(|y| vec![y])
+}
+
+/// ONNX ThresholdedRelu: `x` where it is above `alpha`, else 0.
+pub(super) fn import_thresholded(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let x = n.input(0)?;
+    let alpha = n.float("alpha", 1.0)?;
+    let (zero, alpha) = (n.scalar_like(x, 0.0)?, n.scalar_like(x, alpha)?);
+    let above = n.binary("greater", x, alpha)?;
+    n.emit(Select {}, &[above, x, zero]).map(|y| vec![y])
+}
+
+/// ONNX Shrink: what is within `-lambd..=lambd` becomes 0, the rest moves towards 0 by `bias`.
+pub(super) fn import_shrink(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let x = n.input(0)?;
+    let (bias, lambd) = (n.float("bias", 0.0)?, n.float("lambd", 0.5)?);
+    let (zero, bias) = (n.scalar_like(x, 0.0)?, n.scalar_like(x, bias)?);
+    let (low, high) = (n.scalar_like(x, -lambd)?, n.scalar_like(x, lambd)?);
+    let (below, above) = (n.binary("less", x, low)?, n.binary("greater", x, high)?);
+    let (up, down) = (n.binary("add", x, bias)?, n.binary("sub", x, bias)?);
+    let y = n.emit(Select {}, &[above, down, zero])?;
+    n.emit(Select {}, &[below, up, y]).map(|y| vec![y])
+}
+
+/// ONNX IsNaN: no number equals itself only where there is none.
+pub(super) fn import_is_nan(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let x = n.input(0)?;
+    let number = n.binary("equal", x, x)?;
+    n.unary("not", number).map(|y| vec![y])
+}
+
+/// ONNX IsInf.
+pub(super) fn import_is_inf(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
+    let x = n.input(0)?;
+    let signs = [(n.int("detect_negative", 1)?, f64::NEG_INFINITY), (n.int("detect_positive", 1)?, f64::INFINITY)];
+    let mut found = n.binary("less", x, x)?;
+    for (_, infinity) in signs.into_iter().filter(|s| s.0 != 0) {
+        let infinity = n.scalar_like(x, infinity)?;
+        let equal = n.binary("equal", x, infinity)?;
+        found = n.binary("or", found, equal)?;
+    }
+    Ok(vec![found])
 }
 
 /// ONNX HardSigmoid.

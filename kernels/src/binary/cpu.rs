@@ -2,15 +2,37 @@
 
 use crate::grid::{GRAIN, Grid};
 use crate::simd::{Job, dispatch};
-use crate::{Element, Launch, for_element};
+use crate::{Element, Launch, for_element, for_integer};
 
 pub(super) fn run(l: &Launch<'_>) {
     match l.word("op") {
         "and" => map(l, |a: u8, b: u8| a & b),
         "or" => map(l, |a: u8, b: u8| a | b),
         "xor" => map(l, |a: u8, b: u8| a ^ b),
+        "bit_and" | "bit_or" | "bit_xor" | "shift_left" | "shift_right" => {
+            for_integer!(l.dtype("a"), T => bits::<T>(l, l.word("op")));
+        }
         op => for_element!(l.dtype("a"), T => numbers::<T>(l, op)),
     }
+}
+
+fn bits<T: Bits>(l: &Launch<'_>, op: &str) {
+    match op {
+        "bit_and" => map(l, |a: T, b: T| a & b),
+        "bit_or" => map(l, |a: T, b: T| a | b),
+        "bit_xor" => map(l, |a: T, b: T| a ^ b),
+        "shift_left" => map(l, T::left),
+        "shift_right" => map(l, T::right),
+        _ => unreachable!("`{op}` is no function of bits"),
+    }
+}
+
+/// Integers as bits. A shift by the width or more, or by a negative number, leaves nothing but the sign.
+trait Bits:
+    Element + std::ops::BitAnd<Output = Self> + std::ops::BitOr<Output = Self> + std::ops::BitXor<Output = Self>
+{
+    fn left(self, by: Self) -> Self;
+    fn right(self, by: Self) -> Self;
 }
 
 fn numbers<T: Number>(l: &Launch<'_>, op: &str) {
@@ -103,9 +125,20 @@ macro_rules! integers {
             #[inline(always)]
             fn is_none(self) -> bool { false }
         }
+
+        impl Bits for $t {
+            #[inline(always)]
+            fn left(self, by: $t) -> $t { u32::try_from(by).ok().and_then(|by| self.checked_shl(by)).unwrap_or(0) }
+            #[inline(always)]
+            #[allow(unused_comparisons, reason = "written once for signed and unsigned types")]
+            fn right(self, by: $t) -> $t {
+                let sign = if self < 0 { !0 } else { 0 };
+                u32::try_from(by).ok().and_then(|by| self.checked_shr(by)).unwrap_or(sign)
+            }
+        }
     )*};
 }
-integers!(i64, i32, u32, u8);
+integers!(i64, i32, i16, i8, u64, u32, u16, u8);
 
 fn map<T: Element, R: Element>(l: &Launch<'_>, f: impl Fn(T, T) -> R + Copy + Sync) {
     let (a, b) = (l.read::<T>("a"), l.read::<T>("b"));

@@ -1,10 +1,11 @@
 //! `y = op(a, b)` with broadcasting (ONNX Add, Sub, Mul, Div, Pow, Min, Max, Mod, Equal, Less, LessOrEqual,
-//! Greater, GreaterOrEqual, And, Or, Xor).
+//! Greater, GreaterOrEqual, And, Or, Xor, BitwiseAnd, BitwiseOr, BitwiseXor, BitShift).
 //!
 //! `shape` is that of `y`; `a_strides` and `b_strides` hold the distance in elements between neighbours of each
 //! operand along each dimension, 0 where it is broadcast. Comparisons give truth values, otherwise `y` has the type
 //! of the operands. Integers wrap, their division truncates, and division by zero gives zero. `mod` has the sign of
-//! the divisor and `fmod` that of the dividend. `min` and `max` of a number and NaN are NaN.
+//! the divisor and `fmod` that of the dividend. `bit_and`, `bit_or`, `bit_xor`, `shift_left` and `shift_right` take integers;
+//! a shift by the width or more, or by a negative number, leaves zero, or minus one of a negative number shifted to the right. `min` and `max` of a number and NaN are NaN.
 
 mod cpu;
 
@@ -136,6 +137,16 @@ mod tests {
         assert_eq!(ints("fmod", DType::I32, &[-7, 7], &[3, -3]), [-1, 1]);
         assert_eq!(ints("sub", DType::U8, &[1], &[2]), [255]);
         assert_eq!(ints("max", DType::I64, &[big, 1], &[big - 1, 2]), [big, 2]);
+    }
+
+    #[test]
+    fn bits() {
+        assert_eq!(ints("bit_and", DType::I8, &[-1, 6], &[5, 3]), [5, 2]);
+        assert_eq!(ints("bit_or", DType::U64, &[4, 6], &[1, 3]), [5, 7]);
+        assert_eq!(ints("bit_xor", DType::U16, &[65535, 6], &[1, 3]), [65534, 5]);
+        assert_eq!(ints("shift_left", DType::U8, &[129, 1, 1], &[1, 7, 8]), [2, 128, 0]);
+        assert_eq!(ints("shift_right", DType::U32, &[9, 1 << 31, 1], &[1, 31, 32]), [4, 1, 0]);
+        assert_eq!(ints("shift_right", DType::I8, &[-9, -9, 9, -9], &[1, 8, 8, -1]), [-5, -1, 0, -1]);
     }
 
     #[test]

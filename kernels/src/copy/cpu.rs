@@ -21,7 +21,8 @@ trait Word: Element {
     }
 }
 impl Word for u8 {}
-impl Word for i64 {}
+impl Word for u16 {}
+impl Word for u64 {}
 impl Word for u32 {
     #[inline(always)]
     fn turn<const FMA: bool>(tile: [[u32; TILE]; TILE]) -> [[u32; TILE]; TILE] {
@@ -35,8 +36,12 @@ pub(super) fn run(l: &Launch<'_>) {
         DType::F32 => words::<u32>(l, cast_slice(l.read::<f32>("x")), cast_slice_mut(l.write::<f32>("y"))),
         DType::I32 => words::<u32>(l, cast_slice(l.read::<i32>("x")), cast_slice_mut(l.write::<i32>("y"))),
         DType::U32 => words::<u32>(l, l.read("x"), l.write("y")),
-        DType::F64 => words::<i64>(l, cast_slice(l.read::<f64>("x")), cast_slice_mut(l.write::<f64>("y"))),
-        DType::I64 => words::<i64>(l, l.read("x"), l.write("y")),
+        DType::F64 => words::<u64>(l, cast_slice(l.read::<f64>("x")), cast_slice_mut(l.write::<f64>("y"))),
+        DType::I64 => words::<u64>(l, cast_slice(l.read::<i64>("x")), cast_slice_mut(l.write::<i64>("y"))),
+        DType::U64 => words::<u64>(l, l.read("x"), l.write("y")),
+        DType::I16 => words::<u16>(l, cast_slice(l.read::<i16>("x")), cast_slice_mut(l.write::<i16>("y"))),
+        DType::U16 => words::<u16>(l, l.read("x"), l.write("y")),
+        DType::I8 => words::<u8>(l, cast_slice(l.read::<i8>("x")), cast_slice_mut(l.write::<i8>("y"))),
         DType::U8 | DType::Bool => words::<u8>(l, l.read("x"), l.write("y")),
     }
 }

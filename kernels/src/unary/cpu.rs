@@ -4,18 +4,16 @@ use crate::function::{Rule, Use, choose};
 use crate::grid::GRAIN;
 use crate::math::Maths;
 use crate::simd::{Job, dispatch};
-use crate::{DType, Element, Launch, for_element, for_float};
+use crate::{DType, Element, Launch, for_integer};
 
 pub(super) fn run(l: &Launch<'_>) {
     let op = l.word("op");
     match op {
-        "isnan" => for_float!(l.dtype("x"), T => flags::<T>(l, Maths::is_nan)),
-        "isinf" => for_float!(l.dtype("x"), T => flags::<T>(l, Maths::is_infinite)),
         "not" => map(l, |x: u8| u8::from(x == 0)),
         _ => match l.dtype("x") {
             DType::F32 => choose(op, Values::<f32>::new(l)),
             DType::F64 => choose(op, Values::<f64>::new(l)),
-            other => for_element!(other, T => {
+            other => for_integer!(other, T => {
                 let (low, high) = (l.float("alpha") as T, l.float("beta") as T);
                 let (zero, one) = (0 as T, 1 as T);
                 match op {
@@ -24,6 +22,7 @@ pub(super) fn run(l: &Launch<'_>) {
                     "sign" => map(l, |x: T| if x > zero { one } else { zero.minus(T::from(x < zero)) }),
                     "relu" => map(l, |x: T| if x < zero { zero } else { x }),
                     "floor" | "ceil" | "round" => map(l, |x: T| x),
+                    "bit_not" => map(l, T::flip),
                     "clip" => map(l, |x: T| {
                         let x = if x < low { low } else { x };
                         if x > high { high } else { x }
@@ -35,41 +34,30 @@ pub(super) fn run(l: &Launch<'_>) {
     }
 }
 
-/// Subtraction that wraps.
-trait Minus {
-    /// `self - other`.
+/// Arithmetic of integers.
+trait Integer: Element {
+    /// The difference, which wraps.
     fn minus(self, other: Self) -> Self;
+    /// All bits turned round.
+    fn flip(self) -> Self;
 }
-macro_rules! minus {
-    ($($t:ty: |$a:ident, $b:ident| $body:expr),*) => {$(
-        impl Minus for $t {
+macro_rules! integers {
+    ($($t:ty),*) => {$(
+        impl Integer for $t {
             #[inline(always)]
-            fn minus(self, other: $t) -> $t {
-                let ($a, $b) = (self, other);
-                $body
-            }
+            fn minus(self, other: $t) -> $t { self.wrapping_sub(other) }
+            #[inline(always)]
+            fn flip(self) -> $t { !self }
         }
     )*};
 }
-minus!(
-    i64: |a, b| a.wrapping_sub(b), i32: |a, b| a.wrapping_sub(b), u32: |a, b| a.wrapping_sub(b),
-    u8: |a, b| a.wrapping_sub(b), f32: |a, b| a - b, f64: |a, b| a - b
-);
+integers!(i64, i32, i16, i8, u64, u32, u16, u8);
 
 fn map<T: Element>(l: &Launch<'_>, f: impl Fn(T) -> T + Sync) {
     let x = l.read::<T>("x");
     l.pool.chunks(l.write::<T>("y"), GRAIN, |i, y| {
         for (y, &x) in y.iter_mut().zip(&x[i * GRAIN..]) {
             *y = f(x);
-        }
-    });
-}
-
-fn flags<T: Element>(l: &Launch<'_>, f: impl Fn(T) -> bool + Sync) {
-    let x = l.read::<T>("x");
-    l.pool.chunks(l.write::<u8>("y"), GRAIN, |i, y| {
-        for (y, &x) in y.iter_mut().zip(&x[i * GRAIN..]) {
-            *y = u8::from(f(x));
         }
     });
 }

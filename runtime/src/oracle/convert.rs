@@ -1,4 +1,4 @@
-//! Arrays of ONNX Runtime as host tensors and back. Host tensors hold half precision widened and narrow integers as `i64`.
+//! Arrays of ONNX Runtime as host tensors and back. Host tensors hold half precision widened.
 
 use super::{Array, OracleType};
 use crate::tensor::Tensor;
@@ -11,20 +11,20 @@ impl Array {
         let shape = &self.shape;
         let plain = |dtype| Tensor::from_bytes(dtype, shape, &self.bytes);
         let pairs = || self.bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-        let wide = |values: Vec<i64>| Tensor::i64(shape, values);
         match self.dtype {
             OracleType::F32 => plain(DType::F32),
             OracleType::F64 => plain(DType::F64),
-            OracleType::I64 | OracleType::U64 => plain(DType::I64),
+            OracleType::I64 => plain(DType::I64),
+            OracleType::U64 => plain(DType::U64),
             OracleType::I32 => plain(DType::I32),
             OracleType::U32 => plain(DType::U32),
             OracleType::U8 => plain(DType::U8),
             OracleType::Bool => plain(DType::Bool),
             OracleType::F16 => Tensor::f32(shape, pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect()),
             OracleType::BF16 => Tensor::f32(shape, pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
-            OracleType::I8 => wide(self.bytes.iter().map(|b| i64::from(*b as i8)).collect()),
-            OracleType::I16 => wide(pairs().map(|b| i64::from(i16::from_le_bytes(b))).collect()),
-            OracleType::U16 => wide(pairs().map(|b| i64::from(u16::from_le_bytes(b))).collect()),
+            OracleType::I16 => plain(DType::I16),
+            OracleType::I8 => plain(DType::I8),
+            OracleType::U16 => plain(DType::U16),
         }
     }
 

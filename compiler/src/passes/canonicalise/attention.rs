@@ -76,24 +76,9 @@ fn split_mask(r: &Rewriter<'_>, scores: ValueId) -> Option<(f64, ValueId, Option
         let own = &r.graph.ty(mask).shape;
         let fits = r.graph.ty(x).shape == *shape
             && broadcast(own, shape).as_ref() == Some(shape)
-            && !depends_on_weight(r, mask);
+            && !r.graph.depends_on_weight(mask);
         fits.then_some((scale, rest, Some(mask)))
     })
-}
-
-/// Whether a product or a weight is among what makes `value`: then it may train.
-fn depends_on_weight(r: &Rewriter<'_>, value: ValueId) -> bool {
-    let mut stack = vec![value];
-    let mut seen = std::collections::HashSet::new();
-    while let Some(v) = stack.pop() {
-        if matches!(r.graph.value(v).def, crate::ir::Def::Weight(_)) {
-            return true;
-        }
-        if let Some(node) = r.graph.producer(v).filter(|_| seen.insert(v)) {
-            stack.extend(node.inputs.iter().flatten());
-        }
-    }
-    false
 }
 
 fn with_batch(r: &mut Rewriter<'_>, x: ValueId) -> Result<ValueId> {
