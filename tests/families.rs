@@ -20,7 +20,8 @@ const HEAD: &str = "# Families of models
 
 Tiny, randomly initialised models, exported by the TorchScript exporter (`ts`) and by `torch.export` (`dynamo`), against PyTorch:
 the output (difference relative to its largest element), the gradient of each weight (relative to its norm), and every node
-alone against ONNX Runtime (within 1e-4 of its largest element). Differences are bounds, rounded up to a power of ten.
+alone against ONNX Runtime (within 1e-4 of its largest element, 2e-3 in half precision; `-` where ONNX Runtime has no
+kernels for the model). Differences are bounds, rounded up to a power of ten.
 Written by `BLESS=1 cargo test --release --test families`; how the models are made is in `models/exports`.
 
 | model | exporter | opset | output | gradients | nodes verified | matrices that train |
@@ -60,17 +61,20 @@ fn check(export: &Export) -> Result<Row, String> {
     Ok(Row { opset: model.opset(), forward, gradient, nodes: nodes(export)?, matrices })
 }
 
-/// Number of nodes that agree with ONNX Runtime; none if it cannot run the model, as it has no arithmetic in bfloat16.
+/// Number of nodes that agree with ONNX Runtime; none if it has no kernels for the model.
 fn nodes(export: &Export) -> Result<Option<u64>, String> {
-    if export.base.to_string_lossy().contains("bf16") {
-        return Ok(None);
-    }
+    // What ONNX Runtime computes in half precision it rounds at some nodes and at some not.
+    let half = ["fp16", "bf16"].iter().any(|h| export.base.to_string_lossy().contains(h));
+    let tolerance = if half { "2e-3" } else { "1e-4" };
     let found = Command::new(env!("CARGO_BIN_EXE_sara"))
-        .args(["verify", "--json", "--tolerance", "1e-4", "--threads", "1", "--inputs"])
+        .args(["verify", "--json", "--tolerance", tolerance, "--threads", "1", "--inputs"])
         .args([export.path("case.safetensors"), export.path("onnx")])
         .output()
         .map_err(|e| e.to_string())?;
     let said = || String::from_utf8_lossy(&found.stderr).into_owned();
+    if said().contains("ONNX Runtime cannot open") {
+        return Ok(None);
+    }
     let report: serde_json::Value = serde_json::from_slice(&found.stdout).map_err(|_| said())?;
     let failed = report["nodes"]["failed"].as_array().ok_or_else(said)?;
     if !failed.is_empty() {

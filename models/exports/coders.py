@@ -36,7 +36,7 @@ add("vae_ltx", lambda: d.AutoencoderKLLTXVideo(
     decoder_spatio_temporal_scaling=(True, True, False), decoder_inject_noise=(False,) * 4,
     downsample_type=("conv",) * 3, upsample_residual=(False,) * 3, upsample_factor=(1,) * 3, patch_size=1,
     down_block_types=("LTXVideoDownBlock3D",) * 3),
-    lambda: dict(latent_sample=r(1, 4, 1, 4, 4)), lambda m, x: m.decode(x).sample)
+    lambda: dict(latent_sample=r(1, 4, 1, 4, 4)), lambda m, x: m.decode(x).sample, exporters=("dynamo",))
 add("vq", lambda: d.VQModel(block_out_channels=(16,), norm_num_groups=4, latent_channels=3, num_vq_embeddings=8,
                             down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",)),
     lambda: dict(latent_sample=r(2, 3, 4, 4)), lambda m, x: m.decode(x, force_not_quantize=True).sample)

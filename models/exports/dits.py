@@ -122,11 +122,6 @@ add("cogview4", lambda: d.CogView4Transformer2DModel(in_channels=4, out_channels
     lambda: dict(sample=r(2, 4, 8, 8), encoder_hidden_states=r(2, 5, 12), timestep=t(), original=f(8, 8, 8, 8).reshape(2, 2),
                  size=f(8, 8, 8, 8).reshape(2, 2), crop=torch.zeros(2, 2)),
     lambda m, x, e, t, a, b, c: no_dict(m, x, e, t, a, b, c))
-add("qwenimage", lambda: d.QwenImageTransformer2DModel(in_channels=16, out_channels=4, num_layers=2, **HEADS,
-                                                       joint_attention_dim=12, axes_dims_rope=(2, 2, 4)),
-    lambda: dict(hidden_states=r(2, 16, 16), encoder_hidden_states=r(2, 5, 12), mask=torch.ones(2, 5, dtype=torch.bool),
-                 timestep=f(0.2, 0.7)),
-    lambda m, x, e, k, t: no_dict(m, x, e, k, t, [[(1, 4, 4)]] * 2))
 add("omnigen", lambda: d.OmniGenTransformer2DModel(in_channels=4, hidden_size=16, num_attention_heads=2,
                                                    num_key_value_heads=2, intermediate_size=24, num_layers=1,
                                                    pad_token_id=0, vocab_size=20, time_step_dim=8,
@@ -135,7 +130,7 @@ add("omnigen", lambda: d.OmniGenTransformer2DModel(in_channels=4, hidden_size=16
                                                    rope_scaling={"long_factor": [1.0] * 4, "short_factor": [1.0] * 4}),
     lambda: dict(sample=r(2, 4, 8, 8), timestep=f(0.2, 0.7), input_ids=1 + ids(19, 2, 5), mask=torch.ones(2, 22, 22),
                  positions=torch.arange(22).expand(2, 22).contiguous()),
-    lambda m, x, t, i, k, p: no_dict(m, x, t, i, [], {}, k, p))
+    lambda m, x, t, i, k, p: no_dict(m, x, t, i, [], {}, k, p), exporters=("ts",))
 add("prior", lambda: d.PriorTransformer(num_attention_heads=2, attention_head_dim=8, num_layers=2, embedding_dim=12,
                                         num_embeddings=5, additional_embeddings=4),
     lambda: dict(hidden_states=r(2, 12), timestep=t(), proj=r(2, 12), encoder_hidden_states=r(2, 5, 12),
@@ -186,13 +181,7 @@ add("ltx", lambda: d.LTXVideoTransformer3DModel(in_channels=4, out_channels=4, *
                                                 num_layers=2, caption_channels=12),
     lambda: dict(hidden_states=r(2, 16, 4), encoder_hidden_states=r(2, 5, 12), timestep=tf(),
                  mask=torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])),
-    lambda m, x, e, t, k: no_dict(m, x, e, t, k, 1, 4, 4))
-add("mochi", lambda: d.MochiTransformer3DModel(num_attention_heads=2, attention_head_dim=8, num_layers=2,
-                                               pooled_projection_dim=16, in_channels=4, text_embed_dim=16,
-                                               time_embed_dim=8, max_sequence_length=5),
-    lambda: dict(sample=r(2, 4, 2, 4, 4), encoder_hidden_states=r(2, 5, 16), timestep=t(),
-                 mask=torch.ones(2, 5, dtype=torch.bool)),
-    lambda m, x, e, t, k: no_dict(m, x, e, t, k))
+    lambda m, x, e, t, k: no_dict(m, x, e, t, k, 1, 4, 4), exporters=("dynamo",))
 add("allegro", lambda: d.AllegroTransformer3DModel(num_attention_heads=2, attention_head_dim=24, in_channels=4,
                                                    out_channels=4, num_layers=1, cross_attention_dim=48,
                                                    sample_width=4, sample_height=4, sample_frames=2,
@@ -201,7 +190,7 @@ add("allegro", lambda: d.AllegroTransformer3DModel(num_attention_heads=2, attent
         2, 5), rotary_cos=r(3, 8, 8), rotary_sin=r(3, 8, 8), positions=torch.stack([torch.arange(8) // 4, torch.arange(8) // 2 % 2,
                                                                        torch.arange(8) % 2])),
     lambda m, x, e, t, k, q, c, s, p: no_dict(m, x, e, t, k, q, (((c[0], s[0]), (c[1], s[1]), (c[2], s[2])),
-                                                                (p[0][None], p[1][None], p[2][None]))))
+                                                                (p[0][None], p[1][None], p[2][None]))), exporters=("ts",))
 add("latte", lambda: d.LatteTransformer3DModel(**HEADS, in_channels=4, out_channels=8, num_layers=1, patch_size=2,
                                                sample_size=8, cross_attention_dim=16, caption_channels=12,
                                                attention_bias=True, activation_fn="gelu-approximate",
@@ -214,16 +203,16 @@ add("hunyuanvideo", lambda: d.HunyuanVideoTransformer3DModel(
     guidance_embeds=True, text_embed_dim=12, pooled_projection_dim=10, rope_axes_dim=(2, 2, 4)),
     lambda: clip() | dict(timestep=t(), encoder_hidden_states=r(2, 5, 12), mask=torch.ones(2, 5, dtype=torch.int64),
                           pooled=r(2, 10), guidance=f(6, 6)),
-    lambda m, x, t, e, k, p, g: no_dict(m, x, t, e, k, p, g))
+    lambda m, x, t, e, k, p, g: no_dict(m, x, t, e, k, p, g), exporters=("dynamo",))
 add("skyreels", lambda: d.SkyReelsV2Transformer3DModel(**VIDEO, in_channels=4, out_channels=4, text_dim=12, freq_dim=8,
                                                        ffn_dim=24, num_layers=1, rope_max_seq_len=16),
-    lambda: clip() | dict(timestep=t(), encoder_hidden_states=r(2, 5, 12)), lambda m, x, t, e: no_dict(m, x, t, e))
+    lambda: clip() | dict(timestep=tf(), encoder_hidden_states=r(2, 5, 12)), lambda m, x, t, e: no_dict(m, x, t, e))
 add("easyanimate", lambda: d.EasyAnimateTransformer3DModel(
     num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, patch_size=2, num_layers=1,
     mmdit_layers=1, time_embed_dim=8, text_embed_dim=12, sample_width=8, sample_height=8,
     add_noise_in_inpaint_model=False),
     lambda: dict(sample=r(2, 4, 2, 8, 8), timestep=t(), encoder_hidden_states=r(2, 5, 12)),
-    lambda m, x, t, e: no_dict(m, x, t, None, e))
+    lambda m, x, t, e: no_dict(m, x, t, None, e), exporters=("dynamo",))
 add("stable_audio", lambda: d.StableAudioDiTModel(sample_size=8, in_channels=4, num_layers=2, attention_head_dim=8,
                                                   num_attention_heads=4, num_key_value_attention_heads=2, out_channels=4,
                                                   cross_attention_dim=16, time_proj_dim=8, global_states_input_dim=10,

@@ -34,7 +34,6 @@ add("sd15_opset23", conditional, latent, text_call, **only("dynamo"), opsets={"d
 add("unet2d_opset11", lambda: decomposed(unet2d()), image, sample_call, exporters=("ts",), opsets={"ts": 11})
 add("sd3_opset23", lambda: sd3(qk_norm="rms_norm"), joint, sd3_call, exporters=("dynamo",), opsets={"dynamo": 23})
 add("sd15_unfolded", conditional, latent, text_call, **only("ts", do_constant_folding=False))
-add("sd15_unoptimised", conditional, latent, text_call, **only("dynamo", optimize=False))
 add("sd15_open", conditional, latent, text_call, **only("ts", dynamic_axes=OPEN))
 add("sd15_external", conditional, latent, text_call, **only("dynamo", external_data=True))
 add("unet2d_open", unet2d, image, sample_call,
