@@ -1,5 +1,5 @@
 //! Exports of many families of models by both exporters of PyTorch, against what PyTorch computed: each file of `tests/families`
-//! is a trial. `FAMILIES=DIR` tests the files of another folder.
+//! is a trial, be it a `.onnx` with its tensors beside it or a `.zip` of these. `FAMILIES=DIR` tests the files of another folder.
 //!
 //! `docs/families.md` holds what was seen, rounded up. `BLESS=1 cargo test --release --test families` writes it; otherwise what is
 //! seen must lie within it.
@@ -12,9 +12,10 @@ use sara::compiler::compile::{compile_gradients, unobserved};
 use sara::compiler::select;
 use sara::runtime::oracle::Oracle;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
 
 const HEAD: &str = "# Families of models
 
@@ -59,6 +60,19 @@ fn check(export: &Export) -> Result<Row, String> {
         None => 0,
     };
     Ok(Row { opset: model.opset(), forward, gradient, nodes: nodes(export)?, matrices })
+}
+
+/// The files of an export, which an archive holds or which lie in the folder as they are.
+fn open(folder: &Path, name: &str) -> Result<(Export, Option<TempDir>), String> {
+    let archive = folder.join(format!("{name}.zip"));
+    if !archive.exists() {
+        return Ok((Export { base: folder.join(name) }, None));
+    }
+    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", archive.display());
+    let scratch = tempfile::tempdir().map_err(|e| failed(&e))?;
+    let file = std::fs::File::open(&archive).map_err(|e| failed(&e))?;
+    zip::ZipArchive::new(file).and_then(|mut a| a.extract(scratch.path())).map_err(|e| failed(&e))?;
+    Ok((Export { base: scratch.path().join(name) }, Some(scratch)))
 }
 
 /// Number of nodes that agree with ONNX Runtime; none if it has no kernels for the model.
@@ -124,6 +138,11 @@ fn table(rows: &BTreeMap<String, Row>) -> Result<(), String> {
     if told.len() == seen.len() { Ok(()) } else { Err(format!("docs/families.md has {} lines, seen were {}", told.len(), seen.len())) }
 }
 
+/// The name of the export that a file of the folder stands for.
+fn stem(file: &str) -> Option<&str> {
+    file.strip_suffix(".onnx").or(file.strip_suffix(".zip"))
+}
+
 fn main() {
     let args = Arguments::from_args();
     if let Err(error) = Oracle::open_or_fetch() {
@@ -133,15 +152,16 @@ fn main() {
     let folder = given.clone().unwrap_or_else(|| root().join("tests/families"));
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut names: Vec<String> =
-        entries.flatten().filter_map(|e| Some(e.file_name().to_str()?.strip_suffix(".onnx")?.to_owned())).collect();
+        entries.flatten().filter_map(|e| stem(e.file_name().to_str()?).map(str::to_owned)).collect();
     names.sort_unstable();
     assert!(!names.is_empty(), "{}: no models", folder.display());
     let rows = Rows::default();
     let trials = names
         .iter()
         .map(|name| {
-            let (export, rows, name) = (Export { base: folder.join(name) }, rows.clone(), name.clone());
+            let (folder, rows, name) = (folder.clone(), rows.clone(), name.clone());
             Trial::test(name.clone(), move || {
+                let (export, _scratch) = open(&folder, &name)?;
                 let row = check(&export).map_err(Failed::from)?;
                 rows.lock().map_err(|e| e.to_string())?.insert(name, row);
                 Ok(())

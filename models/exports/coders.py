@@ -20,6 +20,14 @@ add("vae", lambda: d.AutoencoderKL(**BLOCKS), image, lambda m, x: m(x).sample)
 add("vae_tiny", lambda: d.AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
                                           num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)),
     image, lambda m, x: m.decode(m.encode(x).latents).sample)
+# The TorchScript exporter writes its movedim as a Transpose with a negative axis, which ONNX forbids.
+add("vae_dc", lambda: d.AutoencoderDC(
+    latent_channels=4, attention_head_dim=16, encoder_block_types=("ResBlock", "EfficientViTBlock"),
+    decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 16),
+    decoder_block_out_channels=(8, 16), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
+    encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)), decoder_norm_types="rms_norm",
+    decoder_act_fns="silu"),
+    image, lambda m, x: m(x).sample, exporters=("dynamo",))
 add("vae_svd", lambda: d.AutoencoderKLTemporalDecoder(
     block_out_channels=(32, 32), layers_per_block=1, latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 2),
     lambda: dict(latent_sample=r(2, 4, 4, 4)), lambda m, x: m.decode(x, num_frames=2).sample)

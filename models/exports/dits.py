@@ -91,7 +91,9 @@ add("sd3_controlnet", lambda: d.SD3ControlNetModel(sample_size=8, in_channels=4,
                                                    pos_embed_max_size=6),
     lambda: joint() | dict(controlnet_cond=r(2, 4, 8, 8)),
     lambda m, x, e, p, t, c: m(x, c, 1.0, e, p, t, return_dict=False))
-add("sana", lambda: d.SanaTransformer2DModel(in_channels=4, out_channels=4, **HEADS, num_layers=2,
+# A linear attention of 16 channels: torch.export drops the 1e-15 that keeps a row of zeros, likely in fewer, from 0 / 0.
+add("sana", lambda: d.SanaTransformer2DModel(in_channels=4, out_channels=4, num_attention_heads=1,
+                                             attention_head_dim=16, num_layers=2,
                                              num_cross_attention_heads=2, cross_attention_head_dim=8,
                                              cross_attention_dim=16, caption_channels=12, sample_size=8),
     lambda: dict(sample=r(2, 4, 8, 8), encoder_hidden_states=r(2, 5, 12), timestep=t(),

@@ -1,9 +1,9 @@
 """Exports tiny, randomly initialised diffusion models with PyTorch's outputs and gradients beside them.
 
-    python export.py FOLDER [PATTERN ...] [--grads KIB]
+    python export.py FOLDER [PATTERN ...] [--grads KIB] [--pack]
 
-Each case of families.py becomes CASE.EXPORTER.onnx, .case.safetensors and, if it trains, .grads.safetensors.
-PATTERN is a shell pattern on CASE.EXPORTER. Versions are in requirements.txt; everything is made from fixed seeds.
+Each case of families.py becomes CASE.EXPORTER.onnx, .case.safetensors and, if it trains, .grads.safetensors, or an archive of
+these. PATTERN is a shell pattern on CASE.EXPORTER; @FILE reads patterns from a file, one a line. Versions are in requirements.txt; everything is made from fixed seeds.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import os
 import pathlib
 import traceback
 import warnings
+import zipfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import onnx
@@ -37,6 +38,8 @@ def randomise(model):
                 p.add_(0.1 * torch.randn_like(p))
             elif p.std() < 1e-6:
                 p.add_(0.05 * torch.randn_like(p))
+            # Half of the bits are zeros, which an archive need not hold.
+            p.copy_(p.bfloat16().float())
 
 
 class Call(torch.nn.Module):
@@ -118,6 +121,18 @@ def strip(path):
     onnx.save(proto, path)
 
 
+def pack(folder, name):
+    """Puts the files of a case into one archive."""
+    with zipfile.ZipFile(folder / f"{name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for path in sorted(folder.glob(f"{name}.*")):
+            if path.suffix == ".zip":
+                continue
+            entry = zipfile.ZipInfo(path.name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, path.read_bytes())
+            path.unlink()
+
+
 def export(case, exporter, folder, budget):
     torch.manual_seed(0)
     model = case.build().eval()
@@ -172,10 +187,11 @@ def export(case, exporter, folder, budget):
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     arguments.add_argument("folder", type=pathlib.Path)
     arguments.add_argument("patterns", nargs="*", default=["*"])
     arguments.add_argument("--grads", type=int, default=None, help="bytes of gradients a case keeps, in KiB")
+    arguments.add_argument("--pack", action="store_true", help="one archive a case")
     given = arguments.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     for case in families.CASES:
@@ -184,6 +200,8 @@ def main():
                 continue
             try:
                 export(case, exporter, given.folder, given.grads and given.grads * 1024)
+                if given.pack:
+                    pack(given.folder, f"{case.name}.{exporter}")
             except Exception as error:
                 reason = str(error).strip().splitlines() or [""]
                 print(f"{case.name}.{exporter}: not exported: {type(error).__name__}: {reason[0][:200]}", flush=True)
