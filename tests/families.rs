@@ -129,13 +129,18 @@ fn table(rows: &BTreeMap<String, Row>) -> Result<(), String> {
         return std::fs::write(&path, format!("{HEAD}{}", seen.concat())).map_err(|e| e.to_string());
     }
     let told = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let told: Vec<&str> = told.strip_prefix(HEAD).ok_or("the head of docs/families.md is another one")?.lines().collect();
+    let told: Vec<&str> =
+        told.strip_prefix(HEAD).ok_or("the head of docs/families.md is another one")?.lines().collect();
     for (told, seen) in told.iter().zip(&seen) {
         if !allows(told, seen) {
             return Err(format!("docs/families.md says\n{told}\nbut seen was\n{seen}"));
         }
     }
-    if told.len() == seen.len() { Ok(()) } else { Err(format!("docs/families.md has {} lines, seen were {}", told.len(), seen.len())) }
+    if told.len() == seen.len() {
+        Ok(())
+    } else {
+        Err(format!("docs/families.md has {} lines, seen were {}", told.len(), seen.len()))
+    }
 }
 
 /// The name of the export that a file of the folder stands for.
@@ -170,7 +175,8 @@ fn main() {
         .collect();
     let conclusion = libtest_mimic::run(&args, trials);
     let rows = rows.lock().unwrap_or_else(|e| panic!("{e}"));
-    if given.is_none() && rows.len() == names.len()
+    if given.is_none()
+        && rows.len() == names.len()
         && let Err(reason) = table(&rows)
     {
         eprintln!("{reason}\nBLESS=1 writes the table anew");

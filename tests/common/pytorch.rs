@@ -52,7 +52,11 @@ impl Export {
         let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let far = expected.iter().zip(&found).map(|(a, b)| (a - b).abs());
         let worst = far.fold(0.0, larger) / largest;
-        if worst < FORWARD { Ok(worst) } else { Err(format!("the output differs by {worst:.1e} of its largest element")) }
+        if worst < FORWARD {
+            Ok(worst)
+        } else {
+            Err(format!("the output differs by {worst:.1e} of its largest element"))
+        }
     }
 
     /// Number of gradients, and the largest difference of one from PyTorch's, relative to its norm.

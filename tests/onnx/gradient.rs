@@ -52,8 +52,7 @@ pub(crate) fn check(case: &Case) -> Result<Slope, String> {
 fn check_scaled(case: &Case, scale: f64) -> Result<Slope, String> {
     let double = double(case);
     let real = |t: &TensorProto| t.data_type == OracleType::F64.onnx();
-    let open: Vec<&String> =
-        double.inputs.iter().filter(|i| i.1.as_ref().is_some_and(real)).map(|i| &i.0).collect();
+    let open: Vec<&String> = double.inputs.iter().filter(|i| i.1.as_ref().is_some_and(real)).map(|i| &i.0).collect();
     let mut refusal = None;
     // Operands that decide shapes are constants; if not all real ones can be inputs, each is alone.
     for open in std::iter::once(&open[..]).chain(open.chunks(1)) {
@@ -144,7 +143,12 @@ fn of_output(
         for at in (0..size).step_by(step) {
             let sum = |by: f64| -> Result<f64, String> {
                 let moved = value(Some((name, at, by)))?;
-                Ok(moved.iter().zip(&here).zip(&weights).map(|((a, b), w)| if a == b { 0.0 } else { (a - b) * w }).sum())
+                Ok(moved
+                    .iter()
+                    .zip(&here)
+                    .zip(&weights)
+                    .map(|((a, b), w)| if a == b { 0.0 } else { (a - b) * w })
+                    .sum())
             };
             let (up, down) = (sum(EPSILON)? / EPSILON, -sum(-EPSILON)? / EPSILON);
             let far = sum(2.0 * EPSILON)? / (2.0 * EPSILON);

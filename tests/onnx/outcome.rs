@@ -66,7 +66,9 @@ pub(crate) fn of(case: &Case) -> Outcome {
         }
         match (attempt(case, &BTreeSet::new()), constant) {
             (Err(Miss::Wrong(why)), _) => Outcome::Wrong(why),
-            (Ok(()), Err(Miss::Refused(why))) => Outcome::Wrong(format!("passes, but not with constant operands: {why}")),
+            (Ok(()), Err(Miss::Refused(why))) => {
+                Outcome::Wrong(format!("passes, but not with constant operands: {why}"))
+            }
             (Err(Miss::Refused(_)), Err(Miss::Refused(why))) => Outcome::Refused(why),
             (found, _) => match gradient::check(case) {
                 Err(why) => Outcome::Wrong(why),
@@ -133,7 +135,8 @@ fn run(model: &Model, graph: &Graph, data: &HashMap<String, Array>) -> Result<Ve
         _ => None,
     };
     let results = execute(graph, &Block::ALL, values).map_err(|e| Miss::Wrong(e.to_string()))?;
-    let typed = graph.returns.iter().map(|(name, v)| (graph.ty(*v).dtype, graph.ty(*v).shape.clone(), results[name].clone()));
+    let typed =
+        graph.returns.iter().map(|(name, v)| (graph.ty(*v).dtype, graph.ty(*v).shape.clone(), results[name].clone()));
     Ok(typed.collect())
 }
 

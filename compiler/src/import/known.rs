@@ -24,12 +24,7 @@ impl Importer<'_> {
     }
 
     /// The value as a constant of `graph`.
-    fn copy(
-        &self,
-        value: ValueId,
-        graph: &mut Graph,
-        done: &mut HashMap<ValueId, ValueId>,
-    ) -> Result<Option<ValueId>> {
+    fn copy(&self, value: ValueId, graph: &mut Graph, done: &mut HashMap<ValueId, ValueId>) -> Result<Option<ValueId>> {
         if let Some(copy) = done.get(&value) {
             return Ok(Some(*copy));
         }

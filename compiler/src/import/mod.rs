@@ -112,10 +112,10 @@ impl Importer<'_> {
         self.bind_inputs(&inputs, binding)?;
         self.nodes(&proto.node)?;
         for output in &proto.output {
-            let value =
-                self.scopes.get(&output.name).ok_or_else(|| {
-                    Error::file(&model.path, format!("output `{}` is produced by no node", output.name))
-                })?;
+            let value = self
+                .scopes
+                .get(&output.name)
+                .ok_or_else(|| Error::file(&model.path, format!("output `{}` is produced by no node", output.name)))?;
             self.graph.returns.push((output.name.clone(), value));
         }
         if self.graph.returns.is_empty() {
