@@ -9,8 +9,8 @@ mod agree;
 
 use agree::{agree, every_third};
 use libtest_mimic::{Arguments, Failed, Trial};
-use sara_compiler::ir::verify::verify;
 use sara_compiler::ir::parse;
+use sara_compiler::ir::verify::verify;
 use sara_compiler::passes::{Context, PIPELINE, apply};
 use std::path::{Path, PathBuf};
 

@@ -153,8 +153,11 @@ fn text(recipe: &[Step]) -> String {
 /// The nodes of a model, for people.
 fn listing(random: &Random) -> String {
     let line = |n: &onnx_protobuf::NodeProto| {
-        let attrs: Vec<String> =
-            n.attribute.iter().map(|a| format!("{}={}{:?}{}", a.name, a.i, a.ints, String::from_utf8_lossy(&a.s))).collect();
+        let attrs: Vec<String> = n
+            .attribute
+            .iter()
+            .map(|a| format!("{}={}{:?}{}", a.name, a.i, a.ints, String::from_utf8_lossy(&a.s)))
+            .collect();
         format!("{} = {}({}) {}\n", n.output.join(", "), n.op_type, n.input.join(", "), attrs.join(" "))
     };
     random.model.graph.node.iter().map(line).collect()

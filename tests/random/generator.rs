@@ -62,7 +62,8 @@ pub(super) struct Builder {
 
 /// The model of a recipe, or nothing if no step of it fits.
 pub(crate) fn generate(recipe: &[Step]) -> Option<Random> {
-    let mut b = Builder { values: Vec::new(), nodes: Vec::new(), inputs: Vec::new(), initialisers: Vec::new(), leaves: 0 };
+    let mut b =
+        Builder { values: Vec::new(), nodes: Vec::new(), inputs: Vec::new(), initialisers: Vec::new(), leaves: 0 };
     let first = recipe.first()?;
     let shapes: [&[usize]; 6] = [&[2, 4, 6, 5], &[3, 8], &[2, 5, 8], &[1, 6, 4, 4], &[7], &[2, 3, 4, 2, 3]];
     let x = b.input(shapes[first[3] as usize % shapes.len()]);
@@ -94,7 +95,11 @@ impl Builder {
     fn data(&mut self, shape: &[usize]) -> Tensor {
         self.leaves += 1;
         let values = noise(self.leaves, shape.iter().product());
-        Tensor::new(OracleType::F32, shape, &values.iter().map(|v| f64::from((2.0 * v - 1.0) as f32)).collect::<Vec<_>>())
+        Tensor::new(
+            OracleType::F32,
+            shape,
+            &values.iter().map(|v| f64::from((2.0 * v - 1.0) as f32)).collect::<Vec<_>>(),
+        )
     }
 
     /// An input with elements in -1..1.

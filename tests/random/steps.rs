@@ -9,19 +9,72 @@ pub(super) type Kind = fn(&mut Builder, &Value, u16, u16) -> Option<Value>;
 
 /// All steps.
 pub(super) const STEPS: &[Kind] = &[
-    unary, unary, positive, with_leaf, with_leaf, with_other, matmul, matmul, self_product, gemm, conv, conv, conv_transpose,
-    softmax, reduce, transpose, transpose, reshape, reshape, slice, pad, concat, split, gather, expand, resize, pool, choose,
-    clip, layer_norm, instance_norm, batch_norm, layer_norm_pattern, rms_norm_pattern, gate, gelu, group_norm_pattern, attention,
-    attention, cum_sum, trilu, double, scatter, depth_to_space,
+    unary,
+    unary,
+    positive,
+    with_leaf,
+    with_leaf,
+    with_other,
+    matmul,
+    matmul,
+    self_product,
+    gemm,
+    conv,
+    conv,
+    conv_transpose,
+    softmax,
+    reduce,
+    transpose,
+    transpose,
+    reshape,
+    reshape,
+    slice,
+    pad,
+    concat,
+    split,
+    gather,
+    expand,
+    resize,
+    pool,
+    choose,
+    clip,
+    layer_norm,
+    instance_norm,
+    batch_norm,
+    layer_norm_pattern,
+    rms_norm_pattern,
+    gate,
+    gelu,
+    group_norm_pattern,
+    attention,
+    attention,
+    cum_sum,
+    trilu,
+    double,
+    scatter,
+    depth_to_space,
 ];
 
 fn unary(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
     // Function, largest result if it is bounded, largest slope.
     let table: &[(&str, f64, f64)] = &[
-        ("Tanh", 1.0, 1.0), ("Sigmoid", 1.0, 0.25), ("Relu", f64::MAX, 1.0), ("Erf", 1.0, 1.13), ("Neg", f64::MAX, 1.0),
-        ("Abs", f64::MAX, 1.0), ("Sin", 1.0, 1.0), ("Cos", 1.0, 1.0), ("Softsign", 1.0, 1.0), ("LeakyRelu", f64::MAX, 1.0),
-        ("Elu", f64::MAX, 1.0), ("HardSwish", f64::MAX, 1.5), ("Identity", f64::MAX, 1.0), ("HardSigmoid", 1.0, 0.2),
-        ("Atan", 1.6, 1.0), ("Celu", f64::MAX, 1.0), ("Selu", f64::MAX, 1.8),
+        ("Tanh", 1.0, 1.0),
+        ("Sigmoid", 1.0, 0.25),
+        ("Relu", f64::MAX, 1.0),
+        ("Erf", 1.0, 1.13),
+        ("Neg", f64::MAX, 1.0),
+        ("Abs", f64::MAX, 1.0),
+        ("Sin", 1.0, 1.0),
+        ("Cos", 1.0, 1.0),
+        ("Softsign", 1.0, 1.0),
+        ("LeakyRelu", f64::MAX, 1.0),
+        ("Elu", f64::MAX, 1.0),
+        ("HardSwish", f64::MAX, 1.5),
+        ("Identity", f64::MAX, 1.0),
+        ("HardSigmoid", 1.0, 0.2),
+        ("Atan", 1.6, 1.0),
+        ("Celu", f64::MAX, 1.0),
+        ("Selu", f64::MAX, 1.8),
     ];
     let (op, bound, slope) = table[p as usize % table.len()];
     let bound = if bound == f64::MAX { 1.1 * slope.max(1.0) * x.bound } else { bound };
@@ -129,7 +182,13 @@ fn gemm(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
 fn conv(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let spatial = x.rank().checked_sub(2).filter(|s| (1..=3).contains(s))?;
     let channels = x.shape[1];
-    let group = if p % 3 == 1 && channels % 2 == 0 { 2 } else if p % 7 == 2 { channels } else { 1 };
+    let group = if p % 3 == 1 && channels % 2 == 0 {
+        2
+    } else if p % 7 == 2 {
+        channels
+    } else {
+        1
+    };
     let (kernel, stride) = (1 + (p / 8) as usize % 3, 1 + (q % 2) as usize);
     let (dilation, pad) = (1 + (q / 2 % 2) as usize, (q / 4) as usize % 3);
     let outputs = group * (1 + q as usize / 16 % 3);
@@ -198,7 +257,11 @@ fn reduce(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
 fn transpose(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let mut perm: Vec<usize> = (0..x.rank()).collect();
     let (i, j) = (axis(x, p)?.0, axis(x, q)?.0);
-    if p % 2 == 0 { perm.swap(i, j) } else { perm.rotate_left(i) }
+    if p % 2 == 0 {
+        perm.swap(i, j)
+    } else {
+        perm.rotate_left(i)
+    }
     let shape: Vec<usize> = perm.iter().map(|i| x.shape[*i]).collect();
     let perm = A::Ints(perm.iter().map(|i| *i as i64).collect());
     b.step("Transpose", &[x], &[("perm", perm)], (&shape, x.bound, x.error))
@@ -291,7 +354,8 @@ fn split(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
 fn gather(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let (i, named) = axis(x, p)?;
     let dim = x.shape[i] as i64;
-    let index: Vec<i64> = (0..1 + i64::from(q % 4)).map(|k| (k * 3 + i64::from(q)) % dim - if k % 2 == 1 { dim } else { 0 }).collect();
+    let index: Vec<i64> =
+        (0..1 + i64::from(q % 4)).map(|k| (k * 3 + i64::from(q)) % dim - if k % 2 == 1 { dim } else { 0 }).collect();
     let mut shape = x.shape.clone();
     shape[i] = index.len();
     let index = b.ints(&index);
@@ -376,7 +440,12 @@ fn layer_norm(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let (scale, bias) = (b.leaf(&row, p / 4), b.leaf(&row, q));
     let attrs: [Attr; 2] = [("axis", A::Int(named)), ("epsilon", A::Float(0.1))];
     let inputs: &[&Value] = if q % 2 == 0 { &[x, &scale, &bias] } else { &[x, &scale] };
-    b.step("LayerNormalization", inputs, &attrs, (&x.shape, 1.0 + (row.iter().product::<usize>() as f64).sqrt(), NORM * x.error + 1e-6 * x.bound))
+    b.step(
+        "LayerNormalization",
+        inputs,
+        &attrs,
+        (&x.shape, 1.0 + (row.iter().product::<usize>() as f64).sqrt(), NORM * x.error + 1e-6 * x.bound),
+    )
 }
 
 fn instance_norm(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
@@ -398,7 +467,12 @@ fn batch_norm(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
     let size = b.step("Abs", &[&deviation], &[], (&[channels], 1.0, 0.0))?;
     let variance = b.step("Add", &[&size, &half], &[], (&[channels], 1.5, 0.0))?;
     let inputs = [x, &scale, &bias, &mean, &variance];
-    b.step("BatchNormalization", &inputs, &[("epsilon", A::Float(0.1))], (&x.shape, 1.4 * (x.bound + 1.0) + 1.0, 1.5 * x.error + 1e-6 * x.bound))
+    b.step(
+        "BatchNormalization",
+        &inputs,
+        &[("epsilon", A::Float(0.1))],
+        (&x.shape, 1.4 * (x.bound + 1.0) + 1.0, 1.5 * x.error + 1e-6 * x.bound),
+    )
 }
 
 /// The primitives of layer normalisation, or of something that is almost it.
@@ -416,7 +490,11 @@ fn layer_norm_pattern(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Valu
     // One of the choices squares what is not centred.
     let base = if q % 7 == 6 { x } else { &centred };
     let two = b.number(2.0);
-    let square = if p % 2 == 0 { b.step("Pow", &[base, &two], &[], squared)? } else { b.step("Mul", &[base, base], &[], squared)? };
+    let square = if p % 2 == 0 {
+        b.step("Pow", &[base, &two], &[], squared)?
+    } else {
+        b.step("Mul", &[base, base], &[], squared)?
+    };
     let variance = mean(b, &square)?;
     let epsilon = b.number(0.1);
     let sum = b.step("Add", &[&variance, &epsilon], &[], (&shape, variance.bound + 0.1, variance.error))?;
@@ -537,12 +615,18 @@ fn attention(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     if p % 2 == 1 {
         scores = pair(b, "Mul", &scores, &factor, &shape)?;
     }
-    let masks: [&[usize]; 4] = [&[1, 1, 1, tokens], &[tokens, tokens], &[batch, 1, tokens, tokens], &[batch, heads, tokens, 1]];
+    let masks: [&[usize]; 4] =
+        [&[1, 1, 1, tokens], &[tokens, tokens], &[batch, 1, tokens, tokens], &[batch, heads, tokens, 1]];
     if q % 3 > 0 {
         let mask = b.leaf(masks[q as usize / 4 % 4], if q % 3 == 1 { 3 } else { 0 });
         scores = pair(b, "Add", &scores, &mask, &shape)?;
     }
-    let weights = b.step("Softmax", &[&scores], &[("axis", A::Int(-1))], (&shape, 1.0, 2.0 * scores.error + 1e-6 * scores.bound))?;
+    let weights = b.step(
+        "Softmax",
+        &[&scores],
+        &[("axis", A::Int(-1))],
+        (&shape, 1.0, 2.0 * scores.error + 1e-6 * scores.bound),
+    )?;
     let error = value.error + tokens as f64 * weights.error * value.bound;
     let mixed = b.step("MatMul", &[&weights, &value], &[], (&[batch, heads, tokens, dim], value.bound, error))?;
     let perm: Attr = ("perm", A::Ints(vec![0, 2, 1, 3]));
@@ -584,7 +668,8 @@ fn scatter(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let updates = b.leaf(&[&[1], &x.shape[1..]].concat(), q);
     let index = b.constant(OracleType::I64, &[1, 1], &[at[0] as f64]);
     let reduction = ["none", "add"][q as usize / 4 % 2];
-    let name = b.node("ScatterND", &[&x.name, &index, &updates.name], &[("reduction", A::Text(reduction))], 1).remove(0);
+    let name =
+        b.node("ScatterND", &[&x.name, &index, &updates.name], &[("reduction", A::Text(reduction))], 1).remove(0);
     b.give(&name, &x.shape, x.bound + 1.0, x.error)
 }
 
