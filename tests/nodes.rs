@@ -8,8 +8,14 @@ mod common;
 
 #[path = "nodes/arithmetic.rs"]
 mod arithmetic;
+#[path = "nodes/blocks.rs"]
+mod blocks;
+#[path = "nodes/control.rs"]
+mod control;
 #[path = "nodes/layers.rs"]
 mod layers;
+#[path = "nodes/positions.rs"]
+mod positions;
 #[path = "nodes/shapes.rs"]
 mod shapes;
 
@@ -27,7 +33,7 @@ use sara_runtime::oracle::{Array, Oracle, SessionOptions};
 use std::collections::BTreeSet;
 
 /// Cases that ONNX Runtime cannot run: it has no kernel for them. They must still compile and run here.
-const NO_KERNEL: &[&str] = &["Mean/13 of f64", "Where/16 of bool"];
+const NO_KERNEL: &[&str] = &["Mean/13 of f64", "Where/16 of bool", "GlobalLpPool/22 p 3", "SwiGLU/28"];
 
 /// Cases in which the compiler is known to differ from ONNX Runtime.
 const KNOWN: &[&str] = &[];
@@ -329,7 +335,10 @@ fn main() {
     let args = Arguments::from_args();
     let mut cases = Vec::new();
     arithmetic::add(&mut cases);
+    blocks::add(&mut cases);
+    control::add(&mut cases);
     layers::add(&mut cases);
+    positions::add(&mut cases);
     shapes::add(&mut cases);
     let mut trials: Vec<Trial> = cases
         .iter()

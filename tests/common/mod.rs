@@ -171,6 +171,8 @@ pub(crate) enum Value {
     Floats(Vec<f32>),
     /// A tensor.
     Tensor(Tensor),
+    /// A graph.
+    Graph(GraphProto),
 }
 
 /// An attribute with its name.
@@ -206,6 +208,10 @@ pub(crate) fn node(op: &str, inputs: &[&str], outputs: &[&str], attrs: &[Attr]) 
             Value::Floats(v) => {
                 attr.floats = v.clone();
                 AttributeType::FLOATS
+            }
+            Value::Graph(v) => {
+                attr.g = MessageField::some(v.clone());
+                AttributeType::GRAPH
             }
             Value::Tensor(v) => {
                 attr.t = MessageField::some(v.proto(""));
