@@ -41,6 +41,15 @@ pub(crate) fn assert_close(got: &[f64], want: &[f64], tolerance: f64) {
     }
 }
 
+/// Fails unless both are the same numbers, to the last bit.
+#[track_caller]
+pub(crate) fn assert_same_bits(got: &[f64], want: impl ExactSizeIterator<Item = f64>) {
+    assert_eq!(got.len(), want.len());
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert_eq!(g.to_bits(), w.to_bits(), "element {i} is {g}, not {w}");
+    }
+}
+
 /// One launch of a kernel, with its own copies of the arguments.
 pub(crate) struct Bench {
     kernel: &'static Kernel,

@@ -156,7 +156,7 @@ fn self_product(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
     let mut turned = x.shape.clone();
     turned.swap(rank - 2, rank - 1);
     let y = b.step("Transpose", &[x], &[("perm", A::Ints(perm))], (&turned, x.bound, x.error))?;
-    let (left, right, n, m) = if p % 2 == 0 { (x, &y, t, k) } else { (&y, x, k, t) };
+    let (left, right, n, m) = if p.is_multiple_of(2) { (x, &y, t, k) } else { (&y, x, k, t) };
     let mut shape = x.shape.clone();
     (shape[rank - 2], shape[rank - 1]) = (n, n);
     let m = m as f64;
@@ -182,7 +182,7 @@ fn gemm(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
 fn conv(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let spatial = x.rank().checked_sub(2).filter(|s| (1..=3).contains(s))?;
     let channels = x.shape[1];
-    let group = if p % 3 == 1 && channels % 2 == 0 {
+    let group = if p % 3 == 1 && channels.is_multiple_of(2) {
         2
     } else if p % 7 == 2 {
         channels
@@ -206,7 +206,7 @@ fn conv(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
         ("group", A::Int(group as i64)),
     ];
     let terms = (channels / group * kernel.pow(spatial as u32)) as f64;
-    let inputs: &[&Value] = if p % 2 == 0 { &[x, &w, &bias] } else { &[x, &w] };
+    let inputs: &[&Value] = if p.is_multiple_of(2) { &[x, &w, &bias] } else { &[x, &w] };
     b.step("Conv", inputs, &attrs, (&shape, terms * x.bound + 1.0, terms * x.error))
 }
 
@@ -223,7 +223,7 @@ fn conv_transpose(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
 
 fn axis(x: &Value, p: u16) -> Option<(usize, i64)> {
     let axis = p as usize % x.rank().max(1);
-    (x.rank() > 0).then_some((axis, if p % 3 == 0 { axis as i64 - x.rank() as i64 } else { axis as i64 }))
+    (x.rank() > 0).then_some((axis, if p.is_multiple_of(3) { axis as i64 - x.rank() as i64 } else { axis as i64 }))
 }
 
 fn softmax(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
@@ -234,10 +234,10 @@ fn softmax(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
 fn reduce(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let (first, _) = axis(x, p)?;
     let second = (q as usize / 4) % x.rank();
-    let mut axes = if q % 2 == 0 { vec![first] } else { vec![first, second] };
+    let mut axes = if q.is_multiple_of(2) { vec![first] } else { vec![first, second] };
     axes.sort_unstable();
     axes.dedup();
-    let keep = q / 2 % 2 == 0;
+    let keep = (q / 2).is_multiple_of(2);
     let count: usize = axes.iter().map(|a| x.shape[*a]).product();
     let shape: Vec<usize> = (0..x.rank())
         .filter(|i| keep || !axes.contains(i))
@@ -245,7 +245,7 @@ fn reduce(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
         .collect();
     let ints: Vec<i64> = axes.iter().map(|a| *a as i64).collect();
     let flag: Attr = ("keepdims", A::Int(i64::from(keep)));
-    if p / 8 % 4 == 0 {
+    if (p / 8).is_multiple_of(4) {
         let list = b.ints(&ints);
         let name = b.node("ReduceSum", &[&x.name, &list], &[flag], 1).remove(0);
         return b.give(&name, &shape, count as f64 * x.bound, count as f64 * x.error);
@@ -257,7 +257,7 @@ fn reduce(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
 fn transpose(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let mut perm: Vec<usize> = (0..x.rank()).collect();
     let (i, j) = (axis(x, p)?.0, axis(x, q)?.0);
-    if p % 2 == 0 {
+    if p.is_multiple_of(2) {
         perm.swap(i, j)
     } else {
         perm.rotate_left(i)
@@ -275,7 +275,7 @@ fn reshape(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
             shape[i] *= shape[i + 1];
             shape.remove(i + 1);
         }
-        1 if shape[i] % 2 == 0 => {
+        1 if shape[i].is_multiple_of(2) => {
             shape[i] /= 2;
             shape.insert(i, 2);
         }
@@ -286,7 +286,7 @@ fn reshape(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
         _ => return None,
     }
     let mut wanted: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
-    if let Some(first) = wanted.first_mut().filter(|_| p % 2 == 0) {
+    if let Some(first) = wanted.first_mut().filter(|_| p.is_multiple_of(2)) {
         *first = -1;
     }
     let wanted = b.ints(&wanted);
@@ -367,7 +367,7 @@ fn expand(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let (i, _) = axis(x, p)?;
     let mut times = vec![1; x.rank()];
     times[i] = 2;
-    if q % 2 == 0 {
+    if q.is_multiple_of(2) {
         let mut shape = x.shape.clone();
         shape[i] *= 2;
         let times = b.ints(&times);
@@ -411,7 +411,7 @@ fn pool(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
         ("strides", A::Ints(vec![stride as i64; 2])),
         ("pads", A::Ints(vec![pad as i64; 4])),
     ];
-    let op = if p % 2 == 0 { "AveragePool" } else { "MaxPool" };
+    let op = if p.is_multiple_of(2) { "AveragePool" } else { "MaxPool" };
     b.step(op, &[x], &attrs, (&[n, c, size(h)?, size(w)?], x.bound, x.error))
 }
 
@@ -439,7 +439,7 @@ fn layer_norm(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let row = x.shape[i..].to_vec();
     let (scale, bias) = (b.leaf(&row, p / 4), b.leaf(&row, q));
     let attrs: [Attr; 2] = [("axis", A::Int(named)), ("epsilon", A::Float(0.1))];
-    let inputs: &[&Value] = if q % 2 == 0 { &[x, &scale, &bias] } else { &[x, &scale] };
+    let inputs: &[&Value] = if q.is_multiple_of(2) { &[x, &scale, &bias] } else { &[x, &scale] };
     b.step(
         "LayerNormalization",
         inputs,
@@ -490,7 +490,7 @@ fn layer_norm_pattern(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Valu
     // One of the choices squares what is not centred.
     let base = if q % 7 == 6 { x } else { &centred };
     let two = b.number(2.0);
-    let square = if p % 2 == 0 {
+    let square = if p.is_multiple_of(2) {
         b.step("Pow", &[base, &two], &[], squared)?
     } else {
         b.step("Mul", &[base, base], &[], squared)?
@@ -531,7 +531,7 @@ fn rms_norm_pattern(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value>
 /// `x * sigmoid(a * y)`, where `y` may be `x`.
 fn gate(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let mut argument = x.clone();
-    if p % 3 == 0 {
+    if p.is_multiple_of(3) {
         let factor = b.number([1.702, -1.0, 0.5][q as usize % 3]);
         argument = pair(b, "Mul", x, &factor, &x.shape)?;
     }
@@ -540,12 +540,12 @@ fn gate(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
         argument = same[q as usize % same.len()].clone();
     }
     let open = b.step("Sigmoid", &[&argument], &[], (&x.shape, 1.0, 0.25 * argument.error))?;
-    if q % 2 == 0 { pair(b, "Mul", &open, x, &x.shape) } else { pair(b, "Mul", x, &open, &x.shape) }
+    if q.is_multiple_of(2) { pair(b, "Mul", &open, x, &x.shape) } else { pair(b, "Mul", x, &open, &x.shape) }
 }
 
 fn gelu(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let (one, half) = (b.number(1.0), b.number([0.5, 0.5, 0.25][q as usize % 3]));
-    let bent = if p % 2 == 0 {
+    let bent = if p.is_multiple_of(2) {
         let root = b.number(if p % 16 == 2 { 1.3 } else { std::f64::consts::SQRT_2 });
         let argument = b.step("Div", &[x, &root], &[], (&x.shape, x.bound, x.error))?;
         b.step("Erf", &[&argument], &[], (&x.shape, 1.0, 1.13 * argument.error))?
@@ -604,7 +604,7 @@ fn attention(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let [mut query, key, value] = <[Value; 3]>::try_from(parts).ok()?;
     let shape = [batch, heads, tokens, tokens];
     let factor = b.number(0.6);
-    if p % 2 == 0 {
+    if p.is_multiple_of(2) {
         query = pair(b, "Mul", &query, &factor, &query.shape)?;
     }
     let perm: Attr = ("perm", A::Ints(vec![0, 1, 3, 2]));
@@ -617,7 +617,7 @@ fn attention(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     }
     let masks: [&[usize]; 4] =
         [&[1, 1, 1, tokens], &[tokens, tokens], &[batch, 1, tokens, tokens], &[batch, heads, tokens, 1]];
-    if q % 3 > 0 {
+    if !q.is_multiple_of(3) {
         let mask = b.leaf(masks[q as usize / 4 % 4], if q % 3 == 1 { 3 } else { 0 });
         scores = pair(b, "Add", &scores, &mask, &shape)?;
     }
