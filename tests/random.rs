@@ -35,7 +35,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 /// Random models in an ordinary run.
-const GRAPHS: u32 = 300;
+const GRAPHS: u32 = 1000;
 
 /// Everything that is known about a model, compared.
 fn check(recipe: &[Step], oracle: &Oracle) -> Result<(), String> {
