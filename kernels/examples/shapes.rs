@@ -2,7 +2,7 @@
 
 use sara_kernels::conv::Geometry;
 use sara_kernels::{Buffer, Call, DType, Launch, Pool, Scalar, find};
-use sara_kernels::{masked_conv_grad, masked_matmul_grad};
+use sara_kernels::{conv, conv_grad_input, masked_conv_grad, masked_matmul_grad};
 use std::time::Instant;
 
 /// A float argument of this many elements, or indices.
@@ -10,6 +10,31 @@ enum Data {
     Float(usize),
     Index(Vec<u32>),
     None,
+}
+
+/// A convolution of square images whose padding keeps their extents, apart from the stride.
+fn geometry(ci: usize, co: usize, size: usize, kernel: usize, stride: usize) -> Geometry {
+    let square = |v: usize, depth: usize| [depth, v, v];
+    Geometry {
+        n: 1,
+        groups: 1,
+        ci,
+        co,
+        input: square(size, 1),
+        output: square(size.div_ceil(stride), 1),
+        kernel: square(kernel, 1),
+        strides: square(stride, 1),
+        pads: square(kernel / 2, 0),
+        dilations: [1; 3],
+    }
+}
+
+/// Scalars of a launch.
+fn scalars(g: &Geometry) -> Vec<Scalar> {
+    let one = [g.n, g.groups, g.ci, g.co].map(|v| Scalar::Int(v as i64));
+    let three = [g.input, g.output, g.kernel, g.strides, g.pads, g.dilations];
+    let lists = three.map(|v| Scalar::Ints(v.iter().map(|&v| v as i64).collect()));
+    one.into_iter().chain(lists).collect()
 }
 
 struct Timer {
@@ -95,26 +120,16 @@ impl Timer {
     }
 
     fn conv(&self, ci: usize, co: usize, size: usize, kernel: usize, stride: usize) {
-        let out = size.div_ceil(stride);
-        let square = |v: usize, depth: usize| Scalar::Ints(vec![depth as i64, v as i64, v as i64]);
-        let int = |v: usize| Scalar::Int(v as i64);
-        let scalars = [
-            int(1),
-            int(1),
-            int(ci),
-            int(co),
-            square(size, 1),
-            square(out, 1),
-            square(kernel, 1),
-            square(stride, 1),
-            square(kernel / 2, 0),
-            square(1, 1),
-        ];
-        let (x, w, y) = (ci * size * size, ci * co * kernel * kernel, co * out * out);
+        let g = geometry(ci, co, size, kernel, stride);
+        let scalars = scalars(&g);
+        let (x, w, y) = (ci * size * size, ci * co * kernel * kernel, co * g.output_len());
         let label = format!("{ci}->{co} {kernel}x{kernel}/{stride} {size}x{size}");
         let f = Data::Float;
-        self.time(&format!("conv {label}"), "conv", &scalars, &[f(x), f(w), Data::None, f(y)]);
-        self.time(&format!("conv_grad_input {label}"), "conv_grad_input", &scalars, &[f(y), f(w), f(x)]);
+        let work = |len: usize| if len > 0 { f(len) } else { Data::None };
+        let args = [f(x), f(w), Data::None, f(y), work(conv::work_len(&g))];
+        self.time(&format!("conv {label}"), "conv", &scalars, &args);
+        let args = [f(y), f(w), f(x), work(conv_grad_input::work_len(&g))];
+        self.time(&format!("conv_grad_input {label}"), "conv_grad_input", &scalars, &args);
     }
 
     fn entries(len: usize, density: f64) -> Vec<u32> {
@@ -128,33 +143,8 @@ impl Timer {
     }
 
     fn masked_conv(&self, channels: usize, size: usize, kernel: usize) {
-        let square = |v: usize, depth: usize| [depth, v, v];
-        let g = Geometry {
-            n: 1,
-            groups: 1,
-            ci: channels,
-            co: channels,
-            input: square(size, 1),
-            output: square(size, 1),
-            kernel: square(kernel, 1),
-            strides: [1; 3],
-            pads: square(kernel / 2, 0),
-            dilations: [1; 3],
-        };
-        let three = |v: [usize; 3]| Scalar::Ints(v.iter().map(|&v| v as i64).collect());
-        let int = |v: usize| Scalar::Int(v as i64);
-        let scalars = [
-            int(g.n),
-            int(g.groups),
-            int(g.ci),
-            int(g.co),
-            three(g.input),
-            three(g.output),
-            three(g.kernel),
-            three(g.strides),
-            three(g.pads),
-            three(g.dilations),
-        ];
+        let g = geometry(channels, channels, size, kernel, 1);
+        let scalars = scalars(&g);
         let (x, w) = (channels * size * size, channels * channels * kernel * kernel);
         let f = Data::Float;
         let label = format!("{channels} {kernel}x{kernel} {size}x{size}");
