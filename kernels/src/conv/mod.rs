@@ -162,6 +162,9 @@ pub(crate) mod tests {
             Geometry { input: [1, 30, 9], output: [1, 32, 11], pads: [0, 2, 2], ..plain },
             Geometry { input: [1, 17, 18], output: [1, 18, 18], pads: [0, 2, 1], ..plain },
             square(1, 32, 32, 72, 3, 1),
+            // With the smaller tiles.
+            square(1, 208, 80, 8, 3, 1),
+            Geometry { input: [1, 8, 7], output: [1, 7, 8], pads: [0, 1, 2], ..plain },
         ]
     }
 

@@ -1,8 +1,10 @@
-//! Convolution with 3x3 taps through a transform that needs 36 products for 16 results instead of 144: F(4x4, 3x3) of
-//! Winograd's minimal filtering (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308).
+//! Convolution with 3x3 taps through a transform that needs 36 products for 16 results instead of 144, or 16 for 4 instead of
+//! 36: F(4x4, 3x3) and F(2x2, 3x3) of Winograd's minimal filtering (Lavin and Gray, "Fast Algorithms for Convolutional Neural
+//! Networks", arXiv 1509.09308).
 //!
-//! The result is cut into tiles of 4x4 points. `B^T d B` of the 6x6 source elements that a tile reads, for all channels, is
-//! one column of 36 matrices; `G g G^T` of the weights are the 36 left operands; `A^T m A` of the products gives the tile.
+//! The result is cut into tiles of `m` x `m` points, `m` 4 or, for small images, 2. `B^T d B` of the `n` x `n` source elements
+//! that a tile reads, `n = m + 2`, is for all channels one column of `n^2` matrices; `G g G^T` of the weights are the `n^2`
+//! left operands; `A^T m A` of the products gives the tile.
 //! Sources are transformed first, into `work`, in panels of tiles; a task then computes some result channels of all tiles,
 //! and transforms each weight once. Sums run over the source channels in order.
 
@@ -12,7 +14,7 @@ use crate::tile::{PANEL, Tile};
 use crate::{Pool, Shared, scratch};
 use std::ops::Range;
 
-/// Products of a tile.
+/// Products of a tile at most.
 const POINTS: usize = 36;
 /// Result channels of a task.
 const BLOCK: usize = 32;
@@ -42,6 +44,8 @@ pub(crate) struct Winograd {
     result: [usize; 2],
     /// Zeros above and left of the source.
     pads: [usize; 2],
+    /// Height and width of a tile of the result.
+    tile: usize,
     /// Whether weights are those of the convolution whose input gradient this is.
     backward: bool,
 }
@@ -57,22 +61,29 @@ impl Winograd {
         let (input, output) = ([g.input[1], g.input[2]], [g.output[1], g.output[2]]);
         let w = if backward {
             let pads = [2 - g.pads[1], 2 - g.pads[2]];
-            Winograd { n: g.n, sources: g.co, results: g.ci, source: output, result: input, pads, backward }
+            Winograd { n: g.n, sources: g.co, results: g.ci, source: output, result: input, pads, tile: 4, backward }
         } else {
             let pads = [g.pads[1], g.pads[2]];
-            Winograd { n: g.n, sources: g.ci, results: g.co, source: input, result: output, pads, backward }
+            Winograd { n: g.n, sources: g.ci, results: g.co, source: input, result: output, pads, tile: 4, backward }
         };
         let regular = [w.sources, w.results].iter().all(|c| *c >= BLOCK && c.is_multiple_of(LANES));
         let points = w.n * w.result[0] * w.result[1];
         // Products of the transform with all lanes filled, and some more for the transforms.
-        let pays = 6 * w.tiles().next_multiple_of(LANES) <= points;
-        (regular && pays && w.result[1] <= WIDEST).then_some(w)
+        let pays = |w: &Winograd, share: usize| share * w.points() * w.tiles().next_multiple_of(LANES) <= 36 * points;
+        let small = Winograd { tile: 2, ..w };
+        let chosen = if pays(&w, 6) { Some(w) } else { Some(small).filter(|s| pays(s, 5)) };
+        chosen.filter(|w| regular && w.result[1] <= WIDEST)
     }
 
     /// Tiles of a row and of an image.
     fn grid(&self) -> (usize, usize) {
-        let across = self.result[1].div_ceil(4);
-        (across, across * self.result[0].div_ceil(4))
+        let across = self.result[1].div_ceil(self.tile);
+        (across, across * self.result[0].div_ceil(self.tile))
+    }
+
+    /// Products of a tile.
+    fn points(&self) -> usize {
+        (self.tile + 2) * (self.tile + 2)
     }
 
     fn tiles(&self) -> usize {
@@ -85,13 +96,13 @@ impl Winograd {
         if tiles <= PANEL / 2 {
             return (PANEL / 2, PANEL / 2);
         }
-        let most = (WORK / (POINTS * self.sources)).clamp(PANEL, BAND) / PANEL * PANEL;
+        let most = (WORK / (self.points() * self.sources)).clamp(PANEL, BAND) / PANEL * PANEL;
         (tiles.div_ceil(tiles.div_ceil(most)).next_multiple_of(PANEL), PANEL)
     }
 
     /// Elements that `work` must have.
     pub(crate) fn work_len(&self) -> usize {
-        POINTS * self.sources * self.band().0
+        self.points() * self.sources * self.band().0
     }
 }
 
@@ -116,19 +127,27 @@ pub(crate) fn run(
         let tiles = first..w.tiles().min(first + band);
         pool.run(w.sources.div_ceil(CHANNELS), |task, bytes| {
             let channels = task * CHANNELS..w.sources.min((task + 1) * CHANNELS);
-            dispatch(Spread { w, source, channels, tiles: tiles.clone(), panel, work, bytes });
+            let tiles = tiles.clone();
+            match w.tile {
+                4 => dispatch(Spread::<4> { w, source, channels, tiles, panel, work, bytes }),
+                _ => dispatch(Spread::<2> { w, source, channels, tiles, panel, work, bytes }),
+            }
         });
         // SAFETY: the tasks that wrote it have ended.
         let spread = unsafe { &*work.range(0, w.work_len()) };
         pool.run(w.results.div_ceil(BLOCK), |task, bytes| {
             let rows = task * BLOCK..w.results.min((task + 1) * BLOCK);
-            block(w, spread, weights, bias, rows, tiles.clone(), panel, result, bytes);
+            let tiles = tiles.clone();
+            match w.tile {
+                4 => block::<4>(w, spread, weights, bias, rows, tiles, panel, result, bytes),
+                _ => block::<2>(w, spread, weights, bias, rows, tiles, panel, result, bytes),
+            }
         });
     }
 }
 
 /// Transforms the source of some channels, for a band of tiles.
-struct Spread<'a> {
+struct Spread<'a, const M: usize> {
     w: &'a Winograd,
     source: &'a [f32],
     channels: Range<usize>,
@@ -138,10 +157,10 @@ struct Spread<'a> {
     bytes: &'a mut [u8],
 }
 
-/// Six rows of a source with its padding, through the transform along their columns.
+/// Elements of a row of the source with its padding, at most.
 const STRIP: usize = WIDEST + 2 * LANES;
 
-impl Job for Spread<'_> {
+impl<const M: usize> Job for Spread<'_, M> {
     type Out = ();
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint channels")]
@@ -151,8 +170,9 @@ impl Job for Spread<'_> {
         let [height, width] = w.source;
         let strips = scratch::<f32>(bytes, 12 * STRIP);
         let (rows, turned) = strips.split_at_mut(6 * STRIP);
-        let used = (4 * across + 2).next_multiple_of(LANES);
-        let (left, inner) = (w.pads[1], width.min(4 * across + 2 - w.pads[1]));
+        let n = M + 2;
+        let used = (M * across + 2).next_multiple_of(LANES);
+        let (left, inner) = (w.pads[1], width.min(M * across + 2 - w.pads[1]));
         let mut held = usize::MAX;
         for group in (0..tiles.len()).step_by(LANES) {
             for channel in channels.clone() {
@@ -168,43 +188,43 @@ impl Job for Spread<'_> {
                     if key != held {
                         held = key;
                         let plane = &source[(image * w.sources + channel) * height * width..][..height * width];
-                        for (i, row) in rows.chunks_exact_mut(STRIP).enumerate() {
+                        for (i, row) in rows.chunks_exact_mut(STRIP).enumerate().take(n) {
                             let row = &mut row[..used];
                             row.fill(0.0);
-                            let at = (4 * down + i).wrapping_sub(w.pads[0]);
+                            let at = (M * down + i).wrapping_sub(w.pads[0]);
                             if at < height {
                                 row[left..left + inner].copy_from_slice(&plane[at * width..][..inner]);
                             }
                         }
                         for at in (0..used).step_by(LANES) {
                             let mut d = [[0.0; LANES]; 6];
-                            for (i, d) in d.iter_mut().enumerate() {
+                            for (i, d) in d.iter_mut().enumerate().take(n) {
                                 d.copy_from_slice(&rows[i * STRIP + at..][..LANES]);
                             }
-                            for (i, t) in spread_six::<FMA>(d).iter().enumerate() {
+                            for (i, t) in spread_line::<FMA, M>(d).iter().enumerate().take(n) {
                                 turned[i * STRIP + at..][..LANES].copy_from_slice(t);
                             }
                         }
                     }
-                    for i in 0..6 {
-                        let row = &turned[i * STRIP + 4 * from..];
-                        let lanes = &mut lanes[6 * i..6 * i + 6];
+                    for i in 0..n {
+                        let row = &turned[i * STRIP + M * from..];
+                        let lanes = &mut lanes[n * i..n * i + n];
                         match count {
-                            LANES => part::<LANES>(row, lanes, lane),
-                            8 => part::<8>(row, lanes, lane),
-                            4 => part::<4>(row, lanes, lane),
-                            _ => (0..count).for_each(|t| part::<1>(&row[4 * t..], lanes, lane + t)),
+                            LANES => part::<LANES, M>(row, lanes, lane),
+                            8 => part::<8, M>(row, lanes, lane),
+                            4 => part::<4, M>(row, lanes, lane),
+                            _ => (0..count).for_each(|t| part::<1, M>(&row[M * t..], lanes, lane + t)),
                         }
                     }
                     lane += count;
                     tile += count;
                 }
-                let start = group / panel * panel * POINTS * w.sources + channel * panel + group % panel;
-                for i in 0..6 {
+                let start = group / panel * panel * n * n * w.sources + channel * panel + group % panel;
+                for i in 0..n {
                     let mut d = [[0.0; LANES]; 6];
-                    d.copy_from_slice(&lanes[6 * i..6 * i + 6]);
-                    for (j, t) in spread_six::<FMA>(d).iter().enumerate() {
-                        let at = start + (6 * i + j) * w.sources * panel;
+                    d[..n].copy_from_slice(&lanes[n * i..n * i + n]);
+                    for (j, t) in spread_line::<FMA, M>(d).iter().enumerate().take(n) {
+                        let at = start + (n * i + j) * w.sources * panel;
                         // SAFETY: each channel belongs to one task.
                         unsafe { work.range(at, LANES) }.copy_from_slice(t);
                     }
@@ -214,14 +234,14 @@ impl Job for Spread<'_> {
     }
 }
 
-/// Takes the six elements that each of `N` neighbouring tiles reads of a row.
+/// Takes the elements that each of `N` neighbouring tiles reads of a row.
 #[inline(always)]
-fn part<const N: usize>(row: &[f32], lanes: &mut [[f32; LANES]], lane: usize) {
-    let row = &row[..4 * N + 2];
-    for (j, lanes) in lanes.iter_mut().enumerate().take(6) {
+fn part<const N: usize, const M: usize>(row: &[f32], lanes: &mut [[f32; LANES]], lane: usize) {
+    let row = &row[..M * N + 2];
+    for (j, lanes) in lanes.iter_mut().enumerate().take(M + 2) {
         let lanes = &mut lanes[lane..][..N];
         for t in 0..N {
-            lanes[t] = row[4 * t + j];
+            lanes[t] = row[M * t + j];
         }
     }
 }
@@ -238,10 +258,14 @@ fn axpy<const FMA: bool>(a: f32, x: &Lane, y: &Lane) -> Lane {
     out
 }
 
-/// `B^T d`.
+/// `B^T d`, of which the first `M + 2` elements count.
 #[inline(always)]
-fn spread_six<const FMA: bool>(d: [Lane; 6]) -> [Lane; 6] {
+fn spread_line<const FMA: bool, const M: usize>(d: [Lane; 6]) -> [Lane; 6] {
     let [d0, d1, d2, d3, d4, d5] = d;
+    if M == 2 {
+        let (from, to) = (axpy::<FMA>(-1.0, &d2, &d0), axpy::<FMA>(-1.0, &d3, &d1));
+        return [from, axpy::<FMA>(1.0, &d1, &d2), axpy::<FMA>(-1.0, &d1, &d2), to, d4, d5];
+    }
     let even = axpy::<FMA>(-4.0, &d2, &d4);
     let odd = axpy::<FMA>(-4.0, &d1, &d3);
     let near = axpy::<FMA>(-1.0, &d2, &d4);
@@ -256,10 +280,14 @@ fn spread_six<const FMA: bool>(d: [Lane; 6]) -> [Lane; 6] {
     ]
 }
 
-/// `G g`.
+/// `G g`, of which the first `M + 2` elements count.
 #[inline(always)]
-fn weigh_three<const FMA: bool>(g: [Lane; 3]) -> [Lane; 6] {
+fn weigh_line<const FMA: bool, const M: usize>(g: [Lane; 3]) -> [Lane; 6] {
     let zero = [0.0; LANES];
+    if M == 2 {
+        let ends = axpy::<FMA>(0.5, &g[0], &axpy::<FMA>(0.5, &g[2], &zero));
+        return [g[0], axpy::<FMA>(0.5, &g[1], &ends), axpy::<FMA>(-0.5, &g[1], &ends), g[2], zero, zero];
+    }
     let scaled = |by: f32, x: &Lane| axpy::<FMA>(by, x, &zero);
     let ends = scaled(-1.0 / 6.0, &axpy::<FMA>(1.0, &g[0], &g[2]));
     let outer = axpy::<FMA>(1.0 / 24.0, &g[0], &scaled(1.0 / 6.0, &g[2]));
@@ -273,10 +301,14 @@ fn weigh_three<const FMA: bool>(g: [Lane; 3]) -> [Lane; 6] {
     ]
 }
 
-/// `A^T m`.
+/// `A^T m`, of which the first `M` elements count.
 #[inline(always)]
-fn gather_four<const FMA: bool>(m: [Lane; 6]) -> [Lane; 4] {
+fn gather_line<const FMA: bool, const M: usize>(m: [Lane; 6]) -> [Lane; 4] {
     let near = axpy::<FMA>(1.0, &m[1], &m[2]);
+    if M == 2 {
+        let odd = axpy::<FMA>(-1.0, &m[2], &m[1]);
+        return [axpy::<FMA>(1.0, &m[0], &near), axpy::<FMA>(-1.0, &m[3], &odd), m[4], m[5]];
+    }
     let far = axpy::<FMA>(1.0, &m[3], &m[4]);
     let near_odd = axpy::<FMA>(-1.0, &m[2], &m[1]);
     let far_odd = axpy::<FMA>(-1.0, &m[4], &m[3]);
@@ -288,9 +320,9 @@ fn gather_four<const FMA: bool>(m: [Lane; 6]) -> [Lane; 4] {
     ]
 }
 
-/// Transforms the weights of `rows` (result channels) and `terms` (source channels) to `out`, 36 matrices of [`BLOCK`] x
+/// Transforms the weights of `rows` (result channels) and `terms` (source channels) to `out`, matrices of [`BLOCK`] x
 /// [`CHUNK`] elements: stored by rows for a convolution, by columns for its input gradient.
-struct Weigh<'a> {
+struct Weigh<'a, const M: usize> {
     w: &'a Winograd,
     weights: &'a [f32],
     rows: Range<usize>,
@@ -317,7 +349,7 @@ fn taps<const FMA: bool>(weights: &[f32]) -> [Lane; 9] {
     g
 }
 
-impl Job for Weigh<'_> {
+impl<const M: usize> Job for Weigh<'_, M> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -336,14 +368,14 @@ impl Job for Weigh<'_> {
                     g.reverse();
                 }
                 let columns = [
-                    weigh_three::<FMA>([g[0], g[3], g[6]]),
-                    weigh_three::<FMA>([g[1], g[4], g[7]]),
-                    weigh_three::<FMA>([g[2], g[5], g[8]]),
+                    weigh_line::<FMA, M>([g[0], g[3], g[6]]),
+                    weigh_line::<FMA, M>([g[1], g[4], g[7]]),
+                    weigh_line::<FMA, M>([g[2], g[5], g[8]]),
                 ];
-                for i in 0..6 {
-                    let row = weigh_three::<FMA>([columns[0][i], columns[1][i], columns[2][i]]);
-                    for (j, lanes) in row.iter().enumerate() {
-                        let at = (6 * i + j) * BLOCK * CHUNK + o * pitch + from;
+                for i in 0..M + 2 {
+                    let row = weigh_line::<FMA, M>([columns[0][i], columns[1][i], columns[2][i]]);
+                    for (j, lanes) in row.iter().enumerate().take(M + 2) {
+                        let at = ((M + 2) * i + j) * BLOCK * CHUNK + o * pitch + from;
                         out[at..][..LANES].copy_from_slice(lanes);
                     }
                 }
@@ -354,7 +386,7 @@ impl Job for Weigh<'_> {
 
 /// Computes the result channels `rows` of a band of tiles.
 #[expect(clippy::too_many_arguments, reason = "the operands of one pass")]
-fn block(
+fn block<const M: usize>(
     w: &Winograd,
     spread: &[f32],
     weights: &[f32],
@@ -365,14 +397,14 @@ fn block(
     result: &Shared<'_, f32>,
     bytes: &mut [u8],
 ) {
-    let count = rows.len();
+    let (count, points) = (rows.len(), w.points());
     let (weighed, products) = scratch::<f32>(bytes, SCRATCH).split_at_mut(POINTS * BLOCK * CHUNK);
     let panels = tiles.len().div_ceil(panel);
     for start in (0..w.sources).step_by(CHUNK) {
         let terms = start..w.sources.min(start + CHUNK);
         let k = terms.len();
-        dispatch(Weigh { w, weights, rows: rows.clone(), terms, out: &mut *weighed });
-        for (at, products) in products.chunks_exact_mut(POINTS * BLOCK * panel).enumerate().take(panels) {
+        dispatch(Weigh::<M> { w, weights, rows: rows.clone(), terms, out: &mut *weighed });
+        for (at, products) in products.chunks_exact_mut(points * BLOCK * panel).enumerate().take(panels) {
             for (point, c) in products.chunks_exact_mut(BLOCK * panel).enumerate() {
                 Tile {
                     rows: count,
@@ -380,7 +412,7 @@ fn block(
                     k,
                     a: &weighed[point * BLOCK * CHUNK..][..BLOCK * CHUNK],
                     strides: if w.backward { [1, BLOCK] } else { [CHUNK, 1] },
-                    b: &spread[((at * POINTS + point) * w.sources + start) * panel..][..k * panel],
+                    b: &spread[((at * points + point) * w.sources + start) * panel..][..k * panel],
                     c,
                     pitch: panel,
                     add: start > 0,
@@ -389,11 +421,11 @@ fn block(
             }
         }
     }
-    dispatch(Gather { w, products, bias, rows, tiles, panel, result });
+    dispatch(Gather::<M> { w, products, bias, rows, tiles, panel, result });
 }
 
 /// Transforms the products back and writes the tiles.
-struct Gather<'a> {
+struct Gather<'a, const M: usize> {
     w: &'a Winograd,
     products: &'a [f32],
     bias: Option<&'a [f32]>,
@@ -403,7 +435,7 @@ struct Gather<'a> {
     result: &'a Shared<'a, f32>,
 }
 
-impl Job for Gather<'_> {
+impl<const M: usize> Job for Gather<'_, M> {
     type Out = ();
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint channels")]
@@ -411,26 +443,28 @@ impl Job for Gather<'_> {
         let Gather { w, products, bias, rows, tiles, panel, result } = self;
         let (across, image_tiles) = w.grid();
         let [height, width] = w.result;
+        let n = M + 2;
         for (r, channel) in rows.enumerate() {
             let bias = [bias.map_or(0.0, |b| b[channel]); LANES];
             for group in (0..tiles.len()).step_by(LANES) {
-                let start = group / panel * panel * POINTS * BLOCK + r * panel + group % panel;
+                let start = group / panel * panel * n * n * BLOCK + r * panel + group % panel;
                 let product = |point: usize| {
                     let mut lanes = [0.0; LANES];
                     lanes.copy_from_slice(&products[start + point * BLOCK * panel..][..LANES]);
                     lanes
                 };
                 let mut half = [[[0.0; LANES]; 4]; 6];
-                for (j, half) in half.iter_mut().enumerate() {
-                    *half = gather_four::<FMA>(std::array::from_fn(|i| product(6 * i + j)));
+                for (j, half) in half.iter_mut().enumerate().take(n) {
+                    let column = |i| if i < n { product(n * i + j) } else { [0.0; LANES] };
+                    *half = gather_line::<FMA, M>(std::array::from_fn(column));
                 }
                 // Rows of the 16 tiles side by side.
-                let mut points = [[[0.0; 4]; LANES]; 4];
-                for (i, points) in points.iter_mut().enumerate() {
-                    let four = gather_four::<FMA>(std::array::from_fn(|j| half[j][i]));
-                    let four = four.map(|lanes| axpy::<FMA>(1.0, &lanes, &bias));
+                let mut points = [[[0.0; M]; LANES]; 4];
+                for (i, points) in points.iter_mut().enumerate().take(M) {
+                    let line = gather_line::<FMA, M>(std::array::from_fn(|j| half[j][i]));
+                    let line = line.map(|lanes| axpy::<FMA>(1.0, &lanes, &bias));
                     for (l, point) in points.iter_mut().enumerate() {
-                        *point = [four[0][l], four[1][l], four[2][l], four[3][l]];
+                        *point = std::array::from_fn(|c| line[c][l]);
                     }
                 }
                 let end = tiles.end.min(tiles.start + group + LANES);
@@ -441,10 +475,10 @@ impl Job for Gather<'_> {
                     let (down, from) = (inside / across, inside % across);
                     let count = (across - from).min(end - tile);
                     let plane = (image * w.results + channel) * height * width;
-                    let len = (4 * count).min(width - 4 * from);
-                    for (i, points) in points.iter().enumerate().take(height - 4 * down) {
+                    let len = (M * count).min(width - M * from);
+                    for (i, points) in points.iter().enumerate().take(M.min(height - M * down)) {
                         // SAFETY: each channel belongs to one task.
-                        let out = unsafe { result.range(plane + (4 * down + i) * width + 4 * from, len) };
+                        let out = unsafe { result.range(plane + (M * down + i) * width + M * from, len) };
                         out.copy_from_slice(&points[lane..lane + count].as_flattened()[..len]);
                     }
                     lane += count;
