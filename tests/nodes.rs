@@ -8,12 +8,18 @@ mod common;
 
 #[path = "nodes/arithmetic.rs"]
 mod arithmetic;
+#[path = "nodes/blocks.rs"]
+mod blocks;
+#[path = "nodes/control.rs"]
+mod control;
 #[path = "nodes/layers.rs"]
 mod layers;
+#[path = "nodes/positions.rs"]
+mod positions;
 #[path = "nodes/shapes.rs"]
 mod shapes;
 
-use common::{Dim, Layout, Tensor, Value, decode, encode, node, noise};
+use common::{Dim, Layout, Tensor, Value, decode, encode, node, noise, oracle_type};
 use libtest_mimic::{Arguments, Failed, Trial};
 use sara_compiler::compile::{canonical, unobserved};
 use sara_compiler::evaluate::execute;
@@ -27,7 +33,7 @@ use sara_runtime::oracle::{Array, Oracle, SessionOptions};
 use std::collections::BTreeSet;
 
 /// Cases that ONNX Runtime cannot run: it has no kernel for them. They must still compile and run here.
-const NO_KERNEL: &[&str] = &["Mean/13 of f64", "Where/16 of bool"];
+const NO_KERNEL: &[&str] = &["Mean/13 of f64", "Where/16 of bool", "GlobalLpPool/22 p 3", "SwiGLU/28"];
 
 /// Cases in which the compiler is known to differ from ONNX Runtime.
 const KNOWN: &[&str] = &[];
@@ -224,18 +230,6 @@ fn run_graph(case: &Case, model: &Model, graph: &Graph) -> Result<Vec<Found>, St
     Ok(found.collect())
 }
 
-fn oracle_type(dtype: DType) -> OracleType {
-    match dtype {
-        DType::F32 => F32,
-        DType::F64 => F64,
-        DType::I64 => I64,
-        DType::I32 => I32,
-        DType::U32 => U32,
-        DType::U8 => U8,
-        DType::Bool => Bool,
-    }
-}
-
 /// Results as imported, and after the passes.
 fn run_compiler(case: &Case, bytes: &[u8]) -> Result<[Vec<Found>; 2], String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
@@ -341,7 +335,10 @@ fn main() {
     let args = Arguments::from_args();
     let mut cases = Vec::new();
     arithmetic::add(&mut cases);
+    blocks::add(&mut cases);
+    control::add(&mut cases);
     layers::add(&mut cases);
+    positions::add(&mut cases);
     shapes::add(&mut cases);
     let mut trials: Vec<Trial> = cases
         .iter()

@@ -15,8 +15,8 @@ mod gradient;
 mod outcome;
 
 use case::Case;
-use libtest_mimic::{Arguments, Failed, Trial};
 use gradient::Slope;
+use libtest_mimic::{Arguments, Failed, Trial};
 use outcome::Outcome;
 use std::collections::BTreeMap;
 use std::path::Path;

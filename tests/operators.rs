@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::noise;
+use common::{noise, oracle_type};
 use sara_compiler::autodiff::Grad;
 use sara_compiler::evaluate::execute;
 use sara_compiler::ir::verify::verify;
@@ -102,28 +102,11 @@ impl Applied {
 }
 
 fn encode(values: &[f64], dtype: DType) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|v| match dtype {
-            DType::F32 => (*v as f32).to_le_bytes().to_vec(),
-            DType::F64 => v.to_le_bytes().to_vec(),
-            DType::I64 => (*v as i64).to_le_bytes().to_vec(),
-            DType::I32 => (*v as i32).to_le_bytes().to_vec(),
-            DType::U32 => (*v as u32).to_le_bytes().to_vec(),
-            DType::U8 | DType::Bool => vec![*v as u8],
-        })
-        .collect()
+    values.iter().flat_map(|v| common::encode(*v, oracle_type(dtype))).collect()
 }
 
 fn decode(bytes: &[u8], dtype: DType) -> Vec<f64> {
-    match dtype {
-        DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(bytes).into_iter().map(f64::from).collect(),
-        DType::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(bytes),
-        DType::I64 => bytemuck::pod_collect_to_vec::<u8, i64>(bytes).into_iter().map(|v| v as f64).collect(),
-        DType::I32 => bytemuck::pod_collect_to_vec::<u8, i32>(bytes).into_iter().map(f64::from).collect(),
-        DType::U32 => bytemuck::pod_collect_to_vec::<u8, u32>(bytes).into_iter().map(f64::from).collect(),
-        DType::U8 | DType::Bool => bytes.iter().map(|b| f64::from(*b)).collect(),
-    }
+    common::decode(bytes, oracle_type(dtype))
 }
 
 /// What an operand holds. Positions ascend.

@@ -2,10 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure here is a failure of the test")]
 
-use sara::compiler::compile::{TrainOptions, compile_forward, compile_gradients, compile_training, unobserved};
+mod common;
+
+use common::pytorch::{Export, inputs, run};
+use sara::compiler::compile::{TrainOptions, compile_gradients, compile_training, unobserved};
 use sara::compiler::import::{Binding, Model};
 use sara::compiler::passes::differentiate::TARGET;
-use sara::compiler::select::{self, Amount, Scope};
+use sara::compiler::select::{self, Amount};
 use sara::runtime::executor::Executor;
 use sara::runtime::schedule::Schedule;
 use sara::runtime::tensor::{Tensors, read_safetensors};
@@ -31,64 +34,22 @@ fn tensors(file: &str) -> Tensors {
     read_safetensors(&path(file)).unwrap().0
 }
 
-/// Inputs of a case and the binding to their shapes.
-fn inputs(case: &Tensors) -> (Tensors, Binding) {
-    let inputs: Tensors =
-        case.iter().filter(|(n, _)| !n.starts_with("expected")).map(|(n, t)| (n.clone(), t.clone())).collect();
-    let shapes = inputs.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape().to_vec())).collect();
-    (inputs, Binding { shapes, ..Binding::default() })
-}
-
-fn run(executor: &mut Executor, program: &str, inputs: &Tensors) {
-    let names: Vec<String> = executor.plan().program(program).unwrap().inputs.iter().map(|p| p.name.clone()).collect();
-    for name in names {
-        executor.set_input(program, &name, &inputs[&name]).unwrap();
-    }
-    executor.run(program).unwrap();
+fn export(name: &str) -> Export {
+    Export { base: path(name) }
 }
 
 fn check_forward(name: &str) {
-    let case = tensors(&format!("{name}.case.safetensors"));
-    let (inputs, binding) = inputs(&case);
-    let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
-    let plan = compile_forward(&model, &binding, &mut unobserved()).unwrap();
-    let mut executor = Executor::new(plan, 2, None).unwrap();
-    executor.poison(true);
-    run(&mut executor, "forward", &inputs);
-    let expected = case["expected.out_sample"].to_f64();
-    let found = executor.output("forward", "out_sample").unwrap().to_f64();
-    let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    let worst = expected.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / largest;
-    println!("{name}: forward differs by {worst:.1e} of the largest output");
-    assert!(worst < 2e-4, "{name}: {worst:e}");
+    match export(name).forward() {
+        Ok(worst) => println!("{name}: forward differs by {worst:.1e} of the largest output"),
+        Err(reason) => panic!("{name}: {reason}"),
+    }
 }
 
 fn check_gradients(name: &str) {
-    let case = tensors(&format!("{name}.case.safetensors"));
-    let (inputs, binding) = inputs(&case);
-    let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
-    let options = select::Options { scope: Scope::All, ..select::Options::default() };
-    let plan = compile_gradients(&model, &binding, &options, &mut unobserved()).unwrap();
-    let mut executor = Executor::new(plan, 2, None).unwrap();
-    executor.poison(true);
-    run(&mut executor, "gradients", &inputs);
-    let expected = tensors(&format!("{name}.grads.safetensors"));
-    let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
-    let all: f64 = expected.values().map(|t| norm(&t.to_f64()).powi(2)).sum::<f64>().sqrt();
-    let mut worst: f64 = 0.0;
-    for (weight, expected) in &expected {
-        let expected = expected.to_f64();
-        let found = executor.output("gradients", weight).unwrap_or_else(|e| panic!("{name}: {e}")).to_f64();
-        let difference: Vec<f64> = expected.iter().zip(&found).map(|(a, b)| a - b).collect();
-        // A key's bias has the gradient 0 in exact arithmetic, since softmax ignores shifts; both sides are then rounding noise.
-        let noise = 1e-7 * all;
-        let relative = norm(&difference) / norm(&expected).max(f64::MIN_POSITIVE);
-        if norm(&difference) > noise {
-            worst = worst.max(relative);
-            assert!(relative < 1e-3, "{name}: gradient of {weight} differs by {relative:e}");
-        }
+    match export(name).gradients() {
+        Ok((count, worst)) => println!("{name}: {count} gradients differ by at most {worst:.1e} in relative norm"),
+        Err(reason) => panic!("{name}: {reason}"),
     }
-    println!("{name}: {} gradients differ by at most {worst:.1e} in relative norm", expected.len());
 }
 
 #[test]

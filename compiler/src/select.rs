@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::import::{Model, read_weight, stored_bytes};
 use crate::ir::uses::{Forward, Uses};
-use crate::ir::{Def, Graph, NodeId, ValueId};
+use crate::ir::{Block, Def, Graph, NodeId, ValueId};
 use crate::ops::Op;
 use regex::Regex;
 use sara_kernels::DType;
@@ -71,6 +71,7 @@ pub enum Role {
 pub fn roles(graph: &Graph) -> BTreeMap<usize, Role> {
     let users = graph.users();
     let forward = Forward::new(graph);
+    let activations = activations(graph);
     let mut roles = BTreeMap::new();
     for (id, value) in graph.values() {
         let Def::Weight(weight) = value.def else { continue };
@@ -88,7 +89,7 @@ pub fn roles(graph: &Graph) -> BTreeMap<usize, Role> {
                     Role::Untrainable("a product uses it and something else does too, such as a lookup")
                 }
                 Uses { product: true, .. } => Role::Matrix,
-                _ if only_angles(graph, &users, id) => Role::Frequency,
+                _ if only_angles(graph, &users, &activations, id) => Role::Frequency,
                 _ => Role::Other,
             }
         };
@@ -97,13 +98,32 @@ pub fn roles(graph: &Graph) -> BTreeMap<usize, Role> {
     roles
 }
 
-/// Whether everything computed from `weight` elementwise ends in a sine or cosine.
-fn only_angles(graph: &Graph, users: &[Vec<NodeId>], weight: ValueId) -> bool {
+/// Which values depend on an input and on a weight.
+fn activations(graph: &Graph) -> Vec<bool> {
+    let mut made: Vec<(bool, bool)> =
+        graph.values().map(|(_, v)| (matches!(v.def, Def::Arg(_)), matches!(v.def, Def::Weight(_)))).collect();
+    for id in graph.block(Block::Forward) {
+        let node = graph.node(*id);
+        let from = node.inputs.iter().flatten().map(|v| made[v.0 as usize]);
+        let all = from.fold((false, false), |a, b| (a.0 || b.0, a.1 || b.1));
+        for output in &node.outputs {
+            made[output.0 as usize] = all;
+        }
+    }
+    made.into_iter().map(|(input, weight)| input && weight).collect()
+}
+
+/// Whether everything computed from `weight` elementwise ends in a sine or cosine, and not of activations: a factor of those is
+/// learnt, as in Snake, whereas frequencies multiply times and positions.
+fn only_angles(graph: &Graph, users: &[Vec<NodeId>], activations: &[bool], weight: ValueId) -> bool {
     let mut stack = vec![weight];
     let mut angle = false;
     while let Some(value) = stack.pop() {
         for id in &users[value.0 as usize] {
             let node = graph.node(*id);
+            if node.inputs.iter().flatten().any(|v| *v != value && activations[v.0 as usize]) {
+                return false;
+            }
             match &node.op {
                 Op::Unary(u) if u.op == "sin" || u.op == "cos" => angle = true,
                 Op::Unary(_)

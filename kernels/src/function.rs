@@ -105,8 +105,9 @@ functions! {
     Sinh "sinh": |x, _, _| x.sinh(), x.cosh();
     Cosh "cosh": |x, _, _| x.cosh(), x.sinh();
     Asinh "asinh": |x, _, _| x.asinh(), c::<T>(1.0) / (x * x + c(1.0)).sqrt();
-    Acosh "acosh": |x, _, _| x.acosh(), c::<T>(1.0) / ((x - c(1.0)) * (x + c(1.0))).sqrt();
-    Atanh "atanh": |x, _, _| x.atanh(), c::<T>(1.0) / ((c::<T>(1.0) - x) * (c::<T>(1.0) + x));
+    Acosh "acosh": |x, _, _| x.acosh(), c::<T>(1.0) / ((x - c(1.0)).sqrt() * (x + c(1.0)).sqrt());
+    Atanh "atanh": |x, _, _| { let a = x.abs(); (c::<T>(0.5) * (c::<T>(2.0) * a / (c::<T>(1.0) - a)).ln_1p()).copysign(x) },
+        c::<T>(1.0) / ((c::<T>(1.0) - x) * (c::<T>(1.0) + x));
     Tanh "tanh": |x, _, _| x.tanh::<FMA>(), c::<T>(4.0) * (c::<T>(2.0) * x).sigmoid_slope::<FMA>();
     Sigmoid "sigmoid": |x, _, _| x.sigmoid::<FMA>(), x.sigmoid_slope::<FMA>();
     Erf "erf": |x, _, _| x.erf::<FMA>(), c::<T>(std::f64::consts::FRAC_2_SQRT_PI) * (-(x * x)).exp_full::<FMA>();

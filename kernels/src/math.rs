@@ -116,8 +116,6 @@ forward!(
     asinh,
     /// Inverse hyperbolic cosine.
     acosh,
-    /// Inverse hyperbolic tangent.
-    atanh,
 );
 
 /// Value of the polynomial with the coefficients `c`, highest first.

@@ -5,6 +5,7 @@ use super::{Failure, report};
 use sara_compiler::compile::canonical;
 use sara_compiler::import::{Binding, Model, read_weight};
 use sara_compiler::ir::{Def, Graph};
+use sara_compiler::ops::Op;
 use sara_compiler::select::{self, Role};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -39,7 +40,10 @@ struct Report {
     inputs: Vec<String>,
     outputs: Vec<String>,
     onnx_operators: BTreeMap<String, usize>,
-    operators: BTreeMap<String, usize>,
+    /// What exporters write with several nodes and the compiler takes for one.
+    recognised: BTreeMap<String, usize>,
+    /// The other operators, elementwise functions by name.
+    primitive: BTreeMap<String, usize>,
     weights: Vec<Row>,
 }
 
@@ -74,7 +78,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         counts.iter().map(|(op, n)| format!("{n} {op}")).collect::<Vec<_>>().join(", ")
     };
     say!("in the file   {}", list(&report.onnx_operators));
-    say!("recognised as {}", list(&report.operators));
+    say!("recognised    {}", list(&report.recognised));
+    say!("primitive     {}", list(&report.primitive));
     let header = ["weight", "shape", "role", "|w|<2e-4", "<8e-4", "<2e-3", "<5e-3"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     let mut sums = [0; 4];
@@ -94,14 +99,26 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether the operator stands for what exporters write with several nodes, and its name.
+fn describe(op: &Op) -> (bool, String) {
+    match op {
+        Op::Unary(u) => (matches!(u.op.as_str(), "silu" | "gelu" | "gelu_tanh" | "quick_gelu"), u.op.clone()),
+        Op::Binary(b) => (false, b.op.clone()),
+        Op::Reduce(r) => (false, format!("reduce {}", r.op)),
+        Op::Attention(_) | Op::GroupNorm(_) | Op::LayerNorm(_) | Op::RmsNorm(_) => (true, op.name().to_owned()),
+        other => (false, other.name().to_owned()),
+    }
+}
+
 fn inspect(model: &Model, graph: &Graph, options: &select::Options) -> Result<Report, Failure> {
     let mut onnx_operators = BTreeMap::new();
     for node in &model.graph().node {
         *onnx_operators.entry(node.op_type.clone()).or_default() += 1;
     }
-    let mut operators = BTreeMap::new();
+    let (mut recognised, mut primitive) = (BTreeMap::new(), BTreeMap::new());
     for id in graph.program() {
-        *operators.entry(graph.node(id).op.name().to_owned()).or_default() += 1;
+        let (known, name) = describe(&graph.node(id).op);
+        *if known { &mut recognised } else { &mut primitive }.entry(name).or_default() += 1;
     }
     let inputs = graph.values().filter_map(|(_, v)| match &v.def {
         Def::Arg(name) => Some(format!("{name} {}", v.ty)),
@@ -138,7 +155,8 @@ fn inspect(model: &Model, graph: &Graph, options: &select::Options) -> Result<Re
         inputs: inputs.collect(),
         outputs: outputs.collect(),
         onnx_operators,
-        operators,
+        recognised,
+        primitive,
         weights,
     })
 }

@@ -2,11 +2,14 @@
 
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub(crate) mod pytorch;
+
 use onnx_protobuf::{
     AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
     TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_shape_proto, type_proto,
 };
 use protobuf::{EnumOrUnknown, MessageField};
+use sara_kernels::DType;
 use sara_runtime::oracle::OracleType;
 
 /// Elements of one type, in an array.
@@ -106,6 +109,12 @@ pub(crate) fn decode(bytes: &[u8], dtype: OracleType) -> Vec<f64> {
     }
 }
 
+/// The type of arrays for a type that kernels compute on.
+pub(crate) fn oracle_type(dtype: DType) -> OracleType {
+    let same = OracleType::ALL.iter().copied().find(|t| t.name() == dtype.name());
+    same.unwrap_or_else(|| panic!("arrays have no type {dtype}"))
+}
+
 /// A dimension of an input.
 #[derive(Clone, Debug)]
 pub(crate) enum Dim {
@@ -162,6 +171,8 @@ pub(crate) enum Value {
     Floats(Vec<f32>),
     /// A tensor.
     Tensor(Tensor),
+    /// A graph.
+    Graph(GraphProto),
 }
 
 /// An attribute with its name.
@@ -197,6 +208,10 @@ pub(crate) fn node(op: &str, inputs: &[&str], outputs: &[&str], attrs: &[Attr]) 
             Value::Floats(v) => {
                 attr.floats = v.clone();
                 AttributeType::FLOATS
+            }
+            Value::Graph(v) => {
+                attr.g = MessageField::some(v.clone());
+                AttributeType::GRAPH
             }
             Value::Tensor(v) => {
                 attr.t = MessageField::some(v.proto(""));

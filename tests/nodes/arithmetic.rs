@@ -8,6 +8,7 @@ const EDGES: [f64; 14] = [-100.0, -20.0, -5.0, -3.0, -2.5, -1.0, -0.5, 0.0, 0.5,
 pub(super) fn add(cases: &mut Vec<Case>) {
     unary(cases);
     binary(cases);
+    bits(cases);
     casts(cases);
     clip(cases);
     products(cases);
@@ -48,6 +49,47 @@ fn unary(cases: &mut Vec<Case>) {
         cases.push(Case::new(op, newest, "scalar", vec![cs(0.75)], &[]));
         cases.push(Case::new(op, newest, "empty", vec![t(F32, &[0, 3], &[]).c()], &[]));
     }
+    let inverse: [(&str, &[i64], &[f64]); 11] = [
+        ("Acos", &[7, 22], &[-1.0, -0.5, 0.0, 0.9, 1.0]),
+        ("Acosh", &[9, 22], &[1.0, 1.5, 20.0]),
+        ("Asin", &[7, 22], &[-1.0, -0.5, 0.0, 0.9, 1.0]),
+        ("Asinh", &[9, 22], &[-20.0, -1.0, 0.0, 0.5, 3.0]),
+        ("Atan", &[7, 22], &EDGES),
+        ("Atanh", &[9, 22], &[-0.99, -0.5, 0.0, 0.3, 0.9]),
+        ("Celu", &[12], &EDGES),
+        ("Cosh", &[9, 22], &[-5.0, 0.0, 2.0]),
+        ("Selu", &[6, 22], &EDGES),
+        ("Sinh", &[9, 22], &[-5.0, 0.0, 2.0]),
+        ("ThresholdedRelu", &[10, 22], &EDGES),
+    ];
+    for (op, opsets, values) in inverse {
+        for &opset in opsets {
+            cases.push(Case::new(op, opset, "", vec![fs(values)], &[]));
+        }
+    }
+    for op in ["Celu", "Selu", "ThresholdedRelu"] {
+        cases.push(Case::new(op, 12, "alpha", vec![fs(&EDGES)], &[("alpha", flt(0.3))]));
+    }
+    cases.push(Case::new("Selu", 6, "gamma", vec![fs(&EDGES)], &[("gamma", flt(2.5))]));
+    cases.push(Case::new("Shrink", 9, "", vec![fs(&EDGES)], &[]));
+    cases.push(Case::new("Shrink", 9, "bias", vec![fs(&EDGES)], &[("bias", flt(0.4)), ("lambd", flt(1.2))]));
+    for slope in [&[4][..], &[3, 1], &[1], &[2, 3, 4]] {
+        cases.push(Case::new("PRelu", 9, &format!("{slope:?}"), vec![f(&[2, 3, 4]), g(slope)], &[]));
+        cases.push(Case::new("PRelu", 16, &format!("{slope:?}"), vec![f(&[2, 3, 4]), g(slope)], &[]));
+    }
+    for opset in [9, 13, 20] {
+        cases.push(Case::new("IsNaN", opset, "", vec![fs(&[0.0, f64::NAN, f64::INFINITY, -1.0])], &[]));
+    }
+    for opset in [10, 20] {
+        for (negative, positive) in [(1, 1), (0, 1), (1, 0), (0, 0)] {
+            let x = fs(&[0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY]);
+            let attrs = [("detect_negative", int(negative)), ("detect_positive", int(positive))];
+            cases.push(Case::new("IsInf", opset, &format!("{negative} {positive}"), vec![x], &attrs));
+        }
+    }
+    cases.push(Case::new("Swish", 24, "", vec![fs(&EDGES)], &[]));
+    cases.push(Case::new("Swish", 24, "alpha", vec![fs(&EDGES)], &[("alpha", flt(1.702))]));
+    cases.push(Case::new("SwiGLU", 28, "", vec![f(&[2, 3]), g(&[2, 3])], &[]));
     for op in ["Log", "Sqrt", "Reciprocal"] {
         for opset in [9, 13] {
             cases.push(Case::new(op, opset, "", vec![p(&[3, 5])], &[]));
@@ -73,6 +115,31 @@ fn unary(cases: &mut Vec<Case>) {
     cases.push(Case::new("HardSigmoid", 22, "alpha beta", vec![fs(&EDGES)], &slope));
     cases.push(Case::new("Gelu", 20, "tanh", vec![fs(&EDGES)], &[("approximate", txt("tanh"))]));
     cases.push(Case::new("Gelu", 20, "none", vec![fs(&EDGES)], &[("approximate", txt("none"))]));
+}
+
+fn bits(cases: &mut Vec<Case>) {
+    let ints = |dtype| t(dtype, &[2, 3], &[0.0, 1.0, 5.0, 77.0, 100.0, 127.0]);
+    for dtype in [I8, I16, I32, I64, U8, U16, U32, U64] {
+        for op in ["BitwiseAnd", "BitwiseOr", "BitwiseXor"] {
+            let other = t(dtype, &[3], &[1.0, 6.0, 99.0]);
+            cases.push(Case::new(op, 18, &format!("of {dtype}"), vec![ints(dtype), other], &[]));
+        }
+        cases.push(Case::new("BitwiseNot", 18, &format!("of {dtype}"), vec![ints(dtype)], &[]));
+    }
+    for dtype in [U8, U32, U64] {
+        for direction in ["LEFT", "RIGHT"] {
+            let by = t(dtype, &[3], &[0.0, 1.0, 7.0]);
+            let name = format!("{direction} of {dtype}");
+            cases.push(Case::new("BitShift", 11, &name, vec![ints(dtype), by], &[("direction", txt(direction))]));
+        }
+    }
+    // Narrow integers wrap.
+    for dtype in [I8, U8, I16, U16] {
+        for op in ["Add", "Sub", "Mul"] {
+            let (a, b) = (t(dtype, &[4], &[100.0, 127.0, 3.0, 0.0]), t(dtype, &[4], &[100.0, 2.0, 5.0, 1.0]));
+            cases.push(Case::new(op, 14, &format!("wraps in {dtype}"), vec![a, b], &[]));
+        }
+    }
 }
 
 fn binary(cases: &mut Vec<Case>) {

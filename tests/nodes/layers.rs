@@ -221,6 +221,10 @@ fn resizing(cases: &mut Vec<Case>) {
     for opset in [11, 13, 18] {
         for transform in transforms {
             for (about, scales) in changes {
+                // Sizes that are no whole numbers mean different things to ONNX Runtime and to the operator's reference.
+                if (transform, about) == ("align_corners", "odd") {
+                    continue;
+                }
                 for mode in ["linear", "cubic"] {
                     let attrs = [("mode", txt(mode)), ("coordinate_transformation_mode", txt(transform))];
                     let operands = vec![x(), none(opset), cf(&scales)];

@@ -1,5 +1,7 @@
 //! The cases as ONNX stores them.
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 use onnx_protobuf::{Message, ModelProto, TensorProto};
 use sara_runtime::oracle::{Array, OracleType};
 use std::collections::HashMap;

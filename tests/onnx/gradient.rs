@@ -1,8 +1,10 @@
 //! Gradients of the cases in double precision, against central differences (eps 1e-6, atol 1e-5, rtol 1e-3).
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 use super::case::Case;
-use super::common::{decode, encode, noise};
-use super::outcome::{clean, convert, open, oracle_type, split};
+use super::common::{decode, encode, noise, oracle_type};
+use super::outcome::{clean, convert, open, split};
 use libtest_mimic::Failed;
 use onnx_protobuf::attribute_proto::AttributeType;
 use onnx_protobuf::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
@@ -52,8 +54,7 @@ pub(crate) fn check(case: &Case) -> Result<Slope, String> {
 fn check_scaled(case: &Case, scale: f64) -> Result<Slope, String> {
     let double = double(case);
     let real = |t: &TensorProto| t.data_type == OracleType::F64.onnx();
-    let open: Vec<&String> =
-        double.inputs.iter().filter(|i| i.1.as_ref().is_some_and(real)).map(|i| &i.0).collect();
+    let open: Vec<&String> = double.inputs.iter().filter(|i| i.1.as_ref().is_some_and(real)).map(|i| &i.0).collect();
     let mut refusal = None;
     // Operands that decide shapes are constants; if not all real ones can be inputs, each is alone.
     for open in std::iter::once(&open[..]).chain(open.chunks(1)) {
@@ -144,7 +145,12 @@ fn of_output(
         for at in (0..size).step_by(step) {
             let sum = |by: f64| -> Result<f64, String> {
                 let moved = value(Some((name, at, by)))?;
-                Ok(moved.iter().zip(&here).zip(&weights).map(|((a, b), w)| if a == b { 0.0 } else { (a - b) * w }).sum())
+                Ok(moved
+                    .iter()
+                    .zip(&here)
+                    .zip(&weights)
+                    .map(|((a, b), w)| if a == b { 0.0 } else { (a - b) * w })
+                    .sum())
             };
             let (up, down) = (sum(EPSILON)? / EPSILON, -sum(-EPSILON)? / EPSILON);
             let far = sum(2.0 * EPSILON)? / (2.0 * EPSILON);
@@ -160,7 +166,8 @@ fn of_output(
                 None => {}
                 Some(gradient) => {
                     let analytic = scale * gradient[at] * len as f64 / 2.0;
-                    if !((analytic - numeric).abs() <= allowed) {
+                    let near = (analytic - numeric).abs() <= allowed;
+                    if !near {
                         return Ok(Err(format!("`{name}` has the slope {numeric} at {at}, not {analytic}")));
                     }
                     slope = Slope::Right;

@@ -1,17 +1,19 @@
 //! What becomes of a case: it passes, is refused for a reason, is computed wrongly, or panics.
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 use super::case::{Case, array};
-use super::common::{bytes, decode, encode};
+use super::common::{bytes, decode, encode, oracle_type};
 use super::gradient::{self, Slope};
 use onnx_protobuf::ModelProto;
 use sara_compiler::compile::{canonical, unobserved};
 use sara_compiler::evaluate::execute;
 use sara_compiler::import::{Binding, Model, dtype, import, read_weight};
 use sara_compiler::ir::verify::verify;
-use sara_compiler::ir::{Block, Def, Graph};
+use sara_compiler::ir::{Block, Def, Graph, ValueId};
 use sara_kernels::DType;
 use sara_runtime::oracle::{Array, OracleType};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -66,7 +68,9 @@ pub(crate) fn of(case: &Case) -> Outcome {
         }
         match (attempt(case, &BTreeSet::new()), constant) {
             (Err(Miss::Wrong(why)), _) => Outcome::Wrong(why),
-            (Ok(()), Err(Miss::Refused(why))) => Outcome::Wrong(format!("passes, but not with constant operands: {why}")),
+            (Ok(()), Err(Miss::Refused(why))) => {
+                Outcome::Wrong(format!("passes, but not with constant operands: {why}"))
+            }
             (Err(Miss::Refused(_)), Err(Miss::Refused(why))) => Outcome::Refused(why),
             (found, _) => match gradient::check(case) {
                 Err(why) => Outcome::Wrong(why),
@@ -107,14 +111,46 @@ pub(crate) fn open(model: &ModelProto, data: &HashMap<String, Array>) -> Result<
     Ok((model, Binding { shapes, ..Binding::default() }))
 }
 
+/// The same for a model that lies in a file.
+pub(crate) fn open_at(path: &Path, data: &HashMap<String, Array>) -> Result<(Model, Binding), String> {
+    let model = Model::open(path).map_err(|e| clean(&e.to_string()))?;
+    let shapes = data.iter().map(|(n, a)| (n.clone(), a.shape.clone())).collect();
+    Ok((model, Binding { shapes, ..Binding::default() }))
+}
+
+/// Compares what a graph computes with what the case expects.
+pub(crate) fn check(case: &Case, model: &Model, graph: &Graph, data: &HashMap<String, Array>) -> Result<(), String> {
+    verify(graph, "test").map_err(|e| e.to_string())?;
+    let results = execute_graph(model, graph, data)?;
+    let typed = |(name, v): &(String, ValueId)| {
+        let ty = graph.ty(*v);
+        (ty.dtype, ty.shape.clone(), results[name].clone())
+    };
+    compare(case, &graph.returns.iter().map(typed).collect::<Vec<_>>())
+}
+
+/// What a graph computes, by the names of its results.
+pub(crate) fn execute_graph(
+    model: &Model,
+    graph: &Graph,
+    data: &HashMap<String, Array>,
+) -> Result<BTreeMap<String, Vec<u8>>, String> {
+    let values = |id| match &graph.value(id).def {
+        Def::Weight(w) => read_weight(model, &graph.weights[*w]).ok(),
+        Def::Arg(name) => data.get(name).map(|a| convert(a, graph.ty(id).dtype)),
+        _ => None,
+    };
+    execute(graph, &Block::ALL, values).map_err(|e| e.to_string())
+}
+
 fn attempt(case: &Case, constant: &BTreeSet<String>) -> Result<(), Miss> {
     let (proto, data) = split(case, constant);
     let (model, binding) = open(&proto, &data).map_err(Miss::Refused)?;
     let refused = |e: sara_compiler::Error| Miss::Refused(clean(&e.to_string()));
     let imported = import(&model, &binding).map_err(refused)?;
-    compare(case, &run(&model, &imported, &data)?).map_err(|e| Miss::Wrong(format!("as imported: {e}")))?;
+    check(case, &model, &imported, &data).map_err(|e| Miss::Wrong(format!("as imported: {e}")))?;
     let passed = canonical(&model, &binding, &mut unobserved()).map_err(|e| Miss::Wrong(clean(&e.to_string())))?;
-    compare(case, &run(&model, &passed, &data)?).map_err(|e| Miss::Wrong(format!("after the passes: {e}")))
+    check(case, &model, &passed, &data).map_err(|e| Miss::Wrong(format!("after the passes: {e}")))
 }
 
 /// On one line and without the name of the file.
@@ -125,29 +161,12 @@ pub(crate) fn clean(error: &str) -> String {
 
 type Found = (DType, Vec<usize>, Vec<u8>);
 
-fn run(model: &Model, graph: &Graph, data: &HashMap<String, Array>) -> Result<Vec<Found>, Miss> {
-    verify(graph, "test").map_err(|e| Miss::Wrong(e.to_string()))?;
-    let values = |id| match &graph.value(id).def {
-        Def::Weight(w) => read_weight(model, &graph.weights[*w]).ok(),
-        Def::Arg(name) => data.get(name).map(|a| convert(a, graph.ty(id).dtype)),
-        _ => None,
-    };
-    let results = execute(graph, &Block::ALL, values).map_err(|e| Miss::Wrong(e.to_string()))?;
-    let typed = graph.returns.iter().map(|(name, v)| (graph.ty(*v).dtype, graph.ty(*v).shape.clone(), results[name].clone()));
-    Ok(typed.collect())
-}
-
 /// The elements in the type in which they are computed.
 pub(crate) fn convert(array: &Array, to: DType) -> Vec<u8> {
     if dtype(array.dtype.onnx()) == Some(to) && array.dtype.size() == to.size() {
         return array.bytes.clone();
     }
     decode(&array.bytes, array.dtype).into_iter().flat_map(|v| encode(v, oracle_type(to))).collect()
-}
-
-/// The type of arrays for a type of ours.
-pub(crate) fn oracle_type(dtype: DType) -> OracleType {
-    OracleType::ALL.iter().copied().find(|t| t.name() == dtype.name()).expect("arrays have all types that kernels have")
 }
 
 fn compare(case: &Case, found: &[Found]) -> Result<(), String> {

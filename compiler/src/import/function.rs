@@ -1,7 +1,7 @@
 //! Local functions are inlined where they are called, and subgraphs where they run.
 
-use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetId};
 use super::Importer;
+use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetId};
 use crate::error::{Error, Result};
 use crate::ir::ValueId;
 use std::collections::{HashMap, HashSet};

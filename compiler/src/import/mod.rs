@@ -1,6 +1,7 @@
 //! From an ONNX file to a graph: shapes are bound, shape arithmetic is computed on the way, weights stay in their files.
 
 mod function;
+mod known;
 mod map;
 mod model;
 mod node;
@@ -111,10 +112,10 @@ impl Importer<'_> {
         self.bind_inputs(&inputs, binding)?;
         self.nodes(&proto.node)?;
         for output in &proto.output {
-            let value =
-                self.scopes.get(&output.name).ok_or_else(|| {
-                    Error::file(&model.path, format!("output `{}` is produced by no node", output.name))
-                })?;
+            let value = self
+                .scopes
+                .get(&output.name)
+                .ok_or_else(|| Error::file(&model.path, format!("output `{}` is produced by no node", output.name)))?;
             self.graph.returns.push((output.name.clone(), value));
         }
         if self.graph.returns.is_empty() {
@@ -275,14 +276,18 @@ impl Importer<'_> {
         value
     }
 
-    /// Elements of a constant, or of a weight that stands where a constant is needed.
+    /// Elements of a constant, or of a weight or what is made of weights alone where a constant is needed.
     pub(crate) fn known<T: Element>(&self, value: ValueId) -> Result<Option<Vec<T>>> {
         let v = self.graph.value(value);
-        let Def::Weight(index) = v.def else { return Ok(self.graph.constant(value)) };
         if !T::views(v.ty.dtype) {
             return Ok(None);
         }
-        read_weight(self.model, &self.graph.weights[index]).map(|bytes| Some(bytemuck::pod_collect_to_vec(&bytes)))
+        let bytes = match v.def {
+            Def::Weight(index) => Some(read_weight(self.model, &self.graph.weights[index])?),
+            Def::Node(..) => self.computed(value)?,
+            _ => return Ok(self.graph.constant(value)),
+        };
+        Ok(bytes.map(|bytes| bytemuck::pod_collect_to_vec(&bytes)))
     }
 
     pub(crate) fn emit(

@@ -22,9 +22,11 @@ struct Flat {
 /// Positions `index` as numbers from 0 on, where those below 0 count from the end.
 fn from_start(n: &mut OnnxNode<'_, '_>, index: ValueId, dim: usize) -> Result<ValueId> {
     let index = n.cast(index, DType::I64)?;
-    if let Some(position) = n.graph().constant::<i64>(index).and_then(|all| {
-        all.into_iter().find(|p| !(-(dim as i64)..dim as i64).contains(p))
-    }) {
+    if let Some(position) = n
+        .graph()
+        .constant::<i64>(index)
+        .and_then(|all| all.into_iter().find(|p| !(-(dim as i64)..dim as i64).contains(p)))
+    {
         return Err(n.fail(format!("index {position} is outside a dimension of {dim}")));
     }
     let (zero, size) = (n.add_const(DType::I64, &[], &[0i64]), n.add_const(DType::I64, &[], &[dim as i64]));
@@ -99,8 +101,9 @@ fn by_rows(n: &mut OnnxNode<'_, '_>, shape: &[usize], index: ValueId, batch: usi
 /// Number of elements of a table that is made here.
 fn product(n: &OnnxNode<'_, '_>, shape: &[usize]) -> Result<usize> {
     let len = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-    len.filter(|len| *len <= MOST_POSITIONS)
-        .ok_or_else(|| n.fail(format!("a table of positions of shape {shape:?} is larger than {MOST_POSITIONS} entries")))
+    len.filter(|len| *len <= MOST_POSITIONS).ok_or_else(|| {
+        n.fail(format!("a table of positions of shape {shape:?} is larger than {MOST_POSITIONS} entries"))
+    })
 }
 
 /// A part of a matrix.

@@ -59,7 +59,9 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let reach = Reach { size, offset };
     let (causal, left) = (n.int("is_causal", 0)? != 0, n.int("left_window_size", -1)?);
     let right = n.int("right_window_size", -1)?;
-    for (wanted, op, by) in [(causal, "less_equal", 0), (right >= 0, "less_equal", right), (left >= 0, "greater_equal", -left)] {
+    for (wanted, op, by) in
+        [(causal, "less_equal", 0), (right >= 0, "less_equal", right), (left >= 0, "greater_equal", -left)]
+    {
         if wanted {
             let allowed = reach.compare(n, op, by)?;
             let part = allow(n, q, allowed)?;
@@ -74,7 +76,8 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         add(n, &mut bias, part)?;
     }
     if let Some(bias) = bias
-        && broadcast(&n.ty(bias).shape, &[batch, count, queries, keys]).is_none_or(|s| s != [batch, count, queries, keys])
+        && broadcast(&n.ty(bias).shape, &[batch, count, queries, keys])
+            .is_none_or(|s| s != [batch, count, queries, keys])
     {
         let shape = n.ty(bias).shape.clone();
         return Err(n.fail(format!("a mask of shape {shape:?} does not fit {queries} queries and {keys} keys")));

@@ -83,7 +83,8 @@ pub(super) fn import_top_k(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let largest = n.int("largest", 1)? != 0;
     n.int("sorted", 1)?;
     let dim = ty.shape[axis];
-    let k = usize::try_from(k).ok().filter(|k| *k <= dim).ok_or_else(|| n.fail(format!("k = {k} of {dim} elements")))?;
+    let k =
+        usize::try_from(k).ok().filter(|k| *k <= dim).ok_or_else(|| n.fail(format!("k = {k} of {dim} elements")))?;
     if ty.len().checked_mul(dim).is_none_or(|c| c > MOST_COMPARISONS) {
         return Err(n.fail(format!("sorting {ty} along axis {axis} is not supported: it is too large")));
     }

@@ -62,12 +62,7 @@ pub(super) fn windows(n: &mut OnnxNode<'_, '_>, shape: &[usize]) -> Result<Vec<W
 }
 
 /// `x` with room for all windows, filled with `value`, and for each place of a window where its slice starts.
-fn places(
-    n: &mut OnnxNode<'_, '_>,
-    x: ValueId,
-    windows: &[Window],
-    value: f64,
-) -> Result<(ValueId, Vec<Slice>)> {
+fn places(n: &mut OnnxNode<'_, '_>, x: ValueId, windows: &[Window], value: f64) -> Result<(ValueId, Vec<Slice>)> {
     let own = n.ty(x).shape.clone();
     let rank = own.len();
     let (mut shape, mut starts) = (own.clone(), vec![0; rank]);

@@ -266,7 +266,9 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let crop = resize.transform == "tf_crop_and_resize";
     // The operator's reference takes the corner from the size times the scale, ONNX Runtime from the size of the result.
     if resize.transform == "align_corners" && plan.iter().any(|p| p.1 as f64 != shape[p.0] as f64 * p.2) {
-        return Err(n.fail("align_corners with scales that give no whole sizes means different things to different runtimes"));
+        return Err(
+            n.fail("align_corners with scales that give no whole sizes means different things to different runtimes")
+        );
     }
     let mut y = x;
     for (k, (axis, to, scale)) in plan.into_iter().enumerate() {

@@ -92,7 +92,8 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        let plain = NAMES.iter().filter(|n| !n.1.ends_with("not")).map(|(_, word, alpha)| Case {
+        // The inverse hyperbolic cosine begins at 1, and no operand of these cases is all above it.
+        let plain = NAMES.iter().filter(|n| !n.1.ends_with("not") && n.1 != "acosh").map(|(_, word, alpha)| Case {
             op: Unary { op: (*word).to_owned(), alpha: alpha.unwrap_or(0.0), beta: 0.0 }.into(),
             inputs: vec![Some(Type::new(DType::F32, &[2, 5]))],
             data: if matches!(*word, "log" | "sqrt" | "reciprocal") { Data::Positive } else { Data::Signed },

@@ -30,7 +30,7 @@ mod tests {
     #[test]
     fn gathers_rows() {
         for (outer, axis, inner) in [(1, 5, 1), (2, 3, 4), (3, 7, 3000), (400, 5, 11), (2, 4, 0)] {
-            let x: Vec<i64> = (0..outer * axis * inner).map(|i| i % 251).collect();
+            let x: Vec<i64> = (0..outer * axis * inner).map(|i| i % 127).collect();
             let index = [1, -1, 0, 0, 2, -axis, axis - 1];
             let want: Vec<i64> = (0..outer)
                 .flat_map(|o| index.map(|j| (o, j.rem_euclid(axis))))

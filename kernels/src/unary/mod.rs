@@ -179,5 +179,4 @@ mod tests {
         open.ints("y", DType::I64, &[9, 9]);
         assert_eq!(open.run_ints()["y"], [i64::MAX, i64::MIN]);
     }
-
 }

@@ -44,7 +44,8 @@ mod tests {
             };
             // The grid keeps away from kinks and poles.
             let (scale, shift) = match op {
-                "asin" | "acos" => (0.009, 0.0),
+                "asin" | "acos" | "atanh" => (0.009, 0.0),
+                "acosh" => (0.03, 4.1),
                 "log" | "sqrt" => (0.03, 3.1),
                 "tan" => (0.013, 0.0),
                 _ => (0.05, 0.0),
@@ -60,11 +61,12 @@ mod tests {
                     let want = dy * (4.0 * central(h / 2.0) - central(h)) / 3.0;
                     let tolerance = if dtype == DType::F32 { 2e-6 } else { 1e-9 };
                     // Poles amplify the error of the differences.
-                    let curved = if matches!(op, "log" | "sqrt" | "reciprocal" | "asin" | "acos" | "tan") {
-                        4.0 * (want / dy).abs().powi(4)
-                    } else {
-                        0.0
-                    };
+                    let curved =
+                        if matches!(op, "log" | "sqrt" | "reciprocal" | "asin" | "acos" | "acosh" | "atanh" | "tan") {
+                            4.0 * (want / dy).abs().powi(4)
+                        } else {
+                            0.0
+                        };
                     let close = (got - want).abs() <= tolerance * (1.0 + want.abs()) + 1e-9 * curved;
                     assert!(close, "{op}'({x}) * {dy} = {got}, not {want} ({dtype})");
                 }

@@ -5,8 +5,10 @@
 mod attention;
 mod gelu;
 mod group_norm;
+mod layer_norm;
 mod products;
 mod silu;
+mod softmax;
 
 use crate::error::Result;
 use crate::ir::{Graph, NodeId, Rewriter, Rule, ValueId, rewrite};
@@ -16,11 +18,15 @@ use crate::ops::{Binary, Op};
 pub const RULES: &[(&str, Rule)] = &[
     ("Transpose of Transpose", products::transposes),
     ("MatMul with Transpose", products::matmul),
+    ("LayerNorm and RMSNorm", layer_norm::standardise),
+    ("LayerNorm and RMSNorm scale and bias", layer_norm::affine),
     ("GroupNorm", group_norm::group_norm),
     ("GroupNorm scale and bias", group_norm::affine),
+    ("Sigmoid", silu::sigmoid),
     ("SiLU", silu::silu),
     ("GELU (erf)", gelu::erf),
     ("GELU (tanh)", gelu::tanh),
+    ("Softmax", softmax::softmax),
     ("Attention", attention::attention),
     ("Transpose of Transpose", products::transposes),
 ];
