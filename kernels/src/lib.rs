@@ -38,6 +38,7 @@ mod norm;
 pub mod normalize;
 mod pool;
 mod product;
+mod rate;
 pub mod reduce;
 pub mod resample;
 pub mod resample_grad;
@@ -54,12 +55,14 @@ pub mod softmax_grad;
 pub mod sparse_adamw;
 pub mod sum_squares;
 pub mod take;
+mod tile;
 pub mod unary;
 pub mod unary_grad;
 
 pub use dtype::{DType, Element, Float};
 pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Types};
 pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
+pub use rate::dense_rate;
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[

@@ -8,6 +8,7 @@ use crate::tensor::Tensor;
 use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, hyper};
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Instant;
 
 /// A plan with its memory: weights, sparse state, constants, arena.
 pub struct Executor {
@@ -61,6 +62,15 @@ pub struct NotFinite {
     pub nan: bool,
     /// Of a NaN: the first tensor before it that holds an infinity, which may be the cause or be meant.
     pub after: Option<String>,
+}
+
+/// What one launch took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Floating-point operations, as the kernel declares them.
+    pub flops: u64,
 }
 
 /// The worst that a tensor holds.
@@ -312,6 +322,24 @@ impl Executor {
         Ok(())
     }
 
+    /// Runs a program as [`Executor::run`] does and tells what each of its launches took, in the order of the plan.
+    pub fn time(&mut self, program: &str) -> Result<Vec<Timing>> {
+        let at = self.position(program)?;
+        self.prepare(at);
+        let this = &*self;
+        let steps = 0..this.plan.programs[at].steps.len();
+        Ok(this.pool.enter(|| {
+            let timed = steps.map(|step| {
+                let start = Instant::now();
+                this.launch(at, step);
+                let seconds = start.elapsed().as_secs_f64();
+                let call = this.call(at, step);
+                Timing { seconds, flops: (call.kernel.flops)(&call) }
+            });
+            timed.collect()
+        }))
+    }
+
     fn run_at(&mut self, at: usize) {
         self.prepare(at);
         let this = &*self;
@@ -443,12 +471,19 @@ impl Executor {
         bytes[at..].fill(0xff);
     }
 
+    /// A launch without its data, with the current lengths.
+    fn call(&self, program: usize, step: usize) -> Call<'_> {
+        let bound = &self.bound[program];
+        let (from, to) = bound.ranges[step];
+        let step = &self.plan.programs[program].steps[step];
+        Call { kernel: step.kernel, lens: &bound.lens[from..to], scalars: &step.scalars }
+    }
+
     #[expect(unsafe_code, reason = "hands verified plan memory to kernels")]
     fn launch(&self, program: usize, step: usize) {
         let bound = &self.bound[program];
         let (from, to) = bound.ranges[step];
-        let step = &self.plan.programs[program].steps[step];
-        let call = Call { kernel: step.kernel, lens: &bound.lens[from..to], scalars: &step.scalars };
+        let call = self.call(program, step);
         // SAFETY: the buffers were bound to this executor's memory, which lives and does not move; the plan's verifier has
         // checked that a written argument overlaps no other argument of its launch. `run` holds the executor exclusively.
         unsafe { Launch::new(call, &bound.buffers[from..to], &self.pool) }.run();

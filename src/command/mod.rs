@@ -7,6 +7,7 @@ macro_rules! say {
     };
 }
 
+mod bench;
 mod compile;
 mod demo;
 mod doctor;
@@ -52,6 +53,8 @@ enum Command {
     Verify(verify::Args),
     /// Train a plan.
     Train(train::Args),
+    /// What a training step takes, kernel by kernel, on random data.
+    Bench(bench::Args),
     /// Write the tuned ONNX model of a run.
     Export(export::Args),
     /// Apply adapters to a model.
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Gradients(args) => gradients::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Merge(args) => merge::run(&args),
