@@ -127,9 +127,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             programs.push(program(&mut executor, name, args, floor)?);
         }
     }
-    let seconds = |wanted: &[&str]| {
-        programs.iter().filter(|p| wanted.contains(&p.name.as_str())).map(|p| p.seconds).sum::<f64>()
-    };
+    let seconds =
+        |wanted: &[&str]| programs.iter().filter(|p| wanted.contains(&p.name.as_str())).map(|p| p.seconds).sum::<f64>();
     let report = Report {
         threads,
         floor_gflops: floor / 1e9,
@@ -145,7 +144,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     for p in &report.programs {
         let head = HEAD.map(str::to_owned).to_vec();
-        let rows: Vec<Vec<String>> = std::iter::once(head).chain(p.kernels.iter().map(|k| k.cells(p.seconds))).collect();
+        let rows: Vec<Vec<String>> =
+            std::iter::once(head).chain(p.kernels.iter().map(|k| k.cells(p.seconds))).collect();
         say!("{}: {:.3} s\n{}", p.name, p.seconds, report::table(&rows));
         if !p.slowest.is_empty() {
             let rows: Vec<Vec<String>> = p.slowest.iter().map(|k| k.cells(p.seconds)).collect();
