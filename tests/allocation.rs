@@ -114,7 +114,7 @@ fn allocations(f: impl FnOnce()) -> Taken {
 fn compile(model: &Path, shapes: &Tensors) -> Plan {
     let shapes = shapes.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape().to_vec()));
     let binding = Binding { shapes: shapes.collect(), ..Binding::default() };
-    let options = TrainOptions { binding, select: select::Options::default(), amount: Amount::Density(0.1) };
+    let options = TrainOptions::new(binding, select::Options::default(), Amount::Density(0.1));
     compile_training(&Model::open(model).unwrap(), &options, &mut unobserved()).unwrap()
 }
 

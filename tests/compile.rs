@@ -51,7 +51,7 @@ impl Folder {
     fn train(&self, scope: Scope, exclude: Option<&str>) -> Result<Plan, String> {
         let select =
             select::Options { scope, exclude: exclude.map(|e| Regex::new(e).unwrap()), ..select::Options::default() };
-        let options = TrainOptions { binding: Binding::default(), select, amount: Amount::Density(0.5) };
+        let options = TrainOptions::new(Binding::default(), select, Amount::Density(0.5));
         compile_training(&self.open(), &options, &mut unobserved()).map_err(|e| e.to_string())
     }
 

@@ -62,7 +62,7 @@ fn run(path: &Path) -> Result<(), String> {
     let chosen = every_third(&after);
     for name in command.split_whitespace() {
         let pass = PIPELINE.iter().find(|p| p.name == name).ok_or(format!("there is no pass `{name}`"))?;
-        apply(pass, &mut after, &Context { selection: &chosen }).map_err(|e| e.to_string())?;
+        apply(pass, &mut after, &Context { selection: &chosen, limit: None }).map_err(|e| e.to_string())?;
     }
     agree(&before, &after)?;
     let found = after.to_string();

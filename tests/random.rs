@@ -69,7 +69,7 @@ fn check(recipe: &[Step], oracle: &Oracle) -> Result<(), String> {
 
 fn pass(graph: &mut Graph, name: &str, chosen: &Chosen) -> Result<(), String> {
     let pass = PIPELINE.iter().find(|p| p.name == name).ok_or_else(|| format!("there is no pass `{name}`"))?;
-    apply(pass, graph, &Context { selection: chosen }).map_err(|e| format!("{name}: {e}"))
+    apply(pass, graph, &Context { selection: chosen, limit: None }).map_err(|e| format!("{name}: {e}"))
 }
 
 fn same(case: &Case, model: &Model, graph: &Graph, data: &HashMap<String, Array>) -> Result<(), String> {

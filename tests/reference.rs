@@ -86,11 +86,8 @@ fn trajectory_trainer(name: &str, settings: &Trajectory, threads: usize) -> (Tra
     let batches = tensors(&format!("trajectory/{name}.batches.safetensors"));
     let shapes = batches.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape()[1..].to_vec()));
     let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
-    let options = TrainOptions {
-        binding: Binding { shapes: shapes.collect(), ..Binding::default() },
-        select: select::Options::default(),
-        amount: Amount::Threshold(settings.threshold),
-    };
+    let binding = Binding { shapes: shapes.collect(), ..Binding::default() };
+    let options = TrainOptions::new(binding, select::Options::default(), Amount::Threshold(settings.threshold));
     let plan = compile_training(&model, &options, &mut unobserved()).unwrap();
     let mut chosen: Vec<&str> = plan.sparse.iter().map(|s| plan.weights[s.weight as usize].name.as_str()).collect();
     chosen.sort_unstable();
@@ -185,7 +182,7 @@ fn masked_gradients_are_the_dense_ones_at_the_mask() {
         let dense = compile_gradients(&model, &binding, &select::Options::default(), &mut unobserved()).unwrap();
         let mut dense = Executor::new(dense, 2, None).unwrap();
         run(&mut dense, "gradients", &inputs);
-        let options = TrainOptions { binding, select: select::Options::default(), amount: Amount::Density(0.1) };
+        let options = TrainOptions::new(binding, select::Options::default(), Amount::Density(0.1));
         let plan = compile_training(&model, &options, &mut unobserved()).unwrap();
         let mut sparse = Executor::new(plan, 2, None).unwrap();
         sparse.hyper()[sara::kernels::hyper::GRADIENT_SCALE] = 1.0;

@@ -98,7 +98,7 @@ fn three() -> Vec<Matrix> {
 
 fn compile(model: &Path, binding: Binding, amount: Amount) -> Plan {
     let model = Model::open(model).unwrap();
-    let options = TrainOptions { binding, select: select::Options::default(), amount };
+    let options = TrainOptions::new(binding, select::Options::default(), amount);
     compile_training(&model, &options, &mut unobserved()).unwrap()
 }
 

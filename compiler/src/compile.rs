@@ -6,11 +6,12 @@ use crate::ir::verify::{LOSS, verify};
 use crate::ir::{Block, Def, Graph, Payload, Stage, State, Type, ValueId};
 use crate::lower::{Buffers, lower, sparse_numbers};
 use crate::ops::{Accumulate, LowRank};
-use crate::passes::{Context, PIPELINE, apply, differentiate, update};
+use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, update};
 use crate::place::place;
 use crate::select::{self, Amount, Chosen};
 use sara_kernels::{DType, hyper};
-use sara_runtime::plan::{Plan, Selection, Sparse, Weight};
+use sara_runtime::executor::{memory, memory_by_kind};
+use sara_runtime::plan::{Plan, Program, Selection, Sparse, Weight};
 
 /// What to compile for training.
 #[derive(Clone, Debug)]
@@ -21,6 +22,17 @@ pub struct TrainOptions {
     pub select: select::Options,
     /// How many of their entries train.
     pub amount: Amount,
+    /// Bytes of memory that training may take.
+    pub memory_limit: Option<u64>,
+    /// Threads that training will run on; each needs memory of its own.
+    pub threads: usize,
+}
+
+impl TrainOptions {
+    /// Options without a limit on memory, for one thread.
+    pub fn new(binding: Binding, select: select::Options, amount: Amount) -> TrainOptions {
+        TrainOptions { binding, select, amount, memory_limit: None, threads: 1 }
+    }
 }
 
 /// Called with the name of each pass and the graph after it.
@@ -36,19 +48,19 @@ pub fn canonical(model: &Model, binding: &Binding, observe: Observer<'_>) -> Res
     let mut graph = import(model, binding)?;
     verify(&graph, "import")?;
     observe("import", &graph)?;
-    run_passes(&mut graph, &Chosen::default(), Stage::Imported..=Stage::Canonical, observe)?;
+    let context = Context { selection: &Chosen::default(), limit: None };
+    run_passes(&mut graph, &context, Stage::Imported..=Stage::Canonical, observe)?;
     Ok(graph)
 }
 
 fn run_passes(
     graph: &mut Graph,
-    chosen: &Chosen,
+    context: &Context<'_>,
     stages: std::ops::RangeInclusive<Stage>,
     observe: Observer<'_>,
 ) -> Result<()> {
-    let context = Context { selection: chosen };
     for pass in PIPELINE.iter().filter(|p| stages.contains(&p.stage)) {
-        apply(pass, graph, &context)?;
+        apply(pass, graph, context)?;
         observe(pass.name, graph)?;
     }
     Ok(())
@@ -59,15 +71,17 @@ fn run_passes(
 pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
     let mut graph = canonical(model, &options.binding, observe)?;
     let chosen = select::choose(model, &graph, &options.select, options.amount)?;
-    run_passes(&mut graph, &chosen, Stage::Sparse..=Stage::Fused, observe)?;
-    let mut buffers = Buffers::new(sparse_numbers(&graph));
-    let loss: Vec<_> = graph.returns.iter().filter(|r| r.0 == LOSS).cloned().collect();
-    let outputs: Vec<_> = graph.returns.iter().filter(|r| r.0 != LOSS).cloned().collect();
-    let mut programs = vec![
-        lower(&graph, "train", &[Block::Forward, Block::Backward], &loss, &mut buffers),
-        lower(&graph, "forward", &[Block::Forward], &outputs, &mut buffers),
-        lower(&graph, "update", &[Block::Update], &[], &mut buffers),
-    ];
+    let measure = |graph: &Graph| {
+        let (mut programs, mut buffers) = training_programs(graph);
+        programs.iter_mut().for_each(|p| place(p, &mut buffers.list));
+        let arena = arena_bytes(&programs);
+        let trained = chosen.index.values().map(Vec::len);
+        total(memory_by_kind(&graph.weights, trained, buffers.constants.len(), arena, options.threads))
+    };
+    let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
+    let context = Context { selection: &chosen, limit };
+    run_passes(&mut graph, &context, Stage::Sparse..=Stage::Fused, observe)?;
+    let (mut programs, mut buffers) = training_programs(&graph);
     let mut sparse = Vec::new();
     let indices: Vec<(ValueId, ValueId, Vec<u32>)> = graph
         .values()
@@ -92,7 +106,33 @@ pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer
         let (threshold, base_sha256) = chosen.base.get(&weight).cloned().unwrap_or_default();
         sparse.push(Sparse { weight: weight as u32, index, threshold, base_sha256, low_rank });
     }
-    finish(model, &graph, buffers, programs, sparse, chosen.summary)
+    let plan = finish(model, &graph, buffers, programs, sparse, chosen.summary)?;
+    let least = total(memory(&plan, options.threads));
+    match options.memory_limit.filter(|limit| *limit < least) {
+        Some(limit) => Err(Error::Memory { limit, least }),
+        None => Ok(plan),
+    }
+}
+
+/// The programs that every training has, not placed yet.
+fn training_programs(graph: &Graph) -> (Vec<Program>, Buffers) {
+    let mut buffers = Buffers::new(sparse_numbers(graph));
+    let (loss, outputs): (Vec<_>, Vec<_>) = graph.returns.iter().cloned().partition(|r| r.0 == LOSS);
+    let programs = vec![
+        lower(graph, "train", &[Block::Forward, Block::Backward], &loss, &mut buffers),
+        lower(graph, "forward", &[Block::Forward], &outputs, &mut buffers),
+        lower(graph, "update", &[Block::Update], &[], &mut buffers),
+    ];
+    (programs, buffers)
+}
+
+fn total(kinds: [(&str, u64); 5]) -> u64 {
+    kinds.iter().map(|k| k.1).sum()
+}
+
+/// Programs run one at a time and share the arena.
+fn arena_bytes(programs: &[Program]) -> u64 {
+    programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0)
 }
 
 /// Compiles a model for inference: the program `forward`.
@@ -159,7 +199,7 @@ fn finish(
     model: &Model,
     graph: &Graph,
     mut buffers: Buffers,
-    mut programs: Vec<sara_runtime::plan::Program>,
+    mut programs: Vec<Program>,
     sparse: Vec<Sparse>,
     selection: Selection,
 ) -> Result<Plan> {
@@ -170,7 +210,7 @@ fn finish(
         name: graph.name.clone(),
         model: model.identity()?,
         selection,
-        arena_bytes: programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0),
+        arena_bytes: arena_bytes(&programs),
         buffers: buffers.list,
         weights: graph.weights.clone(),
         sparse,

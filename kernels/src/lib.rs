@@ -6,6 +6,7 @@ pub mod accumulate;
 pub mod attention;
 pub mod attention_grad;
 pub mod binary;
+pub mod binary_in_place;
 pub mod cast;
 pub mod clip_norm;
 pub mod conv;
@@ -70,6 +71,7 @@ pub const KERNELS: &[&Kernel] = &[
     &attention::KERNEL,
     &attention_grad::KERNEL,
     &binary::KERNEL,
+    &binary_in_place::KERNEL,
     &cast::KERNEL,
     &clip_norm::KERNEL,
     &conv::KERNEL,

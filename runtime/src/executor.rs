@@ -3,7 +3,7 @@
 use crate::block::Block;
 use crate::error::{Error, Result};
 use crate::load::load;
-use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program};
+use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program, Weight};
 use crate::tensor::Tensor;
 use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, hyper};
 use std::collections::HashMap;
@@ -543,16 +543,27 @@ impl Executor {
 
 /// Bytes that an executor of this plan takes, by kind: weights, sparse state, constants, arena, scratch of the threads.
 pub fn memory(plan: &Plan, threads: usize) -> [(&'static str, u64); 5] {
+    let trained = plan.sparse.iter().map(|s| s.index.len());
+    memory_by_kind(&plan.weights, trained, plan.constants.len(), plan.arena_bytes, threads)
+}
+
+/// The same for a plan with these weights, numbers of trained entries, bytes of constants and of the arena.
+pub fn memory_by_kind(
+    weights: &[Weight],
+    trained: impl Iterator<Item = usize>,
+    constants: usize,
+    arena: u64,
+    threads: usize,
+) -> [(&'static str, u64); 5] {
     let aligned = |bytes: u64| bytes.next_multiple_of(ALIGN);
-    let weights = plan.weights.iter().map(|w| aligned(w.len() * w.stored.loaded().size() as u64)).sum();
+    let weights = weights.iter().map(|w| aligned(w.len() * w.stored.loaded().size() as u64)).sum();
     // Five arrays of four bytes; the plan keeps the initial index besides.
-    let state =
-        plan.sparse.iter().map(|s| aligned(s.index.len() as u64 * 4) * 5 + s.index.len() as u64 * 4).sum::<u64>();
+    let state = trained.map(|n| aligned(n as u64 * 4) * 5 + n as u64 * 4).sum::<u64>();
     [
         ("weights", weights),
         ("sparse state", state + aligned(hyper::LEN as u64 * 4)),
-        ("constants", plan.constants.len() as u64 * 2),
-        ("arena", plan.arena_bytes),
+        ("constants", constants as u64 * 2),
+        ("arena", arena),
         ("scratch", (threads.max(1) * sara_kernels::SCRATCH_BYTES) as u64),
     ]
 }

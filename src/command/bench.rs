@@ -1,6 +1,6 @@
 //! `sara bench`: what a training step takes, kernel by kernel, against what the machine can do.
 
-use super::options::{Dims, HowMany, Select, Threads};
+use super::options::{Dims, HowMany, MemoryLimit, Select, Threads};
 use super::{Failure, report};
 use sara_compiler::compile::{TrainOptions, compile_training, unobserved};
 use sara_compiler::import::Model;
@@ -27,6 +27,8 @@ pub(super) struct Args {
     select: Select,
     #[command(flatten)]
     amount: HowMany,
+    #[command(flatten)]
+    memory: MemoryLimit,
     #[command(flatten)]
     threads: Threads,
     /// Times that each program runs after a first; the fastest counts.
@@ -106,8 +108,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let is_model = args.model.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
     let plan = if is_model {
         let model = Model::open(&args.model)?;
-        let options =
-            TrainOptions { binding: args.dims.binding(), select: args.select.options(), amount: args.amount.amount()? };
+        let options = TrainOptions {
+            memory_limit: args.memory.limit,
+            threads: args.threads.count(),
+            ..TrainOptions::new(args.dims.binding(), args.select.options(), args.amount.amount()?)
+        };
         compile_training(&model, &options, &mut unobserved())?
     } else {
         Plan::load(&args.model)?

@@ -1,6 +1,6 @@
 //! `sara compile`: a model becomes a training plan.
 
-use super::options::{Dims, Dump, HowMany, Select, Threads, observe, spare};
+use super::options::{Dims, Dump, HowMany, MemoryLimit, Select, Threads, observe, spare};
 use super::{Failure, report};
 use sara_compiler::compile::{TrainOptions, compile_training};
 use sara_compiler::import::Model;
@@ -22,6 +22,8 @@ pub(super) struct Args {
     select: Select,
     #[command(flatten)]
     amount: HowMany,
+    #[command(flatten)]
+    memory: MemoryLimit,
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
@@ -50,8 +52,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let model = Model::open(&args.model)?;
     spare(&args.output, &model, &[])?;
-    let options =
-        TrainOptions { binding: args.dims.binding(), select: args.select.options(), amount: args.amount.amount()? };
+    let options = TrainOptions {
+        memory_limit: args.memory.limit,
+        threads: args.threads.count(),
+        ..TrainOptions::new(args.dims.binding(), args.select.options(), args.amount.amount()?)
+    };
     let mut observer = args.dump.observer();
     let plan = compile_training(&model, &options, observe(&mut observer))?;
     plan.save(&args.output)?;

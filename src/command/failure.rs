@@ -14,6 +14,8 @@ pub enum Failure {
     Unsupported(String),
     /// A comparison did not hold.
     Verification(String),
+    /// Training takes more memory than it may.
+    Memory(String),
     /// Interrupted; a checkpoint was saved.
     Interrupted(String),
 }
@@ -26,6 +28,7 @@ impl Failure {
             Failure::Usage(_) => 2,
             Failure::Unsupported(_) => 3,
             Failure::Verification(_) => 4,
+            Failure::Memory(_) => 5,
             Failure::Interrupted(_) => 130,
         }
     }
@@ -38,6 +41,7 @@ impl fmt::Display for Failure {
             | Failure::Usage(s)
             | Failure::Unsupported(s)
             | Failure::Verification(s)
+            | Failure::Memory(s)
             | Failure::Interrupted(s) => f.write_str(s),
         }
     }
@@ -47,6 +51,11 @@ impl From<sara_compiler::Error> for Failure {
     fn from(error: sara_compiler::Error) -> Failure {
         match error {
             sara_compiler::Error::Unsupported { .. } => Failure::Unsupported(error.to_string()),
+            sara_compiler::Error::Memory { limit, least } => Failure::Memory(format!(
+                "training takes at least {} of memory, and the limit is {}; raise --memory-limit, train fewer entries or lower a --dim",
+                super::report::bytes(least),
+                super::report::bytes(limit)
+            )),
             other => Failure::Plain(other.to_string()),
         }
     }

@@ -35,7 +35,7 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 unsupported model, 4 verification failed, 130 interrupted with a checkpoint saved.";
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 unsupported model, 4 verification failed, 5 over the memory limit, 130 interrupted with a checkpoint saved.";
 
 #[derive(Subcommand)]
 enum Command {

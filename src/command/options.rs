@@ -123,6 +123,36 @@ fn parse_share(text: &str) -> Result<f64, String> {
     }
 }
 
+/// How much memory training may take.
+#[derive(Args, Clone, Copy)]
+pub(super) struct MemoryLimit {
+    /// Memory that training may take, such as 6GiB or 3750MiB: more of the forward is then computed twice. Exit code 5 if it
+    /// cannot be met.
+    #[arg(long = "memory-limit", value_name = "SIZE", value_parser = parse_bytes)]
+    pub(super) limit: Option<u64>,
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 9] = [
+        ("kib", 1024.0),
+        ("mib", 1048576.0),
+        ("gib", 1073741824.0),
+        ("kb", 1e3),
+        ("mb", 1e6),
+        ("gb", 1e9),
+        ("k", 1024.0),
+        ("m", 1048576.0),
+        ("g", 1073741824.0),
+    ];
+    let lower = text.to_ascii_lowercase();
+    let (digits, factor) =
+        UNITS.iter().find_map(|(unit, factor)| Some((lower.strip_suffix(unit)?, *factor))).unwrap_or((&lower, 1.0));
+    match digits.trim().parse::<f64>() {
+        Ok(n) if n > 0.0 && n.is_finite() => Ok((n * factor) as u64),
+        _ => Err("write a size such as 6GiB, 3750MiB or 4e9".into()),
+    }
+}
+
 /// Threads.
 #[derive(Args, Clone, Copy)]
 pub(super) struct Threads {
@@ -137,13 +167,24 @@ impl Threads {
     }
 }
 
-const PASSES: [&str; 8] =
-    ["import", "fold", "canonicalise", "sparsify", "differentiate", "gradients", "update", "fuse"];
+const PASSES: [&str; 11] = [
+    "import",
+    "fold",
+    "canonicalise",
+    "sparsify",
+    "differentiate",
+    "gradients",
+    "update",
+    "fuse",
+    "join",
+    "schedule",
+    "rematerialise",
+];
 
 /// Looking at passes.
 #[derive(Args, Clone, Default)]
 pub(super) struct Dump {
-    /// Print the graph after this pass (import, fold, canonicalise, sparsify, differentiate, gradients, update, fuse) to stdout.
+    /// Print the graph after this pass (import, fold, canonicalise, sparsify, differentiate, gradients, update, fuse, join, schedule, rematerialise) to stdout.
     #[arg(long, value_name = "PASS", value_parser = PASSES, hide_possible_values = true)]
     dump_after: Option<String>,
 }

@@ -193,6 +193,11 @@ macro_rules! operators {
                 match self { $(Op::$name(op) => op.grad(g, wrt),)* }
             }
 
+            /// Whether the result is the memory of the first operand.
+            pub fn is_view(&self) -> bool {
+                matches!(self, Op::Reshape(_) | Op::SparseDelta(_))
+            }
+
             /// See [`Operator::lower`].
             pub fn lower(&self, l: &mut Lower<'_>) {
                 match self { $(Op::$name(op) => op.lower(l),)* }

@@ -4,6 +4,9 @@ pub mod canonicalise;
 pub mod differentiate;
 pub mod fold;
 pub mod fuse;
+pub mod join;
+pub mod rematerialise;
+pub mod schedule;
 pub mod sparsify;
 pub mod update;
 
@@ -25,6 +28,16 @@ pub struct Pass {
 pub struct Context<'a> {
     /// What trains.
     pub selection: &'a crate::select::Chosen,
+    /// Memory that training may take.
+    pub limit: Option<Limit<'a>>,
+}
+
+/// A limit on the memory of training.
+pub struct Limit<'a> {
+    /// The limit.
+    pub bytes: u64,
+    /// Bytes that training by a graph takes.
+    pub measure: &'a dyn Fn(&Graph) -> u64,
 }
 
 /// All passes. Import comes before them: it binds shapes and computes constants on the way.
@@ -35,6 +48,9 @@ pub const PIPELINE: &[Pass] = &[
     Pass { name: "differentiate", run: |g, _| differentiate::run(g), stage: Stage::Sparse },
     Pass { name: "update", run: |g, _| update::run(g), stage: Stage::Differentiated },
     Pass { name: "fuse", run: |g, _| fuse::run(g), stage: Stage::Fused },
+    Pass { name: "join", run: |g, _| join::run(g), stage: Stage::Fused },
+    Pass { name: "schedule", run: |g, _| schedule::run(g), stage: Stage::Fused },
+    Pass { name: "rematerialise", run: rematerialise::run, stage: Stage::Fused },
 ];
 
 /// Runs one pass, raises the stage and verifies.

@@ -367,13 +367,11 @@ impl<const M: usize> Job for Weigh<'_, M> {
                 if w.backward {
                     g.reverse();
                 }
-                let columns = [
-                    weigh_line::<FMA, M>([g[0], g[3], g[6]]),
-                    weigh_line::<FMA, M>([g[1], g[4], g[7]]),
-                    weigh_line::<FMA, M>([g[2], g[5], g[8]]),
-                ];
-                for i in 0..M + 2 {
-                    let row = weigh_line::<FMA, M>([columns[0][i], columns[1][i], columns[2][i]]);
+                let left = weigh_line::<FMA, M>([g[0], g[3], g[6]]);
+                let middle = weigh_line::<FMA, M>([g[1], g[4], g[7]]);
+                let right = weigh_line::<FMA, M>([g[2], g[5], g[8]]);
+                for (i, ((a, b), c)) in left.iter().zip(&middle).zip(&right).enumerate().take(M + 2) {
+                    let row = weigh_line::<FMA, M>([*a, *b, *c]);
                     for (j, lanes) in row.iter().enumerate().take(M + 2) {
                         let at = ((M + 2) * i + j) * BLOCK * CHUNK + o * pitch + from;
                         out[at..][..LANES].copy_from_slice(lanes);

@@ -151,11 +151,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 /// The bundled model, compiled and loaded.
 fn trainer(args: &Args, base: &Path, threads: usize) -> Result<Trainer, Failure> {
-    let options = CompileOptions {
-        binding: Binding { dims: BTreeMap::from([("batch".to_owned(), BATCH)]), ..Binding::default() },
-        select: SelectOptions::default(),
-        amount: Amount::Threshold(args.threshold),
-    };
+    let binding = Binding { dims: BTreeMap::from([("batch".to_owned(), BATCH)]), ..Binding::default() };
+    let options = CompileOptions::new(binding, SelectOptions::default(), Amount::Threshold(args.threshold));
     let plan = compile_training(&Model::open(base)?, &options, &mut unobserved())?;
     let options = TrainOptions {
         learning_rate: args.learning_rate,
