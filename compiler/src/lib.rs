@@ -8,6 +8,7 @@ mod error;
 pub mod evaluate;
 pub mod import;
 pub mod ir;
+pub mod limits;
 pub mod lower;
 pub mod ops;
 pub mod passes;

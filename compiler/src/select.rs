@@ -190,7 +190,7 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
             let name = &graph.weights[weight].name;
             return Err(Error::file(
-                &model.path,
+                model.path(),
                 format!("weight `{name}` is {} at {at}; repair it or exclude it", values[at]),
             ));
         }

@@ -7,10 +7,10 @@
 use crate::error::{Error, Result};
 use crate::files::sha256;
 use crate::plan::{Plan, Weight};
+use crate::source::Source;
 use crate::tensor::{Metadata, Tensor, View, read_safetensors, write_views};
 use sara_kernels::DType;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -124,7 +124,7 @@ impl Adapter {
 
     /// New values of the weights that the adapter changes: the weight's number in `weights`, positions and values. Refuses an adapter
     /// for another base.
-    pub fn apply(&self, model: &Path, weights: &[Weight]) -> Result<Vec<Tuned>> {
+    pub fn apply(&self, source: &Source, weights: &[Weight]) -> Result<Vec<Tuned>> {
         let mut patches = Vec::new();
         for (key, delta) in &self.deltas {
             let found = weights.iter().position(|w| w.path == *key);
@@ -140,7 +140,7 @@ impl Adapter {
                     ),
                 ));
             }
-            let bytes = stored_bytes(model, weight)?;
+            let bytes = stored_bytes(source, weight)?;
             if sha256(&bytes) != delta.base_sha256 {
                 return Err(Error::tensor(key, "the adapter is for another base: the model's weight has other values"));
             }
@@ -163,15 +163,15 @@ impl Adapter {
 ///
 /// A difference is rounded to `f32`, so base plus difference can miss the value by half a unit in the last place of the base. What
 /// is deployed, as a model or as an adapter, is base plus difference.
-pub fn between(plan: &Plan, model: &Path, values: &[Vec<f32>]) -> Result<Adapter> {
+pub fn between(plan: &Plan, source: &Source, values: &[Vec<f32>]) -> Result<Adapter> {
     let mut adapter = Adapter::default();
     for (sparse, values) in plan.sparse.iter().zip(values) {
         let weight = &plan.weights[sparse.weight as usize];
-        let bytes = stored_bytes(model, weight)?;
+        let bytes = stored_bytes(source, weight)?;
         let base_sha256 = sha256(&bytes);
         if base_sha256 != sparse.base_sha256 {
             return Err(Error::file(
-                weight.path_beside(model),
+                source.path(&weight.file),
                 format!("has other values of weight `{}` than were trained; put the file of then back", weight.name),
             ));
         }
@@ -189,10 +189,9 @@ pub fn between(plan: &Plan, model: &Path, values: &[Vec<f32>]) -> Result<Adapter
     Ok(adapter)
 }
 
-fn stored_bytes(model: &Path, weight: &Weight) -> Result<Vec<u8>> {
-    let path = weight.path_beside(model);
+fn stored_bytes(source: &Source, weight: &Weight) -> Result<Vec<u8>> {
+    let (path, file) = source.open(&weight.file)?;
     let mut bytes = vec![0; weight.stored_bytes() as usize];
-    let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
     file.read_exact_at(&mut bytes, weight.offset).map_err(|e| Error::io(&path, e))?;
     Ok(bytes)
 }

@@ -83,9 +83,8 @@ enum Extreme {
 impl Executor {
     /// Reads the weights and takes all memory that the plan needs. `model` overrides the path that the plan remembers.
     pub fn new(plan: Plan, threads: usize, model: Option<&Path>) -> Result<Executor> {
-        let path = model.map_or_else(|| plan.model.path.clone(), Path::to_path_buf);
         let pool = Pool::new(threads).map_err(|e| Error::Option(format!("no threads could be started: {e}")))?;
-        let (weight_at, weights) = load(&plan, &path, &pool)?;
+        let (weight_at, weights) = load(&plan, &plan.model.source(model), &pool)?;
         let mut constants = Block::new(plan.constants.len())?;
         constants.bytes_mut()[..plan.constants.len()].copy_from_slice(&plan.constants);
         let arena = Block::new(plan.arena_bytes as usize)?;

@@ -16,6 +16,7 @@ pub mod patch;
 pub mod plan;
 pub mod rng;
 pub mod schedule;
+pub mod source;
 pub mod tensor;
 pub mod train;
 

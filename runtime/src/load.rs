@@ -4,6 +4,7 @@ use crate::block::Block;
 use crate::error::{Error, Result};
 use crate::files::{hex, sha256_file};
 use crate::plan::{ALIGN, Plan, Stored, Weight};
+use crate::source::Source;
 use sara_kernels::Pool;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -14,7 +15,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Reads all weights into one block. Returns each weight's offset. The `.onnx` file must be the plan's, and each weight of which
 /// entries train must have the bytes by which they were chosen.
-pub(crate) fn load(plan: &Plan, model: &Path, pool: &Pool) -> Result<(Vec<usize>, Block)> {
+pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<(Vec<usize>, Block)> {
+    let model = &source.model;
     let (bytes, sha256) = sha256_file(model)?;
     if bytes != plan.model.bytes || sha256 != plan.model.sha256 {
         return Err(Error::file(model, "is not the model that the plan was compiled from; compile the plan again"));
@@ -28,9 +30,7 @@ pub(crate) fn load(plan: &Plan, model: &Path, pool: &Pool) -> Result<(Vec<usize>
     let mut files: HashMap<&str, (PathBuf, File)> = HashMap::new();
     for w in &plan.weights {
         if !files.contains_key(w.file.as_str()) {
-            let path = w.path_beside(model);
-            let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-            files.insert(&w.file, (path, file));
+            files.insert(&w.file, source.open(&w.file)?);
         }
     }
     let mut bases: HashMap<usize, &str> = HashMap::new();

@@ -150,7 +150,9 @@ impl<'n> OnnxNode<'n, '_> {
 
     /// Element type by its ONNX number. Half precision is computed in `f32`, narrow integers in `i64`.
     pub fn dtype(&self, number: i64) -> Result<DType> {
-        super::dtype(number as i32).ok_or_else(|| self.fail(format!("element type {number} is not supported")))
+        super::dtype(number as i32).ok_or_else(|| {
+            self.fail(format!("element type {} is not supported", super::proto::data_type::name(number as i32)))
+        })
     }
 
     /// An axis, where negative numbers count from the end.

@@ -5,7 +5,7 @@
 //! kernel]`, `y` is `[n, co, output]`; spatial dimensions are depth, height, width. Padding at the end follows from
 //! the output's extents.
 //!
-//! Where `work` is given, 3x3 taps in `f32` go through a transform that rounds differently ([`winograd`]).
+//! Where `work` is given, 3x3 taps in `f32` go through a transform that rounds differently (`winograd.rs`).
 
 pub(crate) mod correlate;
 mod cpu;

@@ -9,6 +9,7 @@ mod print;
 mod tests;
 mod verify;
 
+use crate::source::Source;
 use sara_kernels::{DType, Kernel, Scalar};
 use std::path::{Path, PathBuf};
 
@@ -47,10 +48,19 @@ pub const ALIGN: u64 = 64;
 pub struct ModelFile {
     /// Absolute path of the `.onnx` file when the plan was made.
     pub path: PathBuf,
+    /// Folder within which external data may lie, if the user declared one.
+    pub root: Option<PathBuf>,
     /// Bytes of that file.
     pub bytes: u64,
     /// SHA-256 of that file, in hexadecimal. External data is not included: [`Sparse::base_sha256`] is for what trains.
     pub sha256: String,
+}
+
+impl ModelFile {
+    /// Where the model lies now: at `path`, or where it was when the plan was made.
+    pub fn source(&self, path: Option<&Path>) -> Source {
+        Source { model: path.unwrap_or(&self.path).to_owned(), root: self.root.clone() }
+    }
 }
 
 /// How the trained entries were chosen, for reports and the learning-rate rule.
@@ -157,14 +167,6 @@ impl Weight {
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// The file that holds the bytes, for the model at `model`.
-    pub fn path_beside(&self, model: &Path) -> PathBuf {
-        match self.file.as_str() {
-            "" => model.to_owned(),
-            file => model.parent().unwrap_or(Path::new("")).join(file),
-        }
     }
 
     /// Bytes in the file.

@@ -97,7 +97,12 @@ fn plan() -> Plan {
     };
     Plan {
         name: "small".into(),
-        model: ModelFile { path: "/models/small.onnx".into(), bytes: 1234, sha256: "ab".repeat(32) },
+        model: ModelFile {
+            path: "/models/small.onnx".into(),
+            root: Some("/models".into()),
+            bytes: 1234,
+            sha256: "ab".repeat(32),
+        },
         selection: Selection { threshold: 2e-3, trainable: 2, eligible: 6, total: 9 },
         arena_bytes: 192,
         buffers,
