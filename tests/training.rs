@@ -19,6 +19,7 @@ use sara::runtime::executor::Executor;
 use sara::runtime::plan::{Plan, Stored};
 use sara::runtime::rng::CounterRng;
 use sara::runtime::schedule::Schedule;
+use sara::runtime::source::Source;
 use sara::runtime::tensor::{Tensor, Tensors, read_safetensors};
 use sara::runtime::train::{self, Trainer};
 use std::path::{Path, PathBuf};
@@ -480,7 +481,7 @@ fn external_data_of_another_model_is_refused() {
     let plan = make(1);
     assert_eq!(other.model.sha256, plan.model.sha256, "only the external data differs");
     let values: Vec<Vec<f32>> = plan.sparse.iter().map(|s| vec![0.0; s.index.len()]).collect();
-    adapter::between(&plan, &path, &values).unwrap();
+    adapter::between(&plan, &Source::new(&path), &values).unwrap();
     let refusal = |plan: &Plan| Executor::new(plan.clone(), 2, None).map(drop).unwrap_err().to_string();
     let error = refusal(&other);
     for part in ["chain.data: ", "weight `w0`", "compile the plan again"] {
@@ -494,7 +495,7 @@ fn external_data_of_another_model_is_refused() {
     std::fs::write(&data, &bytes).unwrap();
     let error = refusal(&plan);
     assert!(error.contains("weight `w1`"), "{error}");
-    let error = adapter::between(&plan, &path, &values).unwrap_err().to_string();
+    let error = adapter::between(&plan, &Source::new(&path), &values).unwrap_err().to_string();
     assert!(error.contains("chain.data: ") && error.contains("weight `w1`"), "{error}");
 }
 

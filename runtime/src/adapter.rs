@@ -231,7 +231,7 @@ mod tests {
     }
 
     fn adapter(path: &Path) -> Adapter {
-        let bytes = stored_bytes(path, &weight("a", 0)).unwrap();
+        let bytes = stored_bytes(&Source::new(path), &weight("a", 0)).unwrap();
         let delta = Delta { index: vec![1, 3], delta: vec![0.5, -1.0], base_sha256: sha256(&bytes) };
         Adapter { deltas: BTreeMap::from([("/a/MatMul:1".to_owned(), delta)]), metadata: BTreeMap::new() }
     }
@@ -246,9 +246,9 @@ mod tests {
         let read = Adapter::read(&file).unwrap();
         assert_eq!(read, made);
         let weights = [weight("b", 16), weight("a", 0)];
-        assert_eq!(read.apply(&path, &weights).unwrap(), [(1, vec![1, 3], vec![2.5, 3.0])]);
+        assert_eq!(read.apply(&Source::new(&path), &weights).unwrap(), [(1, vec![1, 3], vec![2.5, 3.0])]);
         let twice = Adapter::combine(&[(read.clone(), 2.0), (read, -0.5)]).unwrap();
-        assert_eq!(twice.apply(&path, &weights).unwrap(), [(1, vec![1, 3], vec![2.75, 2.5])]);
+        assert_eq!(twice.apply(&Source::new(&path), &weights).unwrap(), [(1, vec![1, 3], vec![2.75, 2.5])]);
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
         let path = model(folder.path());
         let made = adapter(&path);
         for weights in [vec![weight("c", 0)], vec![weight("a", 16)]] {
-            let error = made.apply(&path, &weights).unwrap_err().to_string();
+            let error = made.apply(&Source::new(&path), &weights).unwrap_err().to_string();
             assert!(error.contains("/a/MatMul:1") && error.contains("another base"), "{error}");
         }
     }
@@ -269,10 +269,10 @@ mod tests {
         let path = model(folder.path());
         let double = Weight { shape: vec![2], stored: Stored::Plain(DType::F64), ..weight("a", 0) };
         let mut made = adapter(&path);
-        let error = made.apply(&path, &[double]).unwrap_err().to_string();
+        let error = made.apply(&Source::new(&path), &[double]).unwrap_err().to_string();
         assert!(error.contains("/a/MatMul:1") && error.contains("f64"), "{error}");
         made.deltas.values_mut().for_each(|d| d.index = vec![1, 4]);
-        let error = made.apply(&path, &[weight("a", 0)]).unwrap_err().to_string();
+        let error = made.apply(&Source::new(&path), &[weight("a", 0)]).unwrap_err().to_string();
         assert!(error.contains("beyond the weight's 4 elements"), "{error}");
     }
 

@@ -203,7 +203,7 @@ mod tests {
             Patch { weight: &outside, index: &[0, 5], values: &[0.5, 65504.0] },
         ];
         let output = folder.path().join("out/tuned.onnx");
-        export(&model, &BTreeSet::from(["data".to_owned()]), &patches, &output).unwrap();
+        export(&Source::new(&model), &BTreeSet::from(["data".to_owned()]), &patches, &output).unwrap();
         let mut expected = head.clone();
         expected[9..13].copy_from_slice(&1.5f32.to_le_bytes());
         expected[21..25].copy_from_slice(&(-2.0f32).to_le_bytes());
@@ -222,7 +222,7 @@ mod tests {
         fs::write(&model, [0; 8]).unwrap();
         fs::write(folder.path().join("data"), [0; 8]).unwrap();
         let external = BTreeSet::from(["data".to_owned()]);
-        let error = export(&model, &external, &[], &folder.path().join("other.onnx")).unwrap_err();
+        let error = export(&Source::new(&model), &external, &[], &folder.path().join("other.onnx")).unwrap_err();
         assert!(matches!(error, PatchError::Overwrites { .. }), "{error}");
         let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
         assert_eq!(left.len(), 2, "nothing is left behind: {left:?}");
@@ -242,7 +242,8 @@ mod tests {
             let out = folder.path().join(format!("out-{blocked}"));
             fs::create_dir_all(out.join(blocked)).unwrap();
             fs::write(out.join("tuned.onnx"), "before").unwrap();
-            let error = export(&model, &BTreeSet::from(names.clone()), &[], &out.join("tuned.onnx")).unwrap_err();
+            let error =
+                export(&Source::new(&model), &BTreeSet::from(names.clone()), &[], &out.join("tuned.onnx")).unwrap_err();
             assert!(error.to_string().contains(blocked), "{error}");
             assert_eq!(fs::read(out.join("tuned.onnx")).unwrap(), b"before", "{blocked}: the model was replaced");
             let left = fs::read_dir(&out).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
@@ -256,7 +257,8 @@ mod tests {
         let model = folder.path().join("model.onnx");
         fs::write(&model, [0; 8]).unwrap();
         let external = BTreeSet::from(["gone.data".to_owned()]);
-        let error = export(&model, &external, &[], &folder.path().join("out/m.onnx")).unwrap_err().to_string();
+        let error =
+            export(&Source::new(&model), &external, &[], &folder.path().join("out/m.onnx")).unwrap_err().to_string();
         assert!(error.contains("gone.data"), "{error}");
         assert!(!folder.path().join("out/m.onnx").exists());
     }

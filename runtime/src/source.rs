@@ -39,7 +39,15 @@ impl Source {
     pub fn open(&self, file: &str) -> Result<(PathBuf, File)> {
         let path = self.path(file);
         let real = if file.is_empty() { path.clone() } else { self.within(file, &path)? };
-        let irregular = || Error::file(&path, "is not a regular file; give the path of a file");
+        let irregular = || {
+            Error::file(
+                &path,
+                format!(
+                    "is not a regular file; give the path of an {} file",
+                    if file.is_empty() { ".onnx" } else { "ordinary" }
+                ),
+            )
+        };
         // To open a pipe would block until something is written to it.
         if !std::fs::metadata(&real).map_err(|e| Error::io(&path, e))?.is_file() {
             return Err(irregular());

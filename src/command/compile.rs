@@ -1,9 +1,8 @@
 //! `sara compile`: a model becomes a training plan.
 
-use super::options::{Dims, Dump, HowMany, MemoryLimit, Select, Threads, observe, spare};
+use super::options::{Dims, Dump, HowMany, MemoryLimit, ModelArg, Select, Threads, observe, spare};
 use super::{Failure, report};
 use sara_compiler::compile::{TrainOptions, compile_training};
-use sara_compiler::import::Model;
 use sara_runtime::schedule::auto_learning_rate;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -11,8 +10,8 @@ use std::time::Instant;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The ONNX model.
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// Where the plan goes.
     #[arg(long, short, value_name = "PLAN")]
     output: PathBuf,
@@ -50,7 +49,7 @@ struct Report {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
-    let model = Model::open(&args.model)?;
+    let model = args.model.open()?;
     spare(&args.output, &model, &[])?;
     let options = TrainOptions {
         memory_limit: args.memory.limit,

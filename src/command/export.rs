@@ -7,6 +7,7 @@ use sara_compiler::import::{Model, external_files, read_weight, weights};
 use sara_runtime::adapter::Adapter;
 use sara_runtime::checkpoint;
 use sara_runtime::patch::{Patch, export};
+use sara_runtime::source::Source;
 use sara_runtime::tensor::{Tensor, Tensors, write_safetensors};
 use std::path::{Path, PathBuf};
 
@@ -31,7 +32,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let run = RunFile::read(&args.run)?;
     let adapter = finished(&args.run)?;
-    let model = Model::open(&run.model)?;
+    let model = Model::open_source(Source { model: run.model, root: run.external_data_root })?;
     let own = adapter_path(&args.run);
     for path in args.weights.iter().chain(&args.adapter) {
         spare(path, &model, &[&own])?;
@@ -73,10 +74,10 @@ fn finished(run: &Path) -> Result<Adapter, Failure> {
 /// Writes the model with an adapter applied.
 pub(super) fn write_model(model: &Model, adapter: &Adapter, output: &Path) -> Result<(), Failure> {
     let table = weights(model)?;
-    let values = adapter.apply(&model.path, &table)?;
+    let values = adapter.apply(&model.source, &table)?;
     let patches: Vec<Patch<'_>> =
         values.iter().map(|(w, index, values)| Patch { weight: &table[*w], index, values }).collect();
-    export(&model.path, &external_files(model)?, &patches, output)?;
+    export(&model.source, &external_files(model)?, &patches, output)?;
     let tuned: usize = patches.iter().map(|p| p.index.len()).sum();
     say!(
         "wrote {} ({} values in {} weights tuned)",
@@ -90,7 +91,7 @@ pub(super) fn write_model(model: &Model, adapter: &Adapter, output: &Path) -> Re
 fn write_weights(model: &Model, adapter: &Adapter, path: &Path) -> Result<(), Failure> {
     let table = weights(model)?;
     let mut tensors = Tensors::new();
-    for (w, index, values) in adapter.apply(&model.path, &table)? {
+    for (w, index, values) in adapter.apply(&model.source, &table)? {
         let weight = &table[w];
         let mut all: Vec<f32> =
             read_weight(model, weight)?.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();

@@ -1,6 +1,6 @@
 //! `sara inspect`: what a model holds and what of it can train.
 
-use super::options::{Dims, Dump, Select, observe};
+use super::options::{Dims, Dump, ModelArg, Select, observe};
 use super::{Failure, report};
 use sara_compiler::compile::canonical;
 use sara_compiler::import::{Binding, Model, read_weight};
@@ -9,12 +9,11 @@ use sara_compiler::ops::Op;
 use sara_compiler::select::{self, Role};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The ONNX model.
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     #[command(flatten)]
     dims: Dims,
     #[command(flatten)]
@@ -57,7 +56,7 @@ struct Row {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let model = Model::open(&args.model)?;
+    let model = args.model.open()?;
     let mut observer = args.dump.observer();
     let binding = Binding { open: Some(OPEN), ..args.dims.binding() };
     let graph = canonical(&model, &binding, observe(&mut observer))?;

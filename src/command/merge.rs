@@ -2,15 +2,14 @@
 
 use super::Failure;
 use super::export::write_model;
-use super::options::spare;
-use sara_compiler::import::Model;
+use super::options::{ModelArg, spare};
 use sara_runtime::adapter::Adapter;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The ONNX model.
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// An adapter, with a scale after a colon if it is not 1; repeat for more.
     #[arg(long, required = true, value_name = "FILE[:SCALE]", value_parser = parse_scaled)]
     adapter: Vec<(PathBuf, f32)>,
@@ -29,7 +28,7 @@ fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let model = Model::open(&args.model)?;
+    let model = args.model.open()?;
     let adapters: Vec<&Path> = args.adapter.iter().map(|a| a.0.as_path()).collect();
     spare(&args.output, &model, &adapters)?;
     let mut parts = Vec::new();

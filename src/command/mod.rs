@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            eprintln!("error: {}", report::printable(&failure.to_string()));
             ExitCode::from(failure.code())
         }
     }

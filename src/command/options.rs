@@ -7,6 +7,7 @@ use sara_compiler::compile::Observer;
 use sara_compiler::import::{Binding, Model, external_files};
 use sara_compiler::ir::Graph;
 use sara_compiler::select::{self, Amount, Scope};
+use sara_runtime::source::Source;
 use sara_runtime::tensor::Tensors;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -123,6 +124,28 @@ fn parse_share(text: &str) -> Result<f64, String> {
     }
 }
 
+/// The model that a command works on.
+#[derive(Args, Clone)]
+pub(super) struct ModelArg {
+    /// The ONNX model.
+    pub(super) model: PathBuf,
+    /// A folder within which the model's external data may lie, beside the model's own.
+    #[arg(long, value_name = "DIR")]
+    external_data_root: Option<PathBuf>,
+}
+
+impl ModelArg {
+    /// Opens the model.
+    pub(super) fn open(&self) -> sara_compiler::Result<Model> {
+        Model::open_source(self.source())
+    }
+
+    /// Where it lies.
+    pub(super) fn source(&self) -> Source {
+        Source { model: self.model.clone(), root: self.external_data_root.clone() }
+    }
+}
+
 /// How much memory training may take.
 #[derive(Args, Clone, Copy)]
 pub(super) struct MemoryLimit {
@@ -205,8 +228,8 @@ impl Dump {
 pub(super) fn spare(output: &Path, model: &Model, others: &[&Path]) -> Result<(), Failure> {
     // A file that does not exist yet is none of those that are read.
     let Ok(target) = output.canonicalize() else { return Ok(()) };
-    let external = external_files(model)?.into_iter().map(|file| model.folder().join(file));
-    let mut read = external.chain([model.path.clone()]).chain(others.iter().map(PathBuf::from));
+    let external = external_files(model)?.into_iter().map(|file| model.source.path(&file));
+    let mut read = external.chain([model.path().to_owned()]).chain(others.iter().map(PathBuf::from));
     match read.find(|path| path.canonicalize().is_ok_and(|path| path == target)) {
         None => Ok(()),
         Some(path) => Err(Failure::Plain(format!(

@@ -128,9 +128,15 @@ pub(super) fn json_line(value: &impl Serialize) -> Result<(), super::Failure> {
     Ok(())
 }
 
+/// `text` without what would steer a terminal: names in a file can hold anything.
+pub(super) fn printable(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(escaped).collect()
+}
+
 /// What `say!` does.
 pub(super) fn line(text: std::fmt::Arguments<'_>) {
-    match writeln!(std::io::stdout(), "{text}") {
+    match writeln!(std::io::stdout(), "{}", printable(&text.to_string())) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             eprintln!("error: stdout cannot be written to: {e}");
             std::process::exit(1);

@@ -191,6 +191,7 @@ impl Flags {
 pub(super) struct RunFile {
     pub(super) plan: PathBuf,
     pub(super) model: PathBuf,
+    pub(super) external_data_root: Option<PathBuf>,
     pub(super) batches: PathBuf,
     pub(super) train: TrainOptions,
 }
@@ -237,6 +238,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let run = RunFile {
         plan: absolute(&args.plan),
         model: model.clone(),
+        external_data_root: trainer.executor.plan().model.root.clone(),
         batches: absolute(&args.batches),
         train: trainer.options.clone(),
     };
@@ -342,7 +344,7 @@ pub(super) fn save_adapter(
     model: &Path,
     run: &Path,
 ) -> Result<Adapter, Failure> {
-    let mut adapter = adapter::between(plan, model, values)?;
+    let mut adapter = adapter::between(plan, &plan.model.source(Some(model)), values)?;
     let name = model.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
     adapter.metadata.extend([
         ("base".to_owned(), name),

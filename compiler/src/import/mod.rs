@@ -1,5 +1,6 @@
 //! From an ONNX file to a graph: shapes are bound, shape arithmetic is computed on the way, weights stay in their files.
 
+mod checked;
 mod function;
 mod known;
 mod map;
@@ -10,6 +11,7 @@ mod scan;
 mod scope;
 mod weights;
 
+pub use checked::{checked, checked_proto};
 pub use model::{Location, Model, widen};
 pub use node::OnnxNode;
 pub use weights::{external_files, read_weight, stored_bytes, weights};

@@ -188,7 +188,10 @@ impl Model {
         if length != wanted as u64 {
             return Err(self.bad_tensor(tensor, format!("needs {wanted} bytes and its external data has {length}")));
         }
-        let there = self.file(&file)?.len() as u64;
+        let there = self.file(&file);
+        let there =
+            there.map_err(|e| self.bad_tensor(tensor, format!("has external data that cannot be used: {e}")))?;
+        let there = there.len() as u64;
         if offset.checked_add(length).is_none_or(|end| end > there) {
             let reason = format!(
                 "is too short: tensor `{}` needs bytes {offset}..{} and the file has {}; fetch it anew",

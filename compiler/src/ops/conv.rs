@@ -200,7 +200,9 @@ impl Window<'_> {
         if !(1..=3).contains(&spatial) || w.len() != x.len() {
             return Err(format!("takes one to three spatial dimensions, not operands {x:?} and {w:?}"));
         }
-        if [self.strides.len(), self.dilations.len(), self.pads.len() / 2] != [spatial; 3] || self.strides.contains(&0)
+        if [self.strides.len(), self.dilations.len(), self.pads.len() / 2] != [spatial; 3]
+            || self.strides.contains(&0)
+            || self.dilations.contains(&0)
         {
             return Err(format!("strides, dilations and pads must fit {spatial} dimensions"));
         }

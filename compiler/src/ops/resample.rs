@@ -234,6 +234,7 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     };
     let roi = if old { None } else { n.optional_floats(1)? }.filter(|r| r.len() == 2 * axes.len());
     let scales = n.optional_floats(if old { 1 } else { 2 })?.filter(|s| !s.is_empty());
+    refuse_scales(n, scales.iter().flatten())?;
     let sizes = if old { None } else { n.optional_ints(3)?.filter(|s| !s.is_empty()) };
     let policy = n.text("keep_aspect_ratio_policy", "stretch")?;
     let mut plan = Vec::new();
@@ -300,6 +301,14 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     Ok(vec![y])
 }
 
+/// Refuses scales that are none.
+fn refuse_scales<'s>(n: &OnnxNode<'_, '_>, scales: impl Iterator<Item = &'s f64>) -> Result<()> {
+    match scales.into_iter().find(|s| !(s.is_finite() && **s > 0.0)) {
+        Some(scale) => Err(n.fail(format!("{scale} is no scale; scales are above 0"))),
+        None => Ok(()),
+    }
+}
+
 /// ONNX Upsample, the predecessor of Resize.
 pub(super) fn import_upsample(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
@@ -317,6 +326,7 @@ pub(super) fn import_upsample(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> 
         n.optional_floats(1)?
     };
     let scales: Vec<f64> = scales.ok_or_else(|| n.fail("scales are missing"))?;
+    refuse_scales(n, scales.iter())?;
     let mut y = x;
     for (axis, scale) in scales.into_iter().enumerate().filter(|s| s.1 != 1.0) {
         let from = n.ty(y).shape.get(axis).copied().ok_or_else(|| n.fail("there are more scales than dimensions"))?;

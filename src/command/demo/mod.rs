@@ -177,6 +177,7 @@ fn tune(
     let path = out.join("unet.plan");
     trainer.executor.plan().save(&path)?;
     let run = RunFile {
+        external_data_root: None,
         plan: absolute(&path),
         model: absolute(base),
         batches: PathBuf::new(),
