@@ -5,6 +5,7 @@
 mod common;
 
 use common::pytorch::{Export, inputs, run};
+use sara::compiler::Error;
 use sara::compiler::compile::{TrainOptions, compile_gradients, compile_training, unobserved};
 use sara::compiler::import::{Binding, Model};
 use sara::compiler::passes::differentiate::TARGET;
@@ -83,12 +84,26 @@ struct Trajectory {
 }
 
 fn trajectory_trainer(name: &str, settings: &Trajectory, threads: usize) -> (Trainer, Tensors) {
+    limited_trainer(name, settings, threads, None).unwrap()
+}
+
+/// The same within a limit on memory; or the least that there is.
+fn limited_trainer(
+    name: &str,
+    settings: &Trajectory,
+    threads: usize,
+    memory_limit: Option<u64>,
+) -> Result<(Trainer, Tensors), u64> {
     let batches = tensors(&format!("trajectory/{name}.batches.safetensors"));
     let shapes = batches.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape()[1..].to_vec()));
     let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
     let binding = Binding { shapes: shapes.collect(), ..Binding::default() };
-    let options = TrainOptions::new(binding, select::Options::default(), Amount::Threshold(settings.threshold));
-    let plan = compile_training(&model, &options, &mut unobserved()).unwrap();
+    let amount = Amount::Threshold(settings.threshold);
+    let options = TrainOptions { memory_limit, ..TrainOptions::new(binding, select::Options::default(), amount) };
+    let plan = match compile_training(&model, &options, &mut unobserved()) {
+        Err(Error::Memory { least, .. }) => return Err(least),
+        plan => plan.unwrap(),
+    };
     let mut chosen: Vec<&str> = plan.sparse.iter().map(|s| plan.weights[s.weight as usize].name.as_str()).collect();
     chosen.sort_unstable();
     for name in chosen {
@@ -106,7 +121,7 @@ fn trajectory_trainer(name: &str, settings: &Trajectory, threads: usize) -> (Tra
         lambda_rank: 0.0,
         ..train::TrainOptions::default()
     };
-    (Trainer::new(Executor::new(plan, threads, None).unwrap(), options).unwrap(), batches)
+    Ok((Trainer::new(Executor::new(plan, threads, None).unwrap(), options).unwrap(), batches))
 }
 
 fn batch(batches: &Tensors, step: u64) -> Tensors {
@@ -171,6 +186,29 @@ fn runs_are_equal_to_the_bit_on_one_and_two_threads() {
     let one = outcome(1);
     assert!(one == outcome(1), "two runs differ");
     assert!(one == outcome(2), "one and two threads differ");
+}
+
+#[test]
+fn what_is_computed_twice_under_a_limit_gives_the_same_bits() {
+    for name in ["dit.dynamo", "sd15_unet.ts"] {
+        let text = std::fs::read_to_string(path(&format!("trajectory/{name}.json"))).unwrap();
+        let settings: Trajectory = serde_json::from_str(&text).unwrap();
+        let least = limited_trainer(name, &settings, 1, Some(1)).err().unwrap();
+        assert_eq!(limited_trainer(name, &settings, 1, Some(least - 1)).err(), Some(least));
+        let outcome = |limit: Option<u64>| {
+            let (mut trainer, batches) = limited_trainer(name, &settings, 1, limit).unwrap();
+            let losses: Vec<u64> =
+                (0..4).map(|s| trainer.step(&[batch(&batches, s)]).unwrap().loss.to_bits()).collect();
+            let values =
+                |s| trainer.executor.state(s).map(|state| state.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+            let state: Vec<_> = (0..trainer.executor.plan().sparse.len()).map(values).collect();
+            let arena = trainer.executor.plan().program("train").unwrap().arena_bytes;
+            (arena, losses, state)
+        };
+        let (free, tight) = (outcome(None), outcome(Some(least)));
+        println!("{name}: an arena of {} bytes instead of {}", tight.0, free.0);
+        assert!(tight.0 < free.0 && (tight.1, tight.2) == (free.1, free.2), "{name}");
+    }
 }
 
 #[test]
