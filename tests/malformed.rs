@@ -48,10 +48,13 @@ unsafe impl GlobalAlloc for Watching {
     }
 }
 
-/// One refusal: a name, and what is tried in an empty folder. It gives the message, or nothing if nothing was refused.
+/// Tries something in an empty folder. Gives the message that refuses it, or nothing if nothing was refused.
+type Try = Box<dyn Fn(&Path) -> Option<String>>;
+
+/// One refusal.
 struct Case {
     name: String,
-    run: Box<dyn Fn(&Path) -> Option<String>>,
+    run: Try,
 }
 
 impl Case {

@@ -23,6 +23,7 @@ mod train;
 mod verify;
 
 pub use failure::Failure;
+pub use train::check_config;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -388,11 +388,21 @@ fn resume(trainer: &mut Trainer, from: &Path, run: &Path) -> Result<(), Failure>
 
 fn read_config(path: &Path) -> Result<Flags, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::Plain(format!("{}: {e}", path.display())))?;
-    toml::from_str(&text).map_err(|e| {
+    parse_config(&text).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))
+}
+
+/// The flags that a configuration file's text sets.
+fn parse_config(text: &str) -> Result<Flags, String> {
+    toml::from_str(text).map_err(|e: toml::de::Error| {
         let hint = unknown_key(e.message()).and_then(nearest_key);
         let hint = hint.map_or(String::new(), |key| format!("did you mean `{key}`?"));
-        Failure::Usage(format!("{}: {e}{hint}", path.display()))
+        format!("{e}{hint}")
     })
+}
+
+/// Checks the text of a configuration file of `sara train`.
+pub fn check_config(text: &str) -> Result<(), String> {
+    parse_config(text).map(drop)
 }
 
 /// The key that a message of the TOML reader calls unknown.
