@@ -1,7 +1,7 @@
 //! Patterns of operators that passes look for, and what is almost one of them.
 
 use super::steps::{NORM, axis, narrower, pair};
-use super::{Builder, Value};
+use super::{Builder, LARGEST, Value};
 use crate::common::{Attr, Value as A};
 use sara_runtime::oracle::OracleType;
 
@@ -81,6 +81,10 @@ fn plain_sigmoid(b: &mut Builder, x: &Value) -> Option<Value> {
 fn sigmoid(b: &mut Builder, x: &Value, p: u16) -> Option<Value> {
     let opposite = b.step("Neg", &[x], &[], (&x.shape, x.bound, x.error))?;
     let most = x.bound.exp();
+    // A sum that is scaled down has a reciprocal above one.
+    if most + 1.5 > LARGEST {
+        return plain_sigmoid(b, x);
+    }
     let power = b.step("Exp", &[&opposite], &[], (&x.shape, most, most * x.error + 1e-7 * most))?;
     let one = b.number(if p % 7 == 6 { 1.5 } else { 1.0 });
     let sum = b.step("Add", &[&power, &one], &[], (&x.shape, most + 1.5, power.error))?;
@@ -108,6 +112,10 @@ pub(super) fn softmax_pattern(b: &mut Builder, x: &Value, p: u16, q: u16) -> Opt
     let most = argument.bound.exp();
     let powers = b.step("Exp", &[&argument], &[], (&x.shape, most, most * argument.error + 1e-7 * most))?;
     let count = x.shape[axis] as f64;
+    // A sum that is scaled down gives ratios above one.
+    if count * powers.bound > LARGEST {
+        return None;
+    }
     // One of the choices adds up what is not divided.
     let added = if q % 5 == 4 { &argument } else { &powers };
     let op = if q % 5 == 4 { "ReduceMax" } else { "ReduceSum" };
