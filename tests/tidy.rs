@@ -31,8 +31,11 @@ fn with_unsafe(root: &Path, folders: &[&str]) -> Vec<String> {
         let text = std::fs::read_to_string(path).unwrap().replace("forbid(unsafe_code)", "");
         word.is_match(&text)
     };
-    let mut named: Vec<_> =
-        files.iter().filter(|path| uses(path)).map(|path| path.strip_prefix(root).unwrap().display().to_string()).collect();
+    let mut named: Vec<_> = files
+        .iter()
+        .filter(|path| uses(path))
+        .map(|path| path.strip_prefix(root).unwrap().display().to_string())
+        .collect();
     named.sort();
     named
 }
