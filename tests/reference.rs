@@ -6,11 +6,11 @@ mod common;
 
 use common::pytorch::{Export, inputs, run};
 use sara::compiler::Error;
-use sara::compiler::compile::{TrainOptions, compile_gradients, compile_training, unobserved};
+use sara::compiler::compile::{Residency, TrainOptions, compile_gradients, compile_training, unobserved};
 use sara::compiler::import::{Binding, Model};
 use sara::compiler::passes::differentiate::TARGET;
 use sara::compiler::select::{self, Amount};
-use sara::runtime::executor::Executor;
+use sara::runtime::executor::{Executor, memory};
 use sara::runtime::schedule::Schedule;
 use sara::runtime::tensor::{Tensors, read_safetensors};
 use sara::runtime::train::{self, Trainer};
@@ -84,7 +84,7 @@ struct Trajectory {
 }
 
 fn trajectory_trainer(name: &str, settings: &Trajectory, threads: usize) -> (Trainer, Tensors) {
-    limited_trainer(name, settings, threads, None).unwrap()
+    limited_trainer(name, settings, threads, None, Residency::Resident).unwrap()
 }
 
 /// The same within a limit on memory; or the least that there is.
@@ -93,13 +93,15 @@ fn limited_trainer(
     settings: &Trajectory,
     threads: usize,
     memory_limit: Option<u64>,
+    weights: Residency,
 ) -> Result<(Trainer, Tensors), u64> {
     let batches = tensors(&format!("trajectory/{name}.batches.safetensors"));
     let shapes = batches.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape()[1..].to_vec()));
     let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
     let binding = Binding { shapes: shapes.collect(), ..Binding::default() };
     let amount = Amount::Threshold(settings.threshold);
-    let options = TrainOptions { memory_limit, ..TrainOptions::new(binding, select::Options::default(), amount) };
+    let options =
+        TrainOptions { memory_limit, weights, ..TrainOptions::new(binding, select::Options::default(), amount) };
     let plan = match compile_training(&model, &options, &mut unobserved()) {
         Err(Error::Memory { least, .. }) => return Err(least),
         plan => plan.unwrap(),
@@ -166,7 +168,7 @@ fn training_is_that_of_the_reference() {
 }
 
 fn weight(trainer: &Trainer, w: usize) -> &[f32] {
-    trainer.executor.weight(w as u32)
+    trainer.executor.weight(w as u32).unwrap_or_default()
 }
 
 #[test]
@@ -189,25 +191,34 @@ fn runs_are_equal_to_the_bit_on_one_and_two_threads() {
 }
 
 #[test]
-fn what_is_computed_twice_under_a_limit_gives_the_same_bits() {
+fn less_memory_gives_the_same_bits() {
     for name in ["dit.dynamo", "sd15_unet.ts"] {
         let text = std::fs::read_to_string(path(&format!("trajectory/{name}.json"))).unwrap();
         let settings: Trajectory = serde_json::from_str(&text).unwrap();
-        let least = limited_trainer(name, &settings, 1, Some(1)).err().unwrap();
-        assert_eq!(limited_trainer(name, &settings, 1, Some(least - 1)).err(), Some(least));
-        let outcome = |limit: Option<u64>| {
-            let (mut trainer, batches) = limited_trainer(name, &settings, 1, limit).unwrap();
+        let least = |weights| {
+            let least = limited_trainer(name, &settings, 1, Some(1), weights).err().unwrap();
+            assert_eq!(limited_trainer(name, &settings, 1, Some(least - 1), weights).err(), Some(least));
+            least
+        };
+        let outcome = |limit: Option<u64>, weights| {
+            let (mut trainer, batches) = limited_trainer(name, &settings, 1, limit, weights).unwrap();
             let losses: Vec<u64> =
                 (0..4).map(|s| trainer.step(&[batch(&batches, s)]).unwrap().loss.to_bits()).collect();
             let values =
                 |s| trainer.executor.state(s).map(|state| state.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
             let state: Vec<_> = (0..trainer.executor.plan().sparse.len()).map(values).collect();
-            let arena = trainer.executor.plan().program("train").unwrap().arena_bytes;
-            (arena, losses, state)
+            let bytes: u64 = memory(trainer.executor.plan(), 1).iter().map(|kind| kind.1).sum();
+            (bytes, (losses, state))
         };
-        let (free, tight) = (outcome(None), outcome(Some(least)));
-        println!("{name}: an arena of {} bytes instead of {}", tight.0, free.0);
-        assert!(tight.0 < free.0 && (tight.1, tight.2) == (free.1, free.2), "{name}");
+        let free = outcome(None, Residency::Resident);
+        let mut before = free.0;
+        for weights in [Residency::Resident, Residency::Streamed] {
+            let tight = outcome(Some(least(weights)), weights);
+            println!("{name}: {} bytes instead of {before}, with weights {weights:?}", tight.0);
+            assert!(tight.0 < before && tight.1 == free.1, "{name}");
+            before = tight.0;
+        }
+        assert!(outcome(None, Residency::Streamed).1 == free.1, "{name}");
     }
 }
 

@@ -4,7 +4,7 @@
 
 use nalgebra::DMatrix;
 use prost::Message;
-use sara::compiler::compile::{TrainOptions, compile_training, unobserved};
+use sara::compiler::compile::{Residency, TrainOptions, compile_training, unobserved};
 use sara::compiler::import::proto::{
     DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetId, TensorProto, TensorShapeProto, TensorTypeProto,
     TypeProto, ValueInfoProto, data_type,
@@ -15,7 +15,7 @@ use sara::compiler::select::{self, Amount};
 use sara::kernels::hyper;
 use sara::runtime::adapter;
 use sara::runtime::checkpoint;
-use sara::runtime::executor::Executor;
+use sara::runtime::executor::{Executor, SparseState};
 use sara::runtime::plan::{Plan, Stored};
 use sara::runtime::rng::CounterRng;
 use sara::runtime::schedule::Schedule;
@@ -156,7 +156,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn weights(executor: &Executor) -> Vec<Vec<u32>> {
     let all = executor.plan().weights.iter().enumerate();
     all.filter(|(_, w)| w.stored == Stored::Plain(sara::kernels::DType::F32))
-        .map(|(i, _)| bits(executor.weight(i as u32)))
+        .map(|(i, _)| bits(executor.weight(i as u32).unwrap_or_default()))
         .collect()
 }
 
@@ -173,10 +173,16 @@ fn snapshot(trainer: &Trainer) -> Snapshot {
 
 /// A bundled transformer with its batches.
 fn dit() -> (Plan, Vec<Tensors>) {
+    dit_with(Residency::Resident)
+}
+
+fn dit_with(weights: Residency) -> (Plan, Vec<Tensors>) {
     let (all, _) = read_safetensors(&reference("trajectory/dit.dynamo.batches.safetensors")).unwrap();
     let shapes = all.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape()[1..].to_vec()));
     let binding = Binding { shapes: shapes.collect(), ..Binding::default() };
-    let plan = compile(&reference("dit.dynamo.onnx"), binding, Amount::Threshold(5e-3));
+    let model = Model::open(&reference("dit.dynamo.onnx")).unwrap();
+    let options = TrainOptions::new(binding, select::Options::default(), Amount::Threshold(5e-3));
+    let plan = compile_training(&model, &TrainOptions { weights, ..options }, &mut unobserved()).unwrap();
     let steps = all[TARGET].shape()[0];
     let batch = |i| all.iter().map(|(n, t)| (n.clone(), t.at(i).unwrap())).collect();
     (plan, (0..steps).map(batch).collect())
@@ -236,6 +242,36 @@ fn a_resumed_run_is_the_unbroken_run() {
             assert_eq!(shrunk, progressive_iter.is_some(), "{what}");
         }
     }
+}
+
+#[test]
+fn a_run_may_go_on_with_its_weights_in_their_file() {
+    let (resident, batches) = dit();
+    let (streamed, _) = dit_with(Residency::Streamed);
+    let threshold = resident.selection.threshold;
+    let options = train::TrainOptions { threshold, progressive_iter: Some(2), learning_rate: 2e-3, ..options() };
+    let end = |first: &Plan, second: &Plan| {
+        let run = tempfile::tempdir().unwrap();
+        let mut t = trainer(first, 2, &options);
+        for batch in &batches[..3] {
+            t.step(std::slice::from_ref(batch)).unwrap();
+        }
+        let saved = checkpoint::save(&t, run.path()).unwrap();
+        let mut t = trainer(second, 1, &options);
+        checkpoint::load(&mut t, &saved).unwrap();
+        let losses: Vec<u64> =
+            batches[3..6].iter().map(|b| t.step(std::slice::from_ref(b)).unwrap().loss.to_bits()).collect();
+        let sparse = 0..t.executor.plan().sparse.len();
+        let state: Vec<_> = sparse.clone().map(|s| t.executor.state(s).map(bits)).collect();
+        let values: Vec<_> = sparse.clone().map(|s| bits(&t.executor.values(s))).collect();
+        let left: Vec<_> = sparse.map(|s| (t.executor.left(s).0.to_vec(), bits(t.executor.left(s).1))).collect();
+        assert!(left.iter().any(|l| !l.0.is_empty()), "nothing was left behind");
+        (losses, state, values, left)
+    };
+    let straight = end(&resident, &resident);
+    assert!(end(&streamed, &streamed) == straight);
+    assert!(end(&resident, &streamed) == straight);
+    assert!(end(&streamed, &resident) == straight);
 }
 
 #[test]
@@ -433,7 +469,9 @@ fn reselection_takes_the_threshold_of_each_weight() {
         let mut values = t.executor.state(s)[0].to_vec();
         values.iter_mut().step_by(2).for_each(|v| *v = 1.5 * *threshold as f32);
         let zero = vec![0.0; index.len()];
-        t.executor.set_state(s, &index, &values, &zero, &zero).unwrap();
+        let moments = [&zero[..], &zero[..]];
+        let state = SparseState { index: &index, values: &values, moments, left: &[], left_values: &[] };
+        t.executor.set_state(s, &state).unwrap();
         expected.push(index.into_iter().skip(1).step_by(2).collect::<Vec<_>>());
     }
     t.step = 1;

@@ -6,12 +6,22 @@ use crate::ir::verify::{LOSS, verify};
 use crate::ir::{Block, Def, Graph, Payload, Stage, State, Type, ValueId};
 use crate::lower::{Buffers, lower, sparse_numbers};
 use crate::ops::{Accumulate, LowRank};
-use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, update};
+use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, stream, update};
 use crate::place::place;
 use crate::select::{self, Amount, Chosen};
 use sara_kernels::{DType, hyper};
 use sara_runtime::executor::{memory, memory_by_kind};
 use sara_runtime::plan::{Plan, Program, Selection, Sparse, Weight};
+
+/// Where weights are while a plan runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residency {
+    /// In memory.
+    #[default]
+    Resident,
+    /// The large ones in the model's files, which are mapped; each is copied for the launch that reads it.
+    Streamed,
+}
 
 /// What to compile for training.
 #[derive(Clone, Debug)]
@@ -24,6 +34,8 @@ pub struct TrainOptions {
     pub amount: Amount,
     /// Bytes of memory that training may take.
     pub memory_limit: Option<u64>,
+    /// Where weights are while training.
+    pub weights: Residency,
     /// Threads that training will run on; each needs memory of its own.
     pub threads: usize,
 }
@@ -31,7 +43,7 @@ pub struct TrainOptions {
 impl TrainOptions {
     /// Options without a limit on memory, for one thread.
     pub fn new(binding: Binding, select: select::Options, amount: Amount) -> TrainOptions {
-        TrainOptions { binding, select, amount, memory_limit: None, threads: 1 }
+        TrainOptions { binding, select, amount, memory_limit: None, weights: Residency::Resident, threads: 1 }
     }
 }
 
@@ -48,7 +60,7 @@ pub fn canonical(model: &Model, binding: &Binding, observe: Observer<'_>) -> Res
     let mut graph = import(model, binding)?;
     verify(&graph, "import")?;
     observe("import", &graph)?;
-    let context = Context { selection: &Chosen::default(), limit: None };
+    let context = Context { selection: &Chosen::default(), limit: None, weights: Residency::Resident };
     run_passes(&mut graph, &context, Stage::Imported..=Stage::Canonical, observe)?;
     Ok(graph)
 }
@@ -71,15 +83,25 @@ fn run_passes(
 pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
     let mut graph = canonical(model, &options.binding, observe)?;
     let chosen = select::choose(model, &graph, &options.select, options.amount)?;
+    let unlimited = Context { selection: &chosen, limit: None, weights: options.weights };
     let measure = |graph: &Graph| {
-        let (mut programs, mut buffers) = training_programs(graph);
+        let mut graph = graph.clone();
+        stream::run(&mut graph, &unlimited)?;
+        let (mut programs, mut buffers) = training_programs(&graph);
         programs.iter_mut().for_each(|p| place(p, &mut buffers.list));
         let arena = arena_bytes(&programs);
         let trained = chosen.index.values().map(Vec::len);
-        total(memory_by_kind(&graph.weights, trained, buffers.constants.len(), arena, options.threads))
+        Ok(total(memory_by_kind(
+            &graph.weights,
+            &buffers.list,
+            trained,
+            buffers.constants.len(),
+            arena,
+            options.threads,
+        )))
     };
     let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
-    let context = Context { selection: &chosen, limit };
+    let context = Context { limit, ..unlimited };
     run_passes(&mut graph, &context, Stage::Sparse..=Stage::Fused, observe)?;
     let (mut programs, mut buffers) = training_programs(&graph);
     let mut sparse = Vec::new();
@@ -126,7 +148,7 @@ fn training_programs(graph: &Graph) -> (Vec<Program>, Buffers) {
     (programs, buffers)
 }
 
-fn total(kinds: [(&str, u64); 5]) -> u64 {
+fn total(kinds: [(&str, u64); 6]) -> u64 {
     kinds.iter().map(|k| k.1).sum()
 }
 

@@ -32,6 +32,7 @@ impl Buffers {
         let sparse = || self.sparse[&weight_of(graph, value)];
         Some(match graph.value(value).def {
             Def::Weight(weight) => Place::Weight(weight as u32),
+            Def::File(of) => Place::File(weight_of(graph, of) as u32),
             Def::Index(..) => Place::Index(sparse()),
             Def::Param(_) => Place::Param(sparse()),
             Def::State(State::Gradient, _) => Place::Gradient(sparse()),
@@ -94,6 +95,18 @@ impl Lower<'_> {
     pub fn try_input(&mut self, i: usize) -> Option<BufferId> {
         let value = self.graph.node(self.node).inputs.get(i).copied().flatten()?;
         Some(self.bind(value))
+    }
+
+    /// Buffer of operand `i`; of an index or a param, with what trains no more.
+    pub fn try_whole(&mut self, i: usize) -> Option<BufferId> {
+        let value = self.graph.node(self.node).inputs.get(i).copied().flatten()?;
+        let whole = match self.buffers.place_of(self.graph, value) {
+            Some(Place::Index(s)) => Place::AllIndex(s),
+            Some(Place::Param(s)) => Place::AllParam(s),
+            _ => return Some(self.bind(value)),
+        };
+        let v = self.graph.value(value);
+        Some(self.buffers.fixed(&v.name, &v.ty, whole))
     }
 
     /// Buffer of result `i`.
@@ -192,7 +205,7 @@ pub fn contiguous(shape: &[usize]) -> Scalar {
 fn weight_of(graph: &Graph, value: ValueId) -> usize {
     match graph.value(value).def {
         Def::Weight(weight) => weight,
-        Def::Index(of, _) | Def::Param(of) | Def::State(_, of) => weight_of(graph, of),
+        Def::File(of) | Def::Index(of, _) | Def::Param(of) | Def::State(_, of) => weight_of(graph, of),
         _ => unreachable!("`%{}` belongs to no weight", graph.value(value).name),
     }
 }

@@ -14,6 +14,7 @@ pub mod conv_grad_input;
 pub mod conv_grad_weight;
 pub mod copy;
 mod dtype;
+pub mod fetch;
 pub mod fill;
 mod function;
 pub mod gather;
@@ -78,6 +79,7 @@ pub const KERNELS: &[&Kernel] = &[
     &conv_grad_input::KERNEL,
     &conv_grad_weight::KERNEL,
     &copy::KERNEL,
+    &fetch::KERNEL,
     &fill::KERNEL,
     &gather::KERNEL,
     &gather_grad::KERNEL,

@@ -4,13 +4,13 @@
 //! hash of every other file.
 
 use crate::error::{Error, Result};
+use crate::executor::SparseState;
 use crate::files::{hex, sha256_file, write_atomic};
 use crate::tensor::{Tensor, View, read_safetensors, write_views};
 use crate::train::{TrainOptions, Trainer};
 use sara_kernels::DType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -64,20 +64,17 @@ fn write_files(trainer: &Trainer, folder: &Path) -> Result<()> {
     let executor = &trainer.executor;
     let plan = executor.plan();
     let mut views = BTreeMap::new();
-    for (s, sparse) in plan.sparse.iter().enumerate() {
+    for s in 0..plan.sparse.len() {
         let index = executor.indices(s);
         let [param, _, moment1, moment2] = executor.state(s);
-        let left: Vec<u32> = sparse.index.iter().copied().filter(|i| index.binary_search(i).is_err()).collect();
-        let weight = executor.weight(sparse.weight);
-        let frozen: Vec<f32> = left.iter().map(|i| weight[*i as usize]).collect();
-        let owned = |view: View<'_>| View { bytes: Cow::Owned(view.bytes.into_owned()), ..view };
+        let (left, frozen) = executor.left(s);
         for (column, view) in [
             ("index", View::vector(DType::U32, index)),
             ("value", View::vector(DType::F32, param)),
             ("moment1", View::vector(DType::F32, moment1)),
             ("moment2", View::vector(DType::F32, moment2)),
-            ("frozen_index", owned(View::vector(DType::U32, &left))),
-            ("frozen_value", owned(View::vector(DType::F32, &frozen))),
+            ("frozen_index", View::vector(DType::U32, left)),
+            ("frozen_value", View::vector(DType::F32, frozen)),
         ] {
             views.insert(format!("{s}.{column}"), view);
         }
@@ -127,26 +124,25 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
             "selection_sha256 differs: the checkpoint is of a plan with other trained entries, or of other weights",
         ));
     }
-    let state = folder.join(STATE);
-    let (tensors, _) = read_safetensors(&state)?;
+    let path = folder.join(STATE);
+    let (tensors, _) = read_safetensors(&path)?;
     let column = |s: usize, name: &str| {
         let key = format!("{s}.{name}");
-        tensors.get(&key).map(Tensor::bytes).ok_or_else(|| Error::file(&state, format!("tensor `{key}` is missing")))
+        tensors.get(&key).map(Tensor::bytes).ok_or_else(|| Error::file(&path, format!("tensor `{key}` is missing")))
     };
     for s in 0..trainer.executor.plan().sparse.len() {
         let u32s = |name| column(s, name).map(|b| bytemuck::pod_collect_to_vec::<u8, u32>(&b));
         let f32s = |name| column(s, name).map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(&b));
-        let (left, frozen) = (u32s("frozen_index")?, f32s("frozen_value")?);
-        let (index, value, moment1, moment2) = (u32s("index")?, f32s("value")?, f32s("moment1")?, f32s("moment2")?);
-        let sparse = &trainer.executor.plan().sparse[s];
-        let weight = sparse.weight;
-        let mut all: Vec<u32> = index.iter().chain(&left).copied().collect();
-        all.sort_unstable();
-        if all != sparse.index || left.len() != frozen.len() {
-            return Err(Error::file(&state, format!("the positions of sparse weight {s} are not those of the plan")));
-        }
-        trainer.executor.set_state(s, &index, &value, &moment1, &moment2)?;
-        trainer.executor.set_frozen(weight, &left, &frozen);
+        let (left, left_values) = (u32s("frozen_index")?, f32s("frozen_value")?);
+        let (index, values, moment1, moment2) = (u32s("index")?, f32s("value")?, f32s("moment1")?, f32s("moment2")?);
+        let state = SparseState {
+            index: &index,
+            values: &values,
+            moments: [&moment1, &moment2],
+            left: &left,
+            left_values: &left_values,
+        };
+        trainer.executor.set_state(s, &state).map_err(|e| Error::file(&path, e.to_string()))?;
     }
     trainer.options = saved.options;
     trainer.step = saved.step;

@@ -10,6 +10,7 @@ pub mod executor;
 pub mod files;
 pub mod interpret;
 mod load;
+pub mod map;
 pub mod metrics;
 pub mod oracle;
 pub mod patch;

@@ -3,29 +3,39 @@
 use crate::block::Block;
 use crate::error::{Error, Result};
 use crate::files::{hex, sha256_file};
-use crate::plan::{ALIGN, Plan, Stored, Weight};
+use crate::plan::{ALIGN, Buffer, Place, Plan, Sparse, Stored, Weight};
 use crate::source::Source;
 use sara_kernels::Pool;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Reads all weights into one block. Returns each weight's offset. The `.onnx` file must be the plan's, and each weight of which
-/// entries train must have the bytes by which they were chosen.
-pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<(Vec<usize>, Block)> {
+/// The weights of a plan in memory.
+pub(crate) struct Loaded {
+    /// Offset of each weight that a launch reads from memory, in `block`.
+    pub(crate) at: Vec<Option<usize>>,
+    /// Those weights.
+    pub(crate) block: Block,
+    /// Values of each sparse weight's entries, in the order of its positions.
+    pub(crate) values: Vec<Vec<f32>>,
+}
+
+/// Reads the weights that launches read from memory, and of each sparse weight the values of its entries. The `.onnx` file must be
+/// the plan's, and each weight of which entries train must have the bytes by which they were chosen.
+pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<Loaded> {
     let model = &source.model;
     let (bytes, sha256) = sha256_file(model)?;
     if bytes != plan.model.bytes || sha256 != plan.model.sha256 {
         return Err(Error::file(model, "is not the model that the plan was compiled from; compile the plan again"));
     }
-    let mut at = Vec::with_capacity(plan.weights.len());
+    let mut at = vec![None; plan.weights.len()];
     let mut end = 0;
-    for w in &plan.weights {
-        at.push(end);
-        end += room(w);
+    for w in resident(&plan.buffers) {
+        at[w] = Some(end);
+        end += room(&plan.weights[w]);
     }
     let mut files: HashMap<&str, (PathBuf, File)> = HashMap::new();
     for w in &plan.weights {
@@ -33,72 +43,106 @@ pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<(Vec<usi
             files.insert(&w.file, source.open(&w.file)?);
         }
     }
-    let mut bases: HashMap<usize, &str> = HashMap::new();
-    for sparse in &plan.sparse {
-        bases.insert(sparse.weight as usize, &sparse.base_sha256);
-    }
+    let sparse: HashMap<usize, &Sparse> = plan.sparse.iter().map(|s| (s.weight as usize, s)).collect();
     let mut block = Block::new(end)?;
     let mut rest = block.bytes_mut();
     let mut places = Vec::with_capacity(plan.weights.len());
-    for w in &plan.weights {
-        let (own, others) = rest.split_at_mut(room(w));
-        places.push(Mutex::new(own));
+    for (w, at) in plan.weights.iter().zip(&at) {
+        let (own, others) = rest.split_at_mut(at.map_or(0, |_| room(w)));
+        places.push(Mutex::new((own, Vec::new())));
         rest = others;
     }
     let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
     pool.run(plan.weights.len(), |i, scratch| {
         let w = &plan.weights[i];
+        let sparse = sparse.get(&i).copied();
+        if at[i].is_none() && sparse.is_none() {
+            return;
+        }
         let (path, file) = &files[w.file.as_str()];
         let mut place = places[i].lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = read(w, path, file, bases.get(&i).copied(), &mut place, scratch) {
+        let (memory, values) = &mut *place;
+        if let Err(error) = read(w, path, file, sparse, at[i].map(|_| &mut **memory), values, scratch) {
             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
             if failed.as_ref().is_none_or(|(first, _)| i < *first) {
                 *failed = Some((i, error));
             }
         }
     });
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some((_, error)) => Err(error),
-        None => Ok((at, block)),
+    if let Some((_, error)) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
     }
+    let mut values: Vec<Vec<f32>> =
+        places.into_iter().map(|p| p.into_inner().unwrap_or_else(PoisonError::into_inner).1).collect();
+    let values = plan.sparse.iter().map(|s| std::mem::take(&mut values[s.weight as usize])).collect();
+    Ok(Loaded { at, block, values })
+}
+
+/// The weights that launches or ports read from memory, in ascending order.
+pub(crate) fn resident(buffers: &[Buffer]) -> BTreeSet<usize> {
+    let places = buffers.iter().map(|b| b.place);
+    places.filter_map(|place| if let Place::Weight(w) = place { Some(w as usize) } else { None }).collect()
 }
 
 /// Bytes that a weight takes in the block.
-fn room(w: &Weight) -> usize {
+pub(crate) fn room(w: &Weight) -> usize {
     (w.len() as usize * w.stored.loaded().size()).next_multiple_of(ALIGN as usize)
 }
 
 /// Elements that are read at once: few enough that they are still in the cache when they are hashed and widened.
 const CHUNK: usize = 1 << 16;
 
-/// Reads and widens one weight. `base` is the hash that its bytes must have.
-fn read(w: &Weight, path: &Path, file: &File, base: Option<&str>, place: &mut [u8], scratch: &mut [u8]) -> Result<()> {
+/// Reads and widens one weight, into `memory` if it is to stay there. What is sparse must have the bytes by which its entries were
+/// chosen; their values are appended to `values`.
+fn read(
+    w: &Weight,
+    path: &Path,
+    file: &File,
+    sparse: Option<&Sparse>,
+    mut memory: Option<&mut [u8]>,
+    values: &mut Vec<f32>,
+    scratch: &mut [u8],
+) -> Result<()> {
     let mut hash = Sha256::new();
     let (len, from) = (w.len() as usize, w.stored.size());
     let to = w.stored.loaded().size();
+    let (raw, spare) = scratch.split_at_mut(CHUNK * size_of::<f64>());
+    let mut positions = sparse.map_or(&[][..], |s| &s.index);
+    values.reserve_exact(positions.len());
     for first in (0..len).step_by(CHUNK) {
         let count = CHUNK.min(len - first);
         let offset = w.offset + (first * from) as u64;
-        let out = &mut place[first * to..(first + count) * to];
+        let out = match &mut memory {
+            Some(memory) => &mut memory[first * to..(first + count) * to],
+            None => &mut spare[..count * to],
+        };
         let bytes = match w.stored {
             Stored::Plain(_) => &mut *out,
-            Stored::F16 | Stored::Bf16 => &mut scratch[..count * from],
+            Stored::F16 | Stored::Bf16 => &mut raw[..count * from],
         };
         file.read_exact_at(bytes, offset).map_err(|e| short(w, path, file, e))?;
-        if base.is_some() {
+        if sparse.is_some() {
             hash.update(&*bytes);
         }
-        let widen: fn(u16) -> f32 = match w.stored {
-            Stored::Plain(_) => continue,
-            Stored::F16 => |bits| half::f16::from_bits(bits).to_f32(),
-            Stored::Bf16 => |bits| half::bf16::from_bits(bits).to_f32(),
+        let widen: Option<fn(u16) -> f32> = match w.stored {
+            Stored::Plain(_) => None,
+            Stored::F16 => Some(|bits| half::f16::from_bits(bits).to_f32()),
+            Stored::Bf16 => Some(|bits| half::bf16::from_bits(bits).to_f32()),
         };
-        let halves = scratch[..count * from].chunks_exact(2);
-        for (v, b) in bytemuck::cast_slice_mut::<u8, f32>(out).iter_mut().zip(halves) {
-            *v = widen(u16::from_le_bytes([b[0], b[1]]));
+        if let Some(widen) = widen {
+            let halves = raw[..count * from].chunks_exact(2);
+            for (v, b) in bytemuck::cast_slice_mut::<u8, f32>(out).iter_mut().zip(halves) {
+                *v = widen(u16::from_le_bytes([b[0], b[1]]));
+            }
+        }
+        let (here, later) = positions.split_at(positions.partition_point(|i| (*i as usize) < first + count));
+        positions = later;
+        if !here.is_empty() {
+            let elements: &[f32] = bytemuck::cast_slice(out);
+            values.extend(here.iter().map(|i| elements[*i as usize - first]));
         }
     }
-    if base.is_some_and(|base| base != hex(&hash.finalize())) {
+    if sparse.is_some_and(|s| s.base_sha256 != hex(&hash.finalize())) {
         return Err(Error::file(
             path,
             format!(

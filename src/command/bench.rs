@@ -1,6 +1,6 @@
 //! `sara bench`: what a training step takes, kernel by kernel, against what the machine can do.
 
-use super::options::{Dims, HowMany, MemoryLimit, Select, Threads};
+use super::options::{Dims, HowMany, Memory, Select, Threads};
 use super::{Failure, report};
 use sara_compiler::compile::{TrainOptions, compile_training, unobserved};
 use sara_compiler::import::Model;
@@ -28,7 +28,7 @@ pub(super) struct Args {
     #[command(flatten)]
     amount: HowMany,
     #[command(flatten)]
-    memory: MemoryLimit,
+    memory: Memory,
     #[command(flatten)]
     threads: Threads,
     /// Times that each program runs after a first; the fastest counts.
@@ -110,6 +110,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let model = Model::open(&args.model)?;
         let options = TrainOptions {
             memory_limit: args.memory.limit,
+            weights: args.memory.weights.into(),
             threads: args.threads.count(),
             ..TrainOptions::new(args.dims.binding(), args.select.options(), args.amount.amount()?)
         };

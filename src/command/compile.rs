@@ -1,6 +1,6 @@
 //! `sara compile`: a model becomes a training plan.
 
-use super::options::{Dims, Dump, HowMany, MemoryLimit, ModelArg, Select, Threads, observe, spare};
+use super::options::{Dims, Dump, HowMany, Memory, ModelArg, Select, Threads, observe, spare};
 use super::{Failure, report};
 use sara_compiler::compile::{TrainOptions, compile_training};
 use sara_runtime::schedule::auto_learning_rate;
@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[command(flatten)]
     amount: HowMany,
     #[command(flatten)]
-    memory: MemoryLimit,
+    memory: Memory,
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
@@ -53,6 +53,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     spare(&args.output, &model, &[])?;
     let options = TrainOptions {
         memory_limit: args.memory.limit,
+        weights: args.memory.weights.into(),
         threads: args.threads.count(),
         ..TrainOptions::new(args.dims.binding(), args.select.options(), args.amount.amount()?)
     };

@@ -1,9 +1,9 @@
 //! Options that several commands share.
 
 use super::Failure;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use regex::Regex;
-use sara_compiler::compile::Observer;
+use sara_compiler::compile::{Observer, Residency};
 use sara_compiler::import::{Binding, Model, external_files};
 use sara_compiler::ir::Graph;
 use sara_compiler::select::{self, Amount, Scope};
@@ -55,7 +55,7 @@ pub(super) struct Select {
     exclude: Option<Regex>,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
+#[derive(Clone, Copy, ValueEnum)]
 enum ScopeArg {
     Matrices,
     All,
@@ -146,13 +146,32 @@ impl ModelArg {
     }
 }
 
-/// How much memory training may take.
+/// How much memory training may take, and for what.
 #[derive(Args, Clone, Copy)]
-pub(super) struct MemoryLimit {
+pub(super) struct Memory {
     /// Memory that training may take, such as 6GiB or 3750MiB: more of the forward is then computed twice. Exit code 5 if it
     /// cannot be met.
     #[arg(long = "memory-limit", value_name = "SIZE", value_parser = parse_bytes)]
     pub(super) limit: Option<u64>,
+    /// Where weights are while training: in memory, or in the model's files, from which each is copied for the node that reads it.
+    #[arg(long, value_enum, default_value_t = Weights::Resident)]
+    pub(super) weights: Weights,
+}
+
+/// Where weights are while training.
+#[derive(ValueEnum, Clone, Copy)]
+pub(super) enum Weights {
+    Resident,
+    Streamed,
+}
+
+impl From<Weights> for Residency {
+    fn from(weights: Weights) -> Residency {
+        match weights {
+            Weights::Resident => Residency::Resident,
+            Weights::Streamed => Residency::Streamed,
+        }
+    }
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {

@@ -37,6 +37,7 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
 #[derive(Serialize)]
 pub(super) struct Memory {
     weights: u64,
+    mapped_pages: u64,
     sparse_state: u64,
     constants: u64,
     arena: u64,
@@ -57,7 +58,7 @@ struct ProgramMemory {
 
 impl Memory {
     pub(super) fn of(plan: &Plan, threads: usize) -> Memory {
-        let [weights, sparse_state, constants, arena, scratch] = memory(plan, threads).map(|m| m.1);
+        let [weights, mapped_pages, sparse_state, constants, arena, scratch] = memory(plan, threads).map(|m| m.1);
         let programs = plan.programs.iter().filter(|p| !p.name.starts_with("lowrank:")).map(|p| ProgramMemory {
             name: p.name.clone(),
             arena: p.arena_bytes,
@@ -67,14 +68,15 @@ impl Memory {
                 origin => format!("{} of {origin}", s.kernel.name),
             }),
         });
-        let total = weights + sparse_state + constants + arena + scratch;
-        Memory { weights, sparse_state, constants, arena, scratch, total, programs: programs.collect() }
+        let total = weights + mapped_pages + sparse_state + constants + arena + scratch;
+        Memory { weights, mapped_pages, sparse_state, constants, arena, scratch, total, programs: programs.collect() }
     }
 
     pub(super) fn print(&self) {
         let row = |name: &str, n: u64| vec![name.to_owned(), bytes(n)];
         let rows = [
             row("weights", self.weights),
+            row("pages of weights in their file", self.mapped_pages),
             row("sparse state", self.sparse_state),
             row("constants", self.constants),
             row("arena", self.arena),

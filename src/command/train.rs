@@ -332,8 +332,7 @@ pub(super) fn train(
 
 /// The values that training changed, of each sparse weight of the plan.
 pub(super) fn tuned(executor: &Executor) -> Vec<Vec<f32>> {
-    let sparse = executor.plan().sparse.iter();
-    sparse.map(|s| s.index.iter().map(|i| executor.weight(s.weight)[*i as usize]).collect()).collect()
+    (0..executor.plan().sparse.len()).map(|s| executor.values(s)).collect()
 }
 
 /// Writes what training changed as the run's adapter.

@@ -64,6 +64,7 @@ fn data(graph: &Graph, id: ValueId) -> Vec<u8> {
             bytemuck::cast_slice(&p).to_vec()
         }
         Def::Index(..) => bytemuck::cast_slice(&positions(graph, id)).to_vec(),
+        Def::File(weight) => data(graph, *weight),
         Def::Hyper => {
             let mut h = [0f32; hyper::LEN];
             h[hyper::GRADIENT_SCALE] = 1.0;

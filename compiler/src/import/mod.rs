@@ -3,7 +3,6 @@
 mod checked;
 mod function;
 mod known;
-mod map;
 mod model;
 mod node;
 pub mod proto;

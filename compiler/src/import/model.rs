@@ -1,6 +1,5 @@
 //! An ONNX model as it lies on disk: the decoded messages, and where each tensor's bytes are.
 
-use super::map::map;
 use super::proto::{AttributeProto, GraphProto, ModelProto, TensorProto, data_type};
 use super::scan;
 use crate::error::{Error, Result};
@@ -8,6 +7,7 @@ use crate::limits::FILE_BYTES;
 use bytes::Bytes;
 use prost::Message;
 use sara_kernels::DType;
+use sara_runtime::map::Map;
 use sara_runtime::plan::{ModelFile, Stored};
 use sara_runtime::source::{Source, relative};
 use sha2::{Digest, Sha256};
@@ -42,7 +42,7 @@ impl Model {
 
     /// The same, with external data that may lie elsewhere.
     pub fn open_source(source: Source) -> Result<Model> {
-        let bytes = map(&source, "")?;
+        let bytes = Bytes::from_owner(Map::open(&source, "")?);
         Model::decode(source, bytes)
     }
 
@@ -249,7 +249,7 @@ impl Model {
         if let Some(bytes) = maps.get(file) {
             return Ok(bytes.clone());
         }
-        let bytes = map(&self.source, file)?;
+        let bytes = Bytes::from_owner(Map::open(&self.source, file)?);
         maps.insert(file.to_owned(), bytes.clone());
         Ok(bytes)
     }

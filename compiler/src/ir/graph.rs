@@ -36,6 +36,8 @@ pub enum Def {
     Arg(String),
     /// An initialiser that stays in the model's files: index into [`Graph::weights`].
     Weight(usize),
+    /// The bytes of the weight as they lie in its file.
+    File(ValueId),
     /// A constant.
     Const(Payload),
     /// Flat positions of the trained entries of the weight.
@@ -372,6 +374,11 @@ impl Graph {
         self.nodes.push(node);
         self.order[block as usize].push(id);
         id
+    }
+
+    /// Makes an optional operand absent.
+    pub fn clear_input(&mut self, node: NodeId, slot: usize) {
+        self.nodes[node.0 as usize].inputs[slot] = None;
     }
 
     /// Replaces the order of a block. Nodes that are left out cease to exist.

@@ -118,6 +118,7 @@ impl Parser {
                 });
                 Def::Weight(self.graph.weights.len() - 1)
             }
+            "file" => Def::File(self.value(rest.strip_prefix("of ").ok_or("a file is `of` a weight")?)?),
             "const" => Def::Const(payload(rest, &ty)?),
             "index" => {
                 let rest = rest.strip_prefix("of ").ok_or("an index is `of` a weight")?;

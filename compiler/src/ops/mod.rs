@@ -18,6 +18,7 @@ mod cumulative;
 mod einsum;
 mod embed;
 mod expand;
+mod fetch;
 mod gather;
 mod group_norm;
 mod index;
@@ -225,6 +226,7 @@ operators! {
     group_norm::GroupNorm, group_norm::GroupNormGrad, group_norm::GroupNormGradAffine,
     layer_norm::LayerNorm, layer_norm::LayerNormGrad, layer_norm::LayerNormGradAffine,
     loss::MseLoss, loss::MseLossGrad,
+    fetch::Fetch,
     masked::SparseDelta, masked::Take, masked::MaskedMatMulGrad, masked::MaskedConvGrad,
     matmul::MatMul,
     reduce::Reduce,

@@ -8,8 +8,10 @@ pub mod join;
 pub mod rematerialise;
 pub mod schedule;
 pub mod sparsify;
+pub mod stream;
 pub mod update;
 
+use crate::compile::Residency;
 use crate::error::Result;
 use crate::ir::verify::verify;
 use crate::ir::{Graph, Stage};
@@ -25,19 +27,23 @@ pub struct Pass {
 }
 
 /// What passes may ask for.
+#[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// What trains.
     pub selection: &'a crate::select::Chosen,
     /// Memory that training may take.
     pub limit: Option<Limit<'a>>,
+    /// Where weights are while training.
+    pub weights: Residency,
 }
 
 /// A limit on the memory of training.
+#[derive(Clone, Copy)]
 pub struct Limit<'a> {
     /// The limit.
     pub bytes: u64,
     /// Bytes that training by a graph takes.
-    pub measure: &'a dyn Fn(&Graph) -> u64,
+    pub measure: &'a dyn Fn(&Graph) -> Result<u64>,
 }
 
 /// All passes. Import comes before them: it binds shapes and computes constants on the way.
@@ -51,6 +57,7 @@ pub const PIPELINE: &[Pass] = &[
     Pass { name: "join", run: |g, _| join::run(g), stage: Stage::Fused },
     Pass { name: "schedule", run: |g, _| schedule::run(g), stage: Stage::Fused },
     Pass { name: "rematerialise", run: rematerialise::run, stage: Stage::Fused },
+    Pass { name: "stream", run: stream::run, stage: Stage::Fused },
 ];
 
 /// Runs one pass, raises the stage and verifies.

@@ -13,6 +13,8 @@
 //! g = 0
 //! ```
 //!
+//! Without `w` nothing is written into it.
+//!
 //! `idx`, which holds strictly ascending positions in `w`, says how many entries there are; `p`, `m`, `v` and `g` have at
 //! least as many elements, and those beyond are left alone.
 
@@ -24,7 +26,7 @@ use crate::{Arg, DType, Kernel, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "sparse_adamw",
     args: &[
-        Arg::update("w", Types::Float),
+        Arg::update("w", Types::Float).or_none(),
         Arg::read("idx", Types::Only(DType::U32)),
         Arg::update("p", Types::Only(DType::F32)),
         Arg::update("m", Types::Only(DType::F32)),

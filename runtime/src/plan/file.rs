@@ -10,7 +10,7 @@ use std::path::Path;
 
 const MAGIC: &[u8; 9] = b"sara-plan";
 /// Version of the format. A plan is cheap to compile again, so older versions are not read.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HASH: usize = 32;
 
 /// The messages.
@@ -205,6 +205,9 @@ fn to_message(plan: &Plan) -> message::Plan {
             Place::Moment1(i) => (6, u64::from(i)),
             Place::Moment2(i) => (7, u64::from(i)),
             Place::Hyper => (8, 0),
+            Place::File(i) => (9, u64::from(i)),
+            Place::AllIndex(i) => (10, u64::from(i)),
+            Place::AllParam(i) => (11, u64::from(i)),
         };
         message::Buffer { name: b.name.clone(), dtype: b.dtype.name().into(), len: b.len, region, at }
     });
@@ -291,6 +294,9 @@ fn from_message(m: message::Plan) -> Result<Plan, String> {
             6 => Place::Moment1(number?),
             7 => Place::Moment2(number?),
             8 => Place::Hyper,
+            9 => Place::File(number?),
+            10 => Place::AllIndex(number?),
+            11 => Place::AllParam(number?),
             _ => return Err(format!("place of buffer `{}`", b.name)),
         };
         Ok(Buffer { dtype: dtype(&b.dtype)?, name: b.name, len: b.len, place })

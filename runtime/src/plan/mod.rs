@@ -98,10 +98,16 @@ pub enum Place {
     Weight(u32),
     /// In [`Plan::constants`], at this byte offset.
     Constant(u64),
+    /// A weight's bytes as they lie in its file, which is mapped; `u8`, at any alignment.
+    File(u32),
     /// Positions of a sparse weight's trained entries: ascending flat indices, `u32`.
     Index(u32),
+    /// [`Place::Index`], and behind them the positions of the entries that train no more, in any order.
+    AllIndex(u32),
     /// Values of a sparse weight's trained entries, `f32`.
     Param(u32),
+    /// [`Place::Param`], and behind them the values of the entries that train no more.
+    AllParam(u32),
     /// Accumulated gradient of a sparse weight's trained entries, `f32`.
     Gradient(u32),
     /// First Adam moment of a sparse weight's trained entries, `f32`.
@@ -129,6 +135,15 @@ impl Stored {
         match self {
             Stored::Plain(d) => d.size(),
             Stored::F16 | Stored::Bf16 => 2,
+        }
+    }
+
+    /// Its name in a launch of `fetch`: `f32`, `f16`, `bf16`, ...
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stored::Plain(d) => d.name(),
+            Stored::F16 => "f16",
+            Stored::Bf16 => "bf16",
         }
     }
 

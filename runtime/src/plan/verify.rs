@@ -115,8 +115,9 @@ impl Plan {
                 let weight = self.weights.get(w as usize);
                 fits(weight.map(super::Weight::len), weight.map_or(b.dtype, |w| w.stored.loaded()))
             }
-            Place::Index(s) => fits(entries(s), DType::U32),
-            Place::Param(s) | Place::Gradient(s) | Place::Moment1(s) | Place::Moment2(s) => {
+            Place::File(w) => fits(self.weights.get(w as usize).map(super::Weight::stored_bytes), DType::U8),
+            Place::Index(s) | Place::AllIndex(s) => fits(entries(s), DType::U32),
+            Place::Param(s) | Place::AllParam(s) | Place::Gradient(s) | Place::Moment1(s) | Place::Moment2(s) => {
                 fits(entries(s), DType::F32)
             }
             Place::Hyper => fits(Some(hyper::LEN as u64), DType::F32),
@@ -160,7 +161,9 @@ impl Plan {
                 Place::Arena(_) => true,
                 Place::Weight(_) | Place::Param(_) | Place::Moment1(_) | Place::Moment2(_) | Place::Hyper => update,
                 Place::Gradient(_) => update || program.name == "train" || program.name.starts_with("lowrank:"),
-                Place::Index(_) | Place::Constant(_) => false,
+                Place::Index(_) | Place::Constant(_) | Place::File(_) | Place::AllIndex(_) | Place::AllParam(_) => {
+                    false
+                }
             };
             if !legal {
                 return Err(("P06", format!("writes `{}`", written.name)));

@@ -37,7 +37,7 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
     let plain = graph.clone();
     repeat(graph, &costs, FREE, &HashSet::new())?;
     let Some(limit) = &context.limit else { return Ok(()) };
-    if (limit.measure)(graph) <= limit.bytes {
+    if (limit.measure)(graph)? <= limit.bytes {
         return Ok(());
     }
     *graph = within(&plain, &costs, limit)?;
@@ -55,7 +55,7 @@ fn within(plain: &Graph, costs: &HashMap<NodeId, Cost>, limit: &Limit<'_>) -> Re
         for ratio in &ratios {
             let mut graph = plain.clone();
             let flops = repeat(&mut graph, costs, *ratio, &passed)?;
-            let bytes = (limit.measure)(&graph);
+            let bytes = (limit.measure)(&graph)?;
             least = least.min(bytes);
             if bytes <= limit.bytes && best.as_ref().is_none_or(|b| flops < b.0) {
                 best = Some((flops, graph));
