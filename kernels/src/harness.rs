@@ -17,6 +17,11 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<f64> {
         .collect()
 }
 
+/// [`noise`], rounded to bfloat16.
+pub(crate) fn halves(len: usize, seed: u64) -> Vec<f64> {
+    noise(len, seed).into_iter().map(|v| half::bf16::from_f32(v as f32).to_f64()).collect()
+}
+
 /// About `density * len` ascending positions below `len`.
 pub(crate) fn places(len: usize, density: f64) -> Vec<u32> {
     let draws = noise(len, 9);
@@ -77,7 +82,10 @@ impl Bench {
 
     /// Gives a floating-point argument.
     pub(crate) fn float(&mut self, name: &str, dtype: DType, values: &[f64]) {
-        if dtype == DType::F32 {
+        if dtype == DType::Bf16 {
+            let halves: Vec<u16> = values.iter().map(|&v| half::bf16::from_f32(v as f32).to_bits()).collect();
+            self.set(name, dtype, bytemuck::cast_slice(&halves));
+        } else if dtype == DType::F32 {
             let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
             self.set(name, dtype, bytemuck::cast_slice(&narrow));
         } else {
@@ -94,6 +102,7 @@ impl Bench {
                 DType::F64 => bytes.extend((v as f64).to_ne_bytes()),
                 DType::I64 => bytes.extend(v.to_ne_bytes()),
                 DType::I32 => bytes.extend((v as i32).to_ne_bytes()),
+                DType::Bf16 => bytes.extend(half::bf16::from_f32(v as f32).to_ne_bytes()),
                 DType::I16 => bytes.extend((v as i16).to_ne_bytes()),
                 DType::U64 => bytes.extend((v as u64).to_ne_bytes()),
                 DType::U32 => bytes.extend((v as u32).to_ne_bytes()),
@@ -153,6 +162,10 @@ impl Bench {
                     let values = &bytemuck::cast_slice::<u64, f32>(&words)[..len];
                     out.insert(name, values.iter().map(|&v| f64::from(v)).collect());
                 }
+                DType::Bf16 => {
+                    let values = &bytemuck::cast_slice::<u64, half::bf16>(&words)[..len];
+                    out.insert(name, values.iter().map(|v| v.to_f64()).collect());
+                }
                 DType::F64 => {
                     out.insert(name, bytemuck::cast_slice::<u64, f64>(&words)[..len].to_vec());
                 }
@@ -171,6 +184,7 @@ impl Bench {
             let values: Option<Vec<i64>> = match dtype {
                 DType::F32 => bytemuck::cast_slice(bytes).iter().map(|&v: &f32| whole(v.into())).collect(),
                 DType::F64 => bytemuck::cast_slice(bytes).iter().map(|&v: &f64| whole(v)).collect(),
+                DType::Bf16 => None,
                 DType::I64 => Some(bytemuck::cast_slice(bytes).to_vec()),
                 DType::I32 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &i32| v.into()).collect()),
                 DType::I16 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &i16| v.into()).collect()),

@@ -3,6 +3,8 @@
 //! The left operand is read through strides, one element at a time; the right operand is a panel, term after term. Sums
 //! run over the terms in order, each a fused multiply-add where the processor has them.
 
+use crate::{Stored, narrow};
+
 /// Columns of a panel, or half as many.
 pub(crate) const PANEL: usize = 32;
 
@@ -28,6 +30,18 @@ pub(crate) struct Tile<'a> {
     pub(crate) add: bool,
 }
 
+/// Two neighbouring terms of an operand in half precision, the first in the low bits.
+///
+/// A [`Tile`] of pairs has half as many terms, and is otherwise the same.
+pub(crate) type Pair = f32;
+
+/// The pair of two numbers, each rounded to bfloat16.
+#[inline(always)]
+pub(crate) fn pair<W: Stored<f32>>(first: W, second: W) -> Pair {
+    let bits = |v: W| u32::from(narrow(v.wide()).to_bits());
+    Pair::from_bits(bits(first) | bits(second) << 16)
+}
+
 /// Pointers of a [`Tile`], moved to some of its rows and columns.
 #[derive(Clone, Copy)]
 struct Part {
@@ -44,8 +58,17 @@ struct Part {
 
 impl Tile<'_> {
     /// Computes the block.
-    #[expect(unsafe_code, reason = "the block is computed through pointers")]
     pub(crate) fn run(self) {
+        self.compute::<false>();
+    }
+
+    /// Computes the block of operands whose elements are a [`Pair`] each: products of half precision, summed in single precision.
+    pub(crate) fn run_pairs(self) {
+        self.compute::<true>();
+    }
+
+    #[expect(unsafe_code, reason = "the block is computed through pointers")]
+    fn compute<const PAIRS: bool>(self) {
         let Tile { rows, width, k, a, strides: [rs, cs], b, c, pitch, add } = self;
         if rows == 0 {
             return;
@@ -55,7 +78,7 @@ impl Tile<'_> {
         assert!(k * width <= b.len() && (rows - 1) * pitch + width <= c.len(), "panel exceeds its memory");
         let part = Part { k, a: a.as_ptr(), rs, cs, b: b.as_ptr(), width, c: c.as_mut_ptr(), pitch, add };
         // SAFETY: all that the block touches lies in the operands by the assertions.
-        unsafe { part.run(rows) }
+        unsafe { part.run::<PAIRS>(rows) }
     }
 }
 
@@ -115,6 +138,17 @@ mod x86 {
         _mm512_storeu_ps
     );
     block!(
+        pairs,
+        "avx512f,avx512bf16",
+        16,
+        _mm512_setzero_ps,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        dot,
+        _mm512_add_ps,
+        _mm512_storeu_ps
+    );
+    block!(
         middle,
         "avx2,fma",
         8,
@@ -125,6 +159,42 @@ mod x86 {
         _mm256_add_ps,
         _mm256_storeu_ps
     );
+
+    /// `x0 * y0 + x1 * y1 + sum` of the pairs in each lane.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[inline]
+    fn dot(x: __m512, y: __m512, sum: __m512) -> __m512 {
+        _mm512_dpbf16_ps(sum, as_pairs(x), as_pairs(y))
+    }
+
+    /// The same bits as pairs.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "reinterprets a vector")]
+    fn as_pairs(x: __m512) -> __m512bh {
+        // SAFETY: both are 64 bytes without invalid values.
+        unsafe { std::mem::transmute::<__m512, __m512bh>(x) }
+    }
+
+    /// # Safety
+    /// As for [`Part::run`], of pairs, on a processor with AVX-512 and its bfloat16 instructions.
+    #[expect(unsafe_code, reason = "the block is computed through pointers")]
+    pub(super) unsafe fn run_pairs(part: Part, rows: usize) {
+        let mut row = 0;
+        while row < rows {
+            // SAFETY: as for `run_wide`.
+            unsafe {
+                let part = part.row(row);
+                let half = part.width * 2 == super::PANEL;
+                row += match (rows - row, half) {
+                    (16.., true) => run::<16>(|| pairs::<16, 1>(part)),
+                    (8.., true) => run::<8>(|| pairs::<8, 1>(part)),
+                    (8.., false) => run::<8>(|| pairs::<8, 2>(part)),
+                    (_, true) => run::<1>(|| pairs::<1, 1>(part)),
+                    (_, false) => run::<1>(|| pairs::<1, 2>(part)),
+                };
+            }
+        }
+    }
 
     /// # Safety
     /// As for [`Part::run`], on a processor with AVX-512.
@@ -179,8 +249,16 @@ impl Part {
     /// `rows` rows of the part must lie in its operands.
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "the block is computed through pointers")]
-    unsafe fn run(self, rows: usize) {
-        if is_x86_feature_detected!("avx512f") {
+    unsafe fn run<const PAIRS: bool>(self, rows: usize) {
+        if PAIRS {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+                // SAFETY: by the caller's promise, on a processor that has the features.
+                unsafe { x86::run_pairs(self, rows) }
+            } else {
+                // SAFETY: by the caller's promise.
+                unsafe { self.plain::<true>(rows) }
+            }
+        } else if is_x86_feature_detected!("avx512f") {
             // SAFETY: by the caller's promise, on a processor that has the feature.
             unsafe { x86::run_wide(self, rows) }
         } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -188,7 +266,7 @@ impl Part {
             unsafe { x86::run_middle(self, rows) }
         } else {
             // SAFETY: by the caller's promise.
-            unsafe { self.plain(rows) }
+            unsafe { self.plain::<false>(rows) }
         }
     }
 
@@ -196,9 +274,9 @@ impl Part {
     /// `rows` rows of the part must lie in its operands.
     #[cfg(not(target_arch = "x86_64"))]
     #[expect(unsafe_code, reason = "the block is computed through pointers")]
-    unsafe fn run(self, rows: usize) {
+    unsafe fn run<const PAIRS: bool>(self, rows: usize) {
         // SAFETY: by the caller's promise.
-        unsafe { self.plain(rows) }
+        unsafe { self.plain::<PAIRS>(rows) }
     }
 
     /// The block without instructions of a particular processor.
@@ -206,7 +284,7 @@ impl Part {
     /// # Safety
     /// `rows` rows of the part must lie in its operands.
     #[expect(unsafe_code, reason = "the block is computed through pointers")]
-    unsafe fn plain(self, rows: usize) {
+    unsafe fn plain<const PAIRS: bool>(self, rows: usize) {
         const LANES: usize = 16;
         for row in 0..rows {
             for column in (0..self.width).step_by(LANES) {
@@ -217,7 +295,16 @@ impl Part {
                         let x = *self.a.add(row * self.rs + term * self.cs);
                         for (j, sum) in sums.iter_mut().enumerate() {
                             let y = *self.b.add(term * self.width + column + j);
-                            *sum = if cfg!(target_arch = "aarch64") { x.mul_add(y, *sum) } else { x * y + *sum };
+                            let madd = |x: f32, y: f32, sum: f32| {
+                                if cfg!(target_arch = "aarch64") { x.mul_add(y, sum) } else { x * y + sum }
+                            };
+                            *sum = if PAIRS {
+                                let high = |v: f32| f32::from_bits(v.to_bits() & 0xffff_0000);
+                                let low = |v: f32| f32::from_bits(v.to_bits() << 16);
+                                madd(low(x), low(y), madd(high(x), high(y), *sum))
+                            } else {
+                                madd(x, y, *sum)
+                            };
                         }
                     }
                 }
@@ -260,7 +347,7 @@ mod tests {
 
     /// Every form of the block that this processor can run.
     fn forms() -> Vec<Run> {
-        let mut forms: Vec<Run> = vec![Part::plain, Part::run];
+        let mut forms: Vec<Run> = vec![Part::plain::<false>, Part::run::<false>];
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {
@@ -301,6 +388,33 @@ mod tests {
                         assert_close(&got, &want, 1e-5);
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "calls each form of the block")]
+    fn every_form_of_pairs_sums_products_of_rounded_numbers() {
+        let forms: [Run; 2] = [Part::plain::<true>, Part::run::<true>];
+        for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (27, 32, 40), (19, 16, 7)] {
+            let terms = |len: usize, seed: u64| -> Vec<f32> { noise(len, seed).iter().map(|&v| v as f32).collect() };
+            let (x, y) = (terms(rows * 2 * k, 1), terms(2 * k * width, 2));
+            let a: Vec<Pair> = x.chunks_exact(2).map(|t| pair(t[0], t[1])).collect();
+            let at = |term: usize, j: usize| y[term * width + j];
+            let b: Vec<Pair> =
+                (0..k * width).map(|i| pair(at(i / width * 2, i % width), at(i / width * 2 + 1, i % width))).collect();
+            let rounded = |v: f32| narrow(v).to_f64();
+            let sum =
+                |r: usize, j: usize| (0..2 * k).map(|p| rounded(x[r * 2 * k + p]) * rounded(at(p, j))).sum::<f64>();
+            let want: Vec<f64> = (0..rows * width).map(|i| sum(i / width, i % width)).collect();
+            for form in forms {
+                let mut c = vec![f32::NAN; rows * width];
+                let (a, b, c_at) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+                let part = Part { k, a, rs: k, cs: 1, b, width, c: c_at, pitch: width, add: false };
+                // SAFETY: the operands were made for these sizes.
+                unsafe { form(part, rows) };
+                let got: Vec<f64> = c.iter().map(|&v| v.into()).collect();
+                assert_close(&got, &want, 1e-5);
             }
         }
     }

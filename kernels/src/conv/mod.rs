@@ -21,7 +21,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "conv",
     args: &[
         Arg::read("x", Types::Float),
-        Arg::read("w", Types::Float),
+        Arg::read("w", Types::Weight),
         Arg::read("bias", Types::Float).or_none(),
         Arg::write("y", Types::Float),
         Arg::write("work", Types::Float).or_none(),
@@ -39,7 +39,7 @@ pub fn work_len(g: &Geometry) -> usize {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::{Geometry, KERNEL, work_len};
-    use crate::harness::{Bench, assert_close, noise};
+    use crate::harness::{Bench, assert_close, halves, noise};
     use crate::{DType, Scalar};
 
     /// Scalars of a launch.
@@ -211,15 +211,16 @@ pub(crate) mod tests {
         assert!(transformed().iter().all(|g| work_len(g) > 0));
         for g in shapes().into_iter().chain(transformed()) {
             let x = noise(g.n * g.ci * g.input_len(), 1);
-            let w = noise(g.co * g.ci_group() * g.taps(), 2);
+            // Values that half precision holds too.
+            let w = halves(g.co * g.ci_group() * g.taps(), 2);
             let bias = noise(g.co, 3);
             let mut plain = vec![0.0; g.n * g.co * g.output_len()];
             each(&g, |xi, wi, yi| plain[yi] += x[xi] * w[wi]);
-            for dtype in [DType::F32, DType::F64] {
+            for (dtype, stored) in [(DType::F32, DType::F32), (DType::F64, DType::F64), (DType::F32, DType::Bf16)] {
                 for with_bias in [false, true] {
                     let mut bench = Bench::new(&KERNEL, scalars(&g));
                     bench.float("x", dtype, &x);
-                    bench.float("w", dtype, &w);
+                    bench.float("w", stored, &w);
                     if with_bias {
                         bench.float("bias", dtype, &bias);
                     }

@@ -11,7 +11,7 @@
 use super::geometry::Geometry;
 use crate::simd::{Job, LANES, Real, dispatch, prefetch};
 use crate::tile::{PANEL, Tile};
-use crate::{Pool, Shared, scratch};
+use crate::{Pool, Shared, Stored, scratch};
 use std::ops::Range;
 
 /// Products of a tile at most.
@@ -113,11 +113,11 @@ pub(crate) fn work_len(g: &Geometry, backward: bool) -> usize {
 
 /// Computes `result = bias + sum of weights * source`.
 #[expect(unsafe_code, reason = "tasks write disjoint parts of the work memory and of the result")]
-pub(crate) fn run(
+pub(crate) fn run<W: Stored<f32>>(
     pool: &Pool,
     w: &Winograd,
     source: &[f32],
-    weights: &[f32],
+    weights: &[W],
     bias: Option<&[f32]>,
     result: &Shared<'_, f32>,
     work: &Shared<'_, f32>,
@@ -139,8 +139,8 @@ pub(crate) fn run(
             let rows = task * BLOCK..w.results.min((task + 1) * BLOCK);
             let tiles = tiles.clone();
             match w.tile {
-                4 => block::<4>(w, spread, weights, bias, rows, tiles, panel, result, bytes),
-                _ => block::<2>(w, spread, weights, bias, rows, tiles, panel, result, bytes),
+                4 => block::<W, 4>(w, spread, weights, bias, rows, tiles, panel, result, bytes),
+                _ => block::<W, 2>(w, spread, weights, bias, rows, tiles, panel, result, bytes),
             }
         });
     }
@@ -322,9 +322,9 @@ fn gather_line<const FMA: bool, const M: usize>(m: [Lane; 6]) -> [Lane; 4] {
 
 /// Transforms the weights of `rows` (result channels) and `terms` (source channels) to `out`, matrices of [`BLOCK`] x
 /// [`CHUNK`] elements: stored by rows for a convolution, by columns for its input gradient.
-struct Weigh<'a, const M: usize> {
+struct Weigh<'a, W, const M: usize> {
     w: &'a Winograd,
-    weights: &'a [f32],
+    weights: &'a [W],
     rows: Range<usize>,
     terms: Range<usize>,
     out: &'a mut [f32],
@@ -332,24 +332,26 @@ struct Weigh<'a, const M: usize> {
 
 /// The taps of 16 neighbouring channels, tap by tap.
 #[inline(always)]
-fn taps<const FMA: bool>(weights: &[f32]) -> [Lane; 9] {
+fn taps<W: Stored<f32>, const FMA: bool>(weights: &[W]) -> [Lane; 9] {
     let mut g = [[0.0; LANES]; 9];
     for half in [0, LANES / 2] {
         let mut tile = [[0.0; 8]; 8];
         for (l, tile) in tile.iter_mut().enumerate() {
-            tile.copy_from_slice(&weights[9 * (half + l)..][..8]);
+            for (tap, stored) in tile.iter_mut().zip(&weights[9 * (half + l)..][..8]) {
+                *tap = stored.wide();
+            }
         }
         for (g, turned) in g.iter_mut().zip(f32::turn::<FMA>(tile)) {
             g[half..half + 8].copy_from_slice(&turned);
         }
     }
     for l in 0..LANES {
-        g[8][l] = weights[9 * l + 8];
+        g[8][l] = weights[9 * l + 8].wide();
     }
     g
 }
 
-impl<const M: usize> Job for Weigh<'_, M> {
+impl<W: Stored<f32>, const M: usize> Job for Weigh<'_, W, M> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -363,7 +365,7 @@ impl<const M: usize> Job for Weigh<'_, M> {
                 for line in 0..9 {
                     prefetch(weights, at + inner_all * 9 + line * LANES);
                 }
-                let mut g = taps::<FMA>(&weights[at..][..9 * LANES]);
+                let mut g = taps::<W, FMA>(&weights[at..][..9 * LANES]);
                 if w.backward {
                     g.reverse();
                 }
@@ -384,10 +386,10 @@ impl<const M: usize> Job for Weigh<'_, M> {
 
 /// Computes the result channels `rows` of a band of tiles.
 #[expect(clippy::too_many_arguments, reason = "the operands of one pass")]
-fn block<const M: usize>(
+fn block<W: Stored<f32>, const M: usize>(
     w: &Winograd,
     spread: &[f32],
-    weights: &[f32],
+    weights: &[W],
     bias: Option<&[f32]>,
     rows: Range<usize>,
     tiles: Range<usize>,
@@ -401,7 +403,7 @@ fn block<const M: usize>(
     for start in (0..w.sources).step_by(CHUNK) {
         let terms = start..w.sources.min(start + CHUNK);
         let k = terms.len();
-        dispatch(Weigh::<M> { w, weights, rows: rows.clone(), terms, out: &mut *weighed });
+        dispatch(Weigh::<W, M> { w, weights, rows: rows.clone(), terms, out: &mut *weighed });
         for (at, products) in products.chunks_exact_mut(points * BLOCK * panel).enumerate().take(panels) {
             for (point, c) in products.chunks_exact_mut(BLOCK * panel).enumerate() {
                 Tile {

@@ -14,7 +14,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::read("stored", Types::Only(DType::U8)),
         Arg::read("idx", Types::Only(DType::U32)).or_none(),
         Arg::read("p", Types::Only(DType::F32)).or_none(),
-        Arg::write("y", Types::Float),
+        Arg::write("y", Types::Weight),
     ],
     scalars: &[("type", ScalarKind::Word)],
     flops: |_| 0,
@@ -53,6 +53,11 @@ mod tests {
                 bench.float("p", DType::F32, p);
                 bench.float("y", dtype, &vec![f64::NAN; len]);
                 assert_eq!(bench.run()["y"], want, "{name}");
+                if dtype == DType::F32 {
+                    bench.float("y", DType::Bf16, &vec![f64::NAN; len]);
+                    let want: Vec<f64> = want.iter().map(|v| half::bf16::from_f32(*v as f32).to_f64()).collect();
+                    assert_eq!(bench.run()["y"], want, "{name}, narrowed");
+                }
             }
         }
     }

@@ -2,14 +2,19 @@
 
 use crate::rows::BLOCK;
 use crate::simd::{Job, Real, dispatch};
-use crate::{Launch, Shared, for_float, hyper};
+use crate::{DType, Element, Float, Launch, Shared, for_float, hyper, narrow};
+use half::bf16;
 
 pub(super) fn run(l: &Launch<'_>) {
-    if l.has("w") { for_float!(l.dtype("w"), T => typed(l, Some(l.shared::<T>("w")))) } else { typed::<f32>(l, None) }
+    match l.dtype("w") {
+        _ if !l.has("w") => typed::<f32>(l, None, |v| v),
+        DType::Bf16 => typed(l, Some(l.shared::<bf16>("w")), narrow),
+        float => for_float!(float, T => typed(l, Some(l.shared::<T>("w")), |v| T::of(f64::from(v)))),
+    }
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint entries")]
-fn typed<T: Real>(l: &Launch<'_>, w: Option<Shared<'_, T>>) {
+fn typed<T: Element>(l: &Launch<'_>, w: Option<Shared<'_, T>>, rounded: fn(f32) -> T) {
     let idx = l.read::<u32>("idx");
     let (p, m, v, g) = (l.shared::<f32>("p"), l.shared::<f32>("m"), l.shared::<f32>("v"), l.shared::<f32>("g"));
     let step = Step::new(l.read::<f32>("hyper"));
@@ -32,7 +37,7 @@ fn typed<T: Real>(l: &Launch<'_>, w: Option<Shared<'_, T>>) {
         // do not decrease, which alone makes the ranges disjoint, was asserted above.
         let w = unsafe { w.range(start, start_of(task + 1) - start) };
         for (&i, &p) in idx.iter().zip(&*p) {
-            w[i as usize - start] = T::of(f64::from(p));
+            w[i as usize - start] = rounded(p);
         }
     });
 }

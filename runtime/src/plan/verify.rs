@@ -139,7 +139,10 @@ impl Plan {
             };
             let buffer =
                 self.buffers.get(id.0 as usize).ok_or_else(|| ("P01", format!("buffer {} does not exist", id.0)))?;
-            let one_type = declared.types != Types::Float || *float.get_or_insert(buffer.dtype) == buffer.dtype;
+            // What multiplies a weight in half precision is in single precision.
+            let computed = if buffer.dtype == DType::Bf16 { DType::F32 } else { buffer.dtype };
+            let one_type =
+                !matches!(declared.types, Types::Float | Types::Weight) || *float.get_or_insert(computed) == computed;
             if !declared.types.admits(buffer.dtype) || !one_type {
                 return Err(("P01", format!("argument `{}` cannot be {}", declared.name, buffer.dtype)));
             }
