@@ -6,7 +6,7 @@ use crate::ir::verify::{LOSS, verify};
 use crate::ir::{Block, Def, Graph, Payload, Stage, State, Type, ValueId};
 use crate::lower::{Buffers, lower, sparse_numbers};
 use crate::ops::{Accumulate, LowRank};
-use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, stream, update};
+use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, keep, stream, update};
 use crate::place::place;
 use crate::select::{self, Amount, Chosen};
 use sara_kernels::{DType, hyper};
@@ -23,6 +23,16 @@ pub enum Residency {
     Streamed,
 }
 
+/// What is stored in half precision. Sums are in single precision, and so is what trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Nothing.
+    #[default]
+    Single,
+    /// Weights of products and convolutions, and what is kept for the backward, in bfloat16.
+    Bf16,
+}
+
 /// What to compile for training.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
@@ -36,6 +46,8 @@ pub struct TrainOptions {
     pub memory_limit: Option<u64>,
     /// Where weights are while training.
     pub weights: Residency,
+    /// What is stored in half precision.
+    pub precision: Precision,
     /// Threads that training will run on; each needs memory of its own.
     pub threads: usize,
 }
@@ -43,7 +55,15 @@ pub struct TrainOptions {
 impl TrainOptions {
     /// Options without a limit on memory, for one thread.
     pub fn new(binding: Binding, select: select::Options, amount: Amount) -> TrainOptions {
-        TrainOptions { binding, select, amount, memory_limit: None, weights: Residency::Resident, threads: 1 }
+        TrainOptions {
+            binding,
+            select,
+            amount,
+            memory_limit: None,
+            weights: Residency::Resident,
+            precision: Precision::Single,
+            threads: 1,
+        }
     }
 }
 
@@ -60,7 +80,12 @@ pub fn canonical(model: &Model, binding: &Binding, observe: Observer<'_>) -> Res
     let mut graph = import(model, binding)?;
     verify(&graph, "import")?;
     observe("import", &graph)?;
-    let context = Context { selection: &Chosen::default(), limit: None, weights: Residency::Resident };
+    let context = Context {
+        selection: &Chosen::default(),
+        limit: None,
+        weights: Residency::Resident,
+        precision: Precision::Single,
+    };
     run_passes(&mut graph, &context, Stage::Imported..=Stage::Canonical, observe)?;
     Ok(graph)
 }
@@ -83,9 +108,10 @@ fn run_passes(
 pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
     let mut graph = canonical(model, &options.binding, observe)?;
     let chosen = select::choose(model, &graph, &options.select, options.amount)?;
-    let unlimited = Context { selection: &chosen, limit: None, weights: options.weights };
+    let unlimited = Context { selection: &chosen, limit: None, weights: options.weights, precision: options.precision };
     let measure = |graph: &Graph| {
         let mut graph = graph.clone();
+        keep::run(&mut graph, &unlimited)?;
         stream::run(&mut graph, &unlimited)?;
         let (mut programs, mut buffers) = training_programs(&graph);
         programs.iter_mut().for_each(|p| place(p, &mut buffers.list));

@@ -84,6 +84,14 @@ impl DType {
         DType::ALL.iter().copied().find(|d| d.name() == name)
     }
 
+    /// The type in which values of this type are computed with.
+    pub const fn computed(self) -> DType {
+        match self {
+            DType::Bf16 => DType::F32,
+            other => other,
+        }
+    }
+
     /// Whether values of this type are real numbers that gradients can flow through.
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F32 | DType::F64)

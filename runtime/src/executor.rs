@@ -7,7 +7,7 @@ use crate::map::Map;
 use crate::plan::{self, ALIGN, BufferId, Place, Plan, Port, Program, Weight};
 use crate::source::Source;
 use crate::tensor::Tensor;
-use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, hyper};
+use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, hyper, narrow};
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub struct Executor {
     plan: Plan,
     pool: Pool,
     weights: Block,
-    weight_at: Vec<Option<usize>>,
+    weight_at: Vec<Option<(usize, DType)>>,
     /// The files of weights that launches read from there, each with its name in the plan.
     maps: Vec<(String, Map)>,
     constants: Block,
@@ -191,10 +191,11 @@ impl Executor {
         self.pool.threads()
     }
 
-    /// Elements of a weight that is computed in `f32`, if it stays in memory.
+    /// Elements of a weight that lies in memory in `f32`.
     pub fn weight(&self, weight: u32) -> Option<&[f32]> {
         let w = &self.plan.weights[weight as usize];
-        self.weight_at[weight as usize].map(|at| self.weights.view(at, w.len() as usize))
+        let (at, _) = self.weight_at[weight as usize].filter(|at| at.1 == DType::F32)?;
+        Some(self.weights.view(at, w.len() as usize))
     }
 
     /// Entries of sparse weight `s` that train now.
@@ -251,11 +252,17 @@ impl Executor {
         self.state.view_mut(at.moment2, n).copy_from_slice(moments[1]);
         self.state.view_mut::<f32>(at.gradient, n).fill(0.0);
         self.state_at[s] = at;
-        if let Some(place) = self.weight_at[sparse.weight as usize] {
-            let len = self.plan.weights[sparse.weight as usize].len() as usize;
-            let w = self.weights.view_mut::<f32>(place, len);
-            for (i, v) in index.iter().zip(values).chain(left.iter().zip(left_values)) {
-                w[*i as usize] = *v;
+        let len = self.plan.weights[sparse.weight as usize].len() as usize;
+        let entries = index.iter().zip(values).chain(left.iter().zip(left_values));
+        match self.weight_at[sparse.weight as usize] {
+            None => {}
+            Some((place, DType::Bf16)) => {
+                let w = self.weights.view_mut::<half::bf16>(place, len);
+                entries.for_each(|(i, v)| w[*i as usize] = narrow(*v));
+            }
+            Some((place, _)) => {
+                let w = self.weights.view_mut::<f32>(place, len);
+                entries.for_each(|(i, v)| w[*i as usize] = *v);
             }
         }
         self.bind();
@@ -562,7 +569,7 @@ impl Executor {
                 return (Memory::File(map), weight.offset as usize, len);
             }
             Place::Arena(at) => (&self.arena, at as usize, len),
-            Place::Weight(w) => (&self.weights, self.weight_at[w as usize].unwrap_or_default(), len),
+            Place::Weight(w) => (&self.weights, self.weight_at[w as usize].map_or(0, |at| at.0), len),
             Place::Constant(at) => (&self.constants, at as usize, len),
             Place::Index(s) => (&self.state, sparse(s).index, sparse(s).count),
             Place::AllIndex(s) => (&self.state, sparse(s).index, len),
@@ -648,7 +655,7 @@ pub fn memory_by_kind(
     threads: usize,
 ) -> [(&'static str, u64); 6] {
     let aligned = |bytes: u64| bytes.next_multiple_of(ALIGN);
-    let resident = resident(buffers).into_iter().map(|w| room(&weights[w]) as u64).sum();
+    let resident = resident(buffers).into_iter().map(|(w, dtype)| room(&weights[w], dtype) as u64).sum();
     let files = buffers.iter().filter(|b| matches!(b.place, Place::File(_)));
     // Five arrays of four bytes; the plan keeps the initial index besides.
     let state = trained.map(|n| n as u64 * 4).map(|n| aligned(n) * 5 + n).sum::<u64>();

@@ -5,9 +5,9 @@ use crate::error::{Error, Result};
 use crate::files::{hex, sha256_file};
 use crate::plan::{ALIGN, Buffer, Place, Plan, Sparse, Stored, Weight};
 use crate::source::Source;
-use sara_kernels::Pool;
+use sara_kernels::{DType, Pool, narrow};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// The weights of a plan in memory.
 pub(crate) struct Loaded {
-    /// Offset of each weight that a launch reads from memory, in `block`.
-    pub(crate) at: Vec<Option<usize>>,
+    /// Offset and element type of each weight that a launch reads from memory, in `block`.
+    pub(crate) at: Vec<Option<(usize, DType)>>,
     /// Those weights.
     pub(crate) block: Block,
     /// Values of each sparse weight's entries, in the order of its positions.
@@ -33,9 +33,9 @@ pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<Loaded> 
     }
     let mut at = vec![None; plan.weights.len()];
     let mut end = 0;
-    for w in resident(&plan.buffers) {
-        at[w] = Some(end);
-        end += room(&plan.weights[w]);
+    for (w, dtype) in resident(&plan.buffers) {
+        at[w] = Some((end, dtype));
+        end += room(&plan.weights[w], dtype);
     }
     let mut files: HashMap<&str, (PathBuf, File)> = HashMap::new();
     for w in &plan.weights {
@@ -48,7 +48,7 @@ pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<Loaded> 
     let mut rest = block.bytes_mut();
     let mut places = Vec::with_capacity(plan.weights.len());
     for (w, at) in plan.weights.iter().zip(&at) {
-        let (own, others) = rest.split_at_mut(at.map_or(0, |_| room(w)));
+        let (own, others) = rest.split_at_mut(at.map_or(0, |(_, dtype)| room(w, dtype)));
         places.push(Mutex::new((own, Vec::new())));
         rest = others;
     }
@@ -62,7 +62,8 @@ pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<Loaded> 
         let (path, file) = &files[w.file.as_str()];
         let mut place = places[i].lock().unwrap_or_else(PoisonError::into_inner);
         let (memory, values) = &mut *place;
-        if let Err(error) = read(w, path, file, sparse, at[i].map(|_| &mut **memory), values, scratch) {
+        if let Err(error) = read(w, path, file, sparse, at[i].map(|(_, dtype)| (&mut **memory, dtype)), values, scratch)
+        {
             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
             if failed.as_ref().is_none_or(|(first, _)| i < *first) {
                 *failed = Some((i, error));
@@ -78,15 +79,15 @@ pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<Loaded> 
     Ok(Loaded { at, block, values })
 }
 
-/// The weights that launches or ports read from memory, in ascending order.
-pub(crate) fn resident(buffers: &[Buffer]) -> BTreeSet<usize> {
-    let places = buffers.iter().map(|b| b.place);
-    places.filter_map(|place| if let Place::Weight(w) = place { Some(w as usize) } else { None }).collect()
+/// The weights that launches or ports read from memory, in ascending order, and the types in which they lie there.
+pub(crate) fn resident(buffers: &[Buffer]) -> BTreeMap<usize, DType> {
+    let weight = |b: &Buffer| if let Place::Weight(w) = b.place { Some((w as usize, b.dtype)) } else { None };
+    buffers.iter().filter_map(weight).collect()
 }
 
 /// Bytes that a weight takes in the block.
-pub(crate) fn room(w: &Weight) -> usize {
-    (w.len() as usize * w.stored.loaded().size()).next_multiple_of(ALIGN as usize)
+pub(crate) fn room(w: &Weight, dtype: DType) -> usize {
+    (w.len() as usize * dtype.size()).next_multiple_of(ALIGN as usize)
 }
 
 /// Elements that are read at once: few enough that they are still in the cache when they are hashed and widened.
@@ -99,10 +100,15 @@ fn read(
     path: &Path,
     file: &File,
     sparse: Option<&Sparse>,
-    mut memory: Option<&mut [u8]>,
+    memory: Option<(&mut [u8], DType)>,
     values: &mut Vec<f32>,
     scratch: &mut [u8],
 ) -> Result<()> {
+    let (mut whole, mut halves): (Option<&mut [u8]>, Option<&mut [half::bf16]>) = match memory {
+        None => (None, None),
+        Some((memory, DType::Bf16)) => (None, Some(bytemuck::cast_slice_mut(memory))),
+        Some((memory, _)) => (Some(memory), None),
+    };
     let mut hash = Sha256::new();
     let (len, from) = (w.len() as usize, w.stored.size());
     let to = w.stored.loaded().size();
@@ -112,8 +118,8 @@ fn read(
     for first in (0..len).step_by(CHUNK) {
         let count = CHUNK.min(len - first);
         let offset = w.offset + (first * from) as u64;
-        let out = match &mut memory {
-            Some(memory) => &mut memory[first * to..(first + count) * to],
+        let out = match &mut whole {
+            Some(whole) => &mut whole[first * to..(first + count) * to],
             None => &mut spare[..count * to],
         };
         let bytes = match w.stored {
@@ -140,6 +146,10 @@ fn read(
         if !here.is_empty() {
             let elements: &[f32] = bytemuck::cast_slice(out);
             values.extend(here.iter().map(|i| elements[*i as usize - first]));
+        }
+        if let Some(halves) = &mut halves {
+            let elements: &[f32] = bytemuck::cast_slice(out);
+            halves[first..first + count].iter_mut().zip(elements).for_each(|(half, v)| *half = narrow(*v));
         }
     }
     if sparse.is_some_and(|s| s.base_sha256 != hex(&hash.finalize())) {

@@ -77,6 +77,7 @@ impl Tensor {
             DType::U16 => Tensor::U16(array(shape, bytes)?),
             DType::U8 => Tensor::U8(array(shape, bytes)?),
             DType::Bool => Tensor::Bool(array(shape, bytes)?),
+            DType::Bf16 => return None,
         })
     }
 
@@ -275,6 +276,7 @@ pub fn write_views(path: &Path, views: &BTreeMap<String, View<'_>>, metadata: Op
             DType::U16 => Dtype::U16,
             DType::U8 => Dtype::U8,
             DType::Bool => Dtype::BOOL,
+            DType::Bf16 => Dtype::BF16,
         };
         let start = end;
         end += view.bytes.len();

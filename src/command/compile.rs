@@ -54,6 +54,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let options = TrainOptions {
         memory_limit: args.memory.limit,
         weights: args.memory.weights.into(),
+        precision: args.memory.mixed_precision.into(),
         threads: args.threads.count(),
         ..TrainOptions::new(args.dims.binding(), args.select.options(), args.amount.amount()?)
     };

@@ -3,7 +3,7 @@
 use super::Failure;
 use clap::{Args, ValueEnum};
 use regex::Regex;
-use sara_compiler::compile::{Observer, Residency};
+use sara_compiler::compile::{Observer, Precision, Residency};
 use sara_compiler::import::{Binding, Model, external_files};
 use sara_compiler::ir::Graph;
 use sara_compiler::select::{self, Amount, Scope};
@@ -156,6 +156,26 @@ pub(super) struct Memory {
     /// Where weights are while training: in memory, or in the model's files, from which each is copied for the node that reads it.
     #[arg(long, value_enum, default_value_t = Weights::Resident)]
     pub(super) weights: Weights,
+    /// What weights of products and convolutions, and what is kept for the backward, are stored in. Sums and trained values are in
+    /// single precision.
+    #[arg(long, value_enum, default_value_t = MixedPrecision::No)]
+    pub(super) mixed_precision: MixedPrecision,
+}
+
+/// Whether half precision is used.
+#[derive(ValueEnum, Clone, Copy)]
+pub(super) enum MixedPrecision {
+    No,
+    Bf16,
+}
+
+impl From<MixedPrecision> for Precision {
+    fn from(precision: MixedPrecision) -> Precision {
+        match precision {
+            MixedPrecision::No => Precision::Single,
+            MixedPrecision::Bf16 => Precision::Bf16,
+        }
+    }
 }
 
 /// Where weights are while training.

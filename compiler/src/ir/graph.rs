@@ -376,6 +376,11 @@ impl Graph {
         id
     }
 
+    /// Changes the element type of a value.
+    pub fn set_dtype(&mut self, value: ValueId, dtype: DType) {
+        self.values[value.0 as usize].ty.dtype = dtype;
+    }
+
     /// Makes an optional operand absent.
     pub fn clear_input(&mut self, node: NodeId, slot: usize) {
         self.nodes[node.0 as usize].inputs[slot] = None;

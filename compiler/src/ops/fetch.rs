@@ -16,19 +16,21 @@ operator! {
         stored: String,
         /// Shape of the weight.
         shape: Vec<usize>,
+        /// Element type of the result: that in which the weight is computed with, or `bf16`.
+        to: DType,
     }
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
         let (Some(file), Some(trained)) = (inputs.first().copied().flatten(), inputs.get(1..)) else {
             return Err("takes a file".into());
         };
-        let (dtype, size) = match self.stored.as_str() {
-            "f32" => (DType::F32, 4),
-            "f64" => (DType::F64, 8),
-            "f16" | "bf16" => (DType::F32, 2),
-            other => return Err(format!("cannot read elements of type {other}")),
+        let size = match (self.stored.as_str(), self.to) {
+            ("f32", DType::F32 | DType::Bf16) => 4,
+            ("f64", DType::F64) => 8,
+            ("f16" | "bf16", DType::F32 | DType::Bf16) => 2,
+            (stored, to) => return Err(format!("cannot read elements of type {stored} as {to}")),
         };
-        let y = Type::new(dtype, &self.shape);
+        let y = Type::new(self.to, &self.shape);
         if file.dtype != DType::U8 || file.shape != [y.len() * size] {
             return Err(format!("{file} does not hold {} elements of type {}", y.len(), self.stored));
         }
@@ -50,11 +52,11 @@ operator! {
     }
 
     fn cases() -> Vec<Case> {
-        let fetch = |stored: &str| Fetch { stored: stored.to_owned(), shape: vec![2, 3] };
+        let fetch = |stored: &str, to| Fetch { stored: stored.to_owned(), shape: vec![2, 3], to };
         vec![
-            Case::new(fetch("f32"), &["u8[24]"]),
-            Case::new(fetch("bf16"), &["u8[12]"]),
-            Case::new(fetch("f64"), &["u8[48]", "u32[2]", "f32[2]"]),
+            Case::new(fetch("f32", DType::F32), &["u8[24]"]),
+            Case::new(fetch("bf16", DType::Bf16), &["u8[12]"]),
+            Case::new(fetch("f64", DType::F64), &["u8[48]", "u32[2]", "f32[2]"]),
         ]
     }
 }

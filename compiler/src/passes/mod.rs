@@ -5,13 +5,15 @@ pub mod differentiate;
 pub mod fold;
 pub mod fuse;
 pub mod join;
+pub mod keep;
+pub mod narrow;
 pub mod rematerialise;
 pub mod schedule;
 pub mod sparsify;
 pub mod stream;
 pub mod update;
 
-use crate::compile::Residency;
+use crate::compile::{Precision, Residency};
 use crate::error::Result;
 use crate::ir::verify::verify;
 use crate::ir::{Graph, Stage};
@@ -35,6 +37,8 @@ pub struct Context<'a> {
     pub limit: Option<Limit<'a>>,
     /// Where weights are while training.
     pub weights: Residency,
+    /// What is stored in half precision.
+    pub precision: Precision,
 }
 
 /// A limit on the memory of training.
@@ -50,6 +54,7 @@ pub struct Limit<'a> {
 pub const PIPELINE: &[Pass] = &[
     Pass { name: "fold", run: |g, _| fold::run(g), stage: Stage::Imported },
     Pass { name: "canonicalise", run: |g, _| canonicalise::run(g), stage: Stage::Canonical },
+    Pass { name: "narrow", run: narrow::run, stage: Stage::Sparse },
     Pass { name: "sparsify", run: |g, c| sparsify::run(g, c.selection), stage: Stage::Sparse },
     Pass { name: "differentiate", run: |g, _| differentiate::run(g), stage: Stage::Sparse },
     Pass { name: "update", run: |g, _| update::run(g), stage: Stage::Differentiated },
@@ -57,6 +62,7 @@ pub const PIPELINE: &[Pass] = &[
     Pass { name: "join", run: |g, _| join::run(g), stage: Stage::Fused },
     Pass { name: "schedule", run: |g, _| schedule::run(g), stage: Stage::Fused },
     Pass { name: "rematerialise", run: rematerialise::run, stage: Stage::Fused },
+    Pass { name: "keep", run: keep::run, stage: Stage::Fused },
     Pass { name: "stream", run: stream::run, stage: Stage::Fused },
 ];
 

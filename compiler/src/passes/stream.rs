@@ -63,7 +63,7 @@ impl Stream<'_> {
         match self.graph.value(value).def {
             Def::Weight(_) => {
                 let ty = self.graph.ty(value);
-                (ty.dtype.is_float() && ty.bytes() as u64 >= LARGE).then_some(value)
+                (ty.dtype.computed().is_float() && ty.bytes() as u64 >= LARGE).then_some(value)
             }
             Def::Node(id, _) if self.graph.node(id).op.is_view() => self.weight(self.graph.node(id).inputs[0]?),
             _ => None,
@@ -91,7 +91,8 @@ impl Stream<'_> {
 
     fn fetch(&mut self, weight: ValueId, trained: &[Option<ValueId>], origin: &Arc<str>) -> Result<ValueId> {
         let Def::Weight(index) = self.graph.value(weight).def else { unreachable!("only weights are fetched") };
-        let (name, shape) = (self.graph.value(weight).name.clone(), self.graph.ty(weight).shape.clone());
+        let (name, ty) = (self.graph.value(weight).name.clone(), self.graph.ty(weight).clone());
+        let (shape, to) = (ty.shape, ty.dtype);
         let table = &self.graph.weights[index];
         let (stored, bytes) = (table.stored.name().to_owned(), table.stored_bytes() as usize);
         let graph = &mut *self.graph;
@@ -100,7 +101,7 @@ impl Stream<'_> {
         });
         let inputs: Vec<Option<ValueId>> = [Some(file)].into_iter().chain(trained.iter().copied()).collect();
         let (node, results) =
-            self.graph.create(Fetch { stored, shape }.into(), &inputs, &format!("{name}.w"), origin)?;
+            self.graph.create(Fetch { stored, shape, to }.into(), &inputs, &format!("{name}.w"), origin)?;
         self.order.push(node);
         Ok(results[0])
     }

@@ -94,7 +94,7 @@ pub struct Buffer {
 pub enum Place {
     /// In the arena, at this byte offset.
     Arena(u64),
-    /// A weight.
+    /// A weight in memory, in the type that it is computed in, or a real one in `bf16`.
     Weight(u32),
     /// In [`Plan::constants`], at this byte offset.
     Constant(u64),

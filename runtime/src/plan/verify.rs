@@ -113,7 +113,9 @@ impl Plan {
             Place::Constant(at) => inside(at, self.constants.len() as u64),
             Place::Weight(w) => {
                 let weight = self.weights.get(w as usize);
-                fits(weight.map(super::Weight::len), weight.map_or(b.dtype, |w| w.stored.loaded()))
+                let loaded = weight.map_or(b.dtype, |w| w.stored.loaded());
+                let narrowed = b.dtype == DType::Bf16 && loaded == DType::F32;
+                fits(weight.map(super::Weight::len), if narrowed { b.dtype } else { loaded })
             }
             Place::File(w) => fits(self.weights.get(w as usize).map(super::Weight::stored_bytes), DType::U8),
             Place::Index(s) | Place::AllIndex(s) => fits(entries(s), DType::U32),
