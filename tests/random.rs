@@ -22,7 +22,7 @@ use generator::{Random, Step, generate};
 use outcome::Outcome;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
-use sara_compiler::compile::{Residency, canonical, compile_forward, unobserved};
+use sara_compiler::compile::{Precision, Residency, canonical, compile_forward, unobserved};
 use sara_compiler::import::{Model, import};
 use sara_compiler::ir::{Graph, rewrite};
 use sara_compiler::passes::canonicalise::RULES;
@@ -69,8 +69,12 @@ fn check(recipe: &[Step], oracle: &Oracle) -> Result<(), String> {
 
 fn pass(graph: &mut Graph, name: &str, chosen: &Chosen) -> Result<(), String> {
     let pass = PIPELINE.iter().find(|p| p.name == name).ok_or_else(|| format!("there is no pass `{name}`"))?;
-    apply(pass, graph, &Context { selection: chosen, limit: None, weights: Residency::Resident })
-        .map_err(|e| format!("{name}: {e}"))
+    apply(
+        pass,
+        graph,
+        &Context { selection: chosen, limit: None, weights: Residency::Resident, precision: Precision::Single },
+    )
+    .map_err(|e| format!("{name}: {e}"))
 }
 
 fn same(case: &Case, model: &Model, graph: &Graph, data: &HashMap<String, Array>) -> Result<(), String> {

@@ -163,7 +163,7 @@ impl Timer {
         let int = |v: usize| Scalar::Int(v as i64);
         let mask = Scalar::Ints(vec![0; 4]);
         let scale = Scalar::Float((dim as f64).powf(-0.5));
-        let scalars = [int(1), int(heads), int(queries), int(keys), int(dim), int(dim), mask, scale];
+        let scalars = [int(1), int(heads), int(queries), int(keys), int(dim), int(dim), mask, scale, int(0)];
         let (q, k, l) = (heads * queries * dim, heads * keys * dim, heads * queries);
         let label = format!("h{heads} {queries}x{keys} d{dim}");
         let f = Data::Float;

@@ -168,6 +168,8 @@ floats!(f32, f64);
 pub trait Stored<T>: Element {
     /// The number it stands for.
     fn wide(self) -> T;
+    /// That number in half precision.
+    fn half(self) -> half::bf16;
     /// The same memory, if it is stored as it is computed with.
     fn plain(stored: &[Self]) -> Option<&[T]>;
 }
@@ -176,6 +178,10 @@ impl<T: Float> Stored<T> for T {
     #[inline(always)]
     fn wide(self) -> T {
         self
+    }
+    #[inline(always)]
+    fn half(self) -> half::bf16 {
+        narrow(self.f64() as f32)
     }
     fn plain(stored: &[T]) -> Option<&[T]> {
         Some(stored)
@@ -186,6 +192,10 @@ impl Stored<f32> for half::bf16 {
     #[inline(always)]
     fn wide(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn half(self) -> half::bf16 {
+        self
     }
     fn plain(_: &[half::bf16]) -> Option<&[f32]> {
         None

@@ -38,6 +38,7 @@ pub mod mse_loss;
 pub mod mse_loss_grad;
 mod norm;
 pub mod normalize;
+mod pairs;
 mod pool;
 mod product;
 mod rate;

@@ -3,7 +3,7 @@
 //! The left operand is read through strides, one element at a time; the right operand is a panel, term after term. Sums
 //! run over the terms in order, each a fused multiply-add where the processor has them.
 
-use crate::{Stored, narrow};
+use crate::Stored;
 
 /// Columns of a panel, or half as many.
 pub(crate) const PANEL: usize = 32;
@@ -38,7 +38,7 @@ pub(crate) type Pair = f32;
 /// The pair of two numbers, each rounded to bfloat16.
 #[inline(always)]
 pub(crate) fn pair<W: Stored<f32>>(first: W, second: W) -> Pair {
-    let bits = |v: W| u32::from(narrow(v.wide()).to_bits());
+    let bits = |v: W| u32::from(v.half().to_bits());
     Pair::from_bits(bits(first) | bits(second) << 16)
 }
 
@@ -403,7 +403,7 @@ mod tests {
             let at = |term: usize, j: usize| y[term * width + j];
             let b: Vec<Pair> =
                 (0..k * width).map(|i| pair(at(i / width * 2, i % width), at(i / width * 2 + 1, i % width))).collect();
-            let rounded = |v: f32| narrow(v).to_f64();
+            let rounded = |v: f32| v.half().to_f64();
             let sum =
                 |r: usize, j: usize| (0..2 * k).map(|p| rounded(x[r * 2 * k + p]) * rounded(at(p, j))).sum::<f64>();
             let want: Vec<f64> = (0..rows * width).map(|i| sum(i / width, i % width)).collect();

@@ -381,6 +381,11 @@ impl Graph {
         self.values[value.0 as usize].ty.dtype = dtype;
     }
 
+    /// The operator of a node, to change its attributes.
+    pub fn op_mut(&mut self, node: NodeId) -> &mut Op {
+        &mut self.nodes[node.0 as usize].op
+    }
+
     /// Makes an optional operand absent.
     pub fn clear_input(&mut self, node: NodeId, slot: usize) {
         self.nodes[node.0 as usize].inputs[slot] = None;

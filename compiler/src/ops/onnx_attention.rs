@@ -91,7 +91,7 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
             (Some(bias), Some(barred)) => Some(clear(n, bias, barred)?),
             (bias, _) => bias,
         };
-        let y = n.emit_all(Attention { scale }, &[Some(q), Some(wide_k), Some(wide_v), mask])?[0];
+        let y = n.emit_all(Attention { scale, half: false }, &[Some(q), Some(wide_k), Some(wide_v), mask])?[0];
         (y, None)
     } else {
         let (weights, scores) = explicit(n, [q, wide_k], bias, barred, [scale, cap], mode)?;

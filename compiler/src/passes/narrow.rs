@@ -1,6 +1,6 @@
 //! Narrow: weights that only products and convolutions multiply by are stored in bfloat16.
 //!
-//! What trains keeps its values in single precision beside the weight, so that steps smaller than a rounding are not lost. Weights
+//! The products of attention are of half precision too. What trains keeps its values in single precision beside the weight, so that steps smaller than a rounding are not lost. Weights
 //! of normalisations, biases and tables stay as they are.
 
 use super::Context;
@@ -14,6 +14,11 @@ use sara_kernels::DType;
 pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
     if context.precision == Precision::Single {
         return Ok(());
+    }
+    for id in graph.block(Block::Forward).to_vec() {
+        if let Op::Attention(attention) = graph.op_mut(id) {
+            attention.half = true;
+        }
     }
     let users = graph.users();
     let weights: Vec<ValueId> = graph

@@ -3,12 +3,14 @@
 //! along vector lanes.
 
 use super::Shape;
-use crate::product::{Dims, Mat, product};
+use crate::pairs::{self, Multiply};
+use crate::product::{Dims, Mat};
 use crate::simd::{Job, LANES, Real, Turn, dispatch};
+use crate::tile::PANEL;
 use crate::{Launch, for_float, scratch};
 
-/// Queries of a block at most.
-const QUERIES: usize = 64;
+/// Queries of a block at most, and of one whose keys and values are rounded for each.
+const QUERIES: [usize; 2] = [64, 256];
 /// Keys of a block.
 const KEYS: usize = 256;
 
@@ -17,19 +19,26 @@ pub(super) fn run(l: &Launch<'_>) {
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint rows of the result")]
-fn typed<T: Real>(l: &Launch<'_>) {
+fn typed<T: Multiply>(l: &Launch<'_>) {
     let s = Shape::of(l);
     let (q, k, v, mask) = (l.read::<T>("q"), l.read::<T>("k"), l.read::<T>("v"), l.read_if::<T>("mask"));
     let (y, lse) = (l.shared::<T>("y"), l.shared::<T>("lse"));
     let scale = T::of(l.float("scale"));
     let (dim, value_dim) = (s.dim, s.value_dim);
-    let blocks = s.queries.div_ceil(QUERIES);
-    let zero = T::of(0.0);
+    let (zero, one) = (T::of(0.0), T::of(1.0));
+    let half = l.int("half") != 0;
+    let most = QUERIES[usize::from(half)];
+    let blocks = s.queries.div_ceil(most);
     l.pool.run(s.images() * blocks, |task, bytes| {
-        let (image, from) = (task / blocks, task % blocks * QUERIES);
-        let count = QUERIES.min(s.queries - from);
-        let lanes = count.next_multiple_of(LANES);
-        let (turned, rest) = scratch::<T>(bytes, lanes * (dim + value_dim + KEYS + 3)).split_at_mut(lanes * dim);
+        let (image, from) = (task / blocks, task % blocks * most);
+        let count = most.min(s.queries - from);
+        let lanes = count.next_multiple_of(if half { PANEL } else { LANES });
+        let keys_of = Dims { m: KEYS, n: lanes, k: dim };
+        let values_of = Dims { m: value_dim, n: lanes, k: KEYS };
+        let packs = if half { pairs::scratch_len(keys_of).max(pairs::scratch_len(values_of)) } else { 0 };
+        let all = scratch::<T>(bytes, lanes * (dim + value_dim + KEYS + 3) + packs);
+        let (packs, rest) = all.split_at_mut(packs);
+        let (turned, rest) = rest.split_at_mut(lanes * dim);
         let (sums, rest) = rest.split_at_mut(lanes * value_dim);
         let (scores, rest) = rest.split_at_mut(lanes * KEYS);
         let (top, rest) = rest.split_at_mut(lanes);
@@ -44,21 +53,16 @@ fn typed<T: Real>(l: &Launch<'_>) {
             target: turned,
             target_row: lanes,
         });
+        turned.iter_mut().for_each(|q| *q *= scale);
         sums.fill(zero);
         top.fill(T::LOWEST);
         total.fill(zero);
         for start in (0..s.keys).step_by(KEYS) {
             let keys = KEYS.min(s.keys - start);
             let at = image * s.keys + start;
-            product(
-                Dims { m: keys, n: lanes, k: dim },
-                scale,
-                Mat::new(&k[at * dim..], dim, 1),
-                Mat::new(turned, lanes, 1),
-                zero,
-                scores,
-                [lanes, 1],
-            );
+            let (a, b) = (Mat::new(&k[at * dim..], dim, 1), Mat::new(&*turned, lanes, 1));
+            let dims = Dims { m: keys, ..keys_of };
+            T::multiply(half.then_some(&mut *packs), dims, [one, zero], a, b, scores, lanes);
             if let Some(mask) = mask {
                 let [_, _, query_stride, key_stride] = s.mask_strides;
                 let mask = &mask[s.mask_start(image) + from * query_stride + start * key_stride..];
@@ -76,15 +80,9 @@ fn typed<T: Real>(l: &Launch<'_>) {
                 decay: &mut *decay,
                 sums: &mut *sums,
             });
-            product(
-                Dims { m: value_dim, n: lanes, k: keys },
-                T::of(1.0),
-                Mat::new(&v[at * value_dim..], 1, value_dim),
-                Mat::new(scores, lanes, 1),
-                T::of(1.0),
-                sums,
-                [lanes, 1],
-            );
+            let (a, b) = (Mat::new(&v[at * value_dim..], 1, value_dim), Mat::new(&*scores, lanes, 1));
+            let dims = Dims { k: keys, ..values_of };
+            T::multiply(half.then_some(&mut *packs), dims, [one, one], a, b, sums, lanes);
         }
         // SAFETY: blocks of queries are disjoint.
         let (y, lse) = unsafe { (y.range(row * value_dim, count * value_dim), lse.range(row, count)) };

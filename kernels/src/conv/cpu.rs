@@ -2,6 +2,7 @@
 
 use super::correlate::{Correlation, correlate};
 use super::geometry::Geometry;
+use super::pointwise;
 use super::winograd::{self, Winograd};
 use crate::simd::Real;
 use crate::{DType, Launch, Stored, for_float};
@@ -9,6 +10,11 @@ use half::bf16;
 
 pub(super) fn run(l: &Launch<'_>) {
     if l.dtype("w") == DType::Bf16 {
+        let g = Geometry::of(l);
+        if pointwise::is_pointwise(&g) {
+            let (x, bias) = (l.read("x"), l.read_if("bias"));
+            return pointwise::run(l.pool, (&g, false), x, l.read("w"), bias, &l.shared("y"));
+        }
         return typed::<f32, bf16>(l);
     }
     for_float!(l.dtype("y"), T => typed::<T, T>(l))

@@ -10,6 +10,7 @@
 pub(crate) mod correlate;
 mod cpu;
 pub(crate) mod geometry;
+pub(crate) mod pointwise;
 pub(crate) mod winograd;
 
 pub use geometry::Geometry;
@@ -210,7 +211,7 @@ pub(crate) mod tests {
     fn matches_a_naive_loop() {
         assert!(transformed().iter().all(|g| work_len(g) > 0));
         for g in shapes().into_iter().chain(transformed()) {
-            let x = noise(g.n * g.ci * g.input_len(), 1);
+            let x = halves(g.n * g.ci * g.input_len(), 1);
             // Values that half precision holds too.
             let w = halves(g.co * g.ci_group() * g.taps(), 2);
             let bias = noise(g.co, 3);

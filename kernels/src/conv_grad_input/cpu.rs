@@ -3,6 +3,7 @@
 
 use crate::conv::correlate::{Correlation, correlate};
 use crate::conv::geometry::Geometry;
+use crate::conv::pointwise;
 use crate::conv::winograd::{self, Winograd};
 use crate::simd::Real;
 use crate::{DType, Launch, Stored, for_float};
@@ -10,6 +11,10 @@ use half::bf16;
 
 pub(super) fn run(l: &Launch<'_>) {
     if l.dtype("w") == DType::Bf16 {
+        let g = Geometry::of(l);
+        if pointwise::is_pointwise(&g) {
+            return pointwise::run(l.pool, (&g, true), l.read("dy"), l.read("w"), None, &l.shared("dx"));
+        }
         return typed::<f32, bf16>(l);
     }
     for_float!(l.dtype("dx"), T => typed::<T, T>(l))

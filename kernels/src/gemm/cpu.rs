@@ -35,10 +35,10 @@ pub(super) fn two(values: &[i64]) -> [usize; 2] {
 
 /// The dimensions over which products are repeated.
 #[derive(Clone, Copy)]
-pub(super) struct Batch<'a> {
-    sizes: &'a [i64],
+pub(crate) struct Batch<'a> {
+    pub(crate) sizes: &'a [i64],
     /// Strides of the operands and of the result.
-    pub(super) strides: [&'a [i64]; 3],
+    pub(crate) strides: [&'a [i64]; 3],
 }
 
 impl<'a> Batch<'a> {

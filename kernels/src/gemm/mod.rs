@@ -5,8 +5,8 @@
 //! is not read. An operand in half precision makes the product one of half precision: the other operand is rounded to it,
 //! and the sums are in single precision.
 
-mod cpu;
-mod half;
+pub(crate) mod cpu;
+pub(crate) mod half;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
