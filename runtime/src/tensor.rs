@@ -305,7 +305,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/t.safetensors");
         let mut tensors = Tensors::new();
-        for dtype in DType::ALL {
+        for dtype in DType::ALL.iter().filter(|d| **d != DType::Bf16) {
             let bytes = vec![1u8; 6 * dtype.size()];
             tensors.insert(dtype.name().to_owned(), Tensor::from_bytes(*dtype, &[2, 3], &bytes).unwrap());
         }

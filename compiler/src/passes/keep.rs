@@ -24,10 +24,12 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
     let forward = graph.block(Block::Forward).to_vec();
     let backward = graph.block(Block::Backward).to_vec();
     let memory = memories(graph, &forward);
+    // The outputs stay as they are: the loss is that of what the model gives.
+    let returned: HashSet<ValueId> = graph.returns.iter().filter_map(|r| memory.get(&r.1).copied()).collect();
     let kept = |graph: &Graph, value: ValueId| -> Option<ValueId> {
         let of = *memory.get(&value)?;
         let ty = graph.ty(of);
-        (ty.dtype == DType::F32 && ty.len() >= LARGE).then_some(of)
+        (ty.dtype == DType::F32 && ty.len() >= LARGE && !returned.contains(&of)).then_some(of)
     };
     let read: HashSet<ValueId> = backward
         .iter()

@@ -27,6 +27,8 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
     let (dim, value_dim) = (s.dim, s.value_dim);
     let (zero, one) = (T::of(0.0), T::of(1.0));
     let half = l.int("half") != 0;
+    // Products of half precision are scaled as they are read, so that they can be written where they stay.
+    let (before, after) = if half { (one, scale) } else { (scale, one) };
     let most = QUERIES[usize::from(half)];
     let blocks = s.queries.div_ceil(most);
     l.pool.run(s.images() * blocks, |task, bytes| {
@@ -53,7 +55,6 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
             target: turned,
             target_row: lanes,
         });
-        turned.iter_mut().for_each(|q| *q *= scale);
         sums.fill(zero);
         top.fill(T::LOWEST);
         total.fill(zero);
@@ -62,18 +63,19 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
             let at = image * s.keys + start;
             let (a, b) = (Mat::new(&k[at * dim..], dim, 1), Mat::new(&*turned, lanes, 1));
             let dims = Dims { m: keys, ..keys_of };
-            T::multiply(half.then_some(&mut *packs), dims, [one, zero], a, b, scores, lanes);
+            T::multiply(half.then_some(&mut *packs), dims, [before, zero], a, b, scores, lanes);
             if let Some(mask) = mask {
                 let [_, _, query_stride, key_stride] = s.mask_strides;
                 let mask = &mask[s.mask_start(image) + from * query_stride + start * key_stride..];
                 for (j, scores) in scores[..keys * lanes].chunks_exact_mut(lanes).enumerate() {
                     for (i, score) in scores[..count].iter_mut().enumerate() {
-                        *score += mask[i * query_stride + j * key_stride];
+                        *score = *score * after + mask[i * query_stride + j * key_stride];
                     }
                 }
             }
             dispatch(Soften {
                 lanes,
+                factor: if mask.is_some() { one } else { after },
                 scores: &mut scores[..keys * lanes],
                 top: &mut *top,
                 total: &mut *total,
@@ -104,6 +106,8 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
 /// One step of the running softmax: replaces scores by exponentials and rescales what was summed before.
 struct Soften<'a, T> {
     lanes: usize,
+    /// What scores are to be multiplied by.
+    factor: T,
     scores: &'a mut [T],
     top: &'a mut [T],
     total: &'a mut [T],
@@ -115,7 +119,7 @@ impl<T: Real> Job for Soften<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Soften { lanes, scores, top, total, decay, sums } = self;
+        let Soften { lanes, factor, scores, top, total, decay, sums } = self;
         for first in (0..lanes).step_by(LANES) {
             let mut high = [T::LOWEST; LANES];
             high.copy_from_slice(&top[first..][..LANES]);
@@ -124,7 +128,8 @@ impl<T: Real> Job for Soften<'_, T> {
                 let row = &row[first..][..LANES];
                 for i in 0..LANES {
                     // A NaN stays: it compares false with everything.
-                    high[i] = if high[i] > row[i] { high[i] } else { row[i] };
+                    let score = row[i] * factor;
+                    high[i] = if high[i] > score { high[i] } else { score };
                 }
             }
             let mut shift = high;
@@ -140,7 +145,7 @@ impl<T: Real> Job for Soften<'_, T> {
             for row in scores.chunks_exact_mut(lanes) {
                 let row = &mut row[first..][..LANES];
                 for i in 0..LANES {
-                    row[i] = (row[i] - shift[i]).exp_lane::<FMA>();
+                    row[i] = (row[i] * factor - shift[i]).exp_lane::<FMA>();
                     sum[i] += row[i];
                 }
             }

@@ -47,6 +47,8 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
     let (dim, value_dim) = (s.dim, s.value_dim);
     let (zero, one) = (T::of(0.0), T::of(1.0));
     let half = l.int("half") != 0;
+    // As in the forward.
+    let (before, after) = if half { (one, scale) } else { (scale, one) };
     let width = block_keys::<T>(&s, half);
     l.pool.run(s.images(), |image, bytes| {
         let (rows, columns) = (image * s.queries, image * s.keys);
@@ -93,13 +95,13 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
                 let queries = QUERIES.min(s.queries - start);
                 let (q, dy) = (&q[start * dim..], &dy[start * value_dim..]);
                 let scores = Dims { m: queries, n: lanes, k: dim };
-                multiply(scores, [scale, zero], Mat::new(q, dim, 1), Mat::new(&*kt, lanes, 1), p, lanes);
+                multiply(scores, [before, zero], Mat::new(q, dim, 1), Mat::new(&*kt, lanes, 1), p, lanes);
                 if let Some(mask) = mask {
                     let [_, _, query_stride, key_stride] = s.mask_strides;
                     let mask = &mask[s.mask_start(image) + start * query_stride + from * key_stride..];
                     for (i, p) in p[..queries * lanes].chunks_exact_mut(lanes).enumerate() {
                         for (j, p) in p[..count].iter_mut().enumerate() {
-                            *p += mask[i * query_stride + j * key_stride];
+                            *p = *p * after + mask[i * query_stride + j * key_stride];
                         }
                     }
                 }
@@ -108,6 +110,7 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
                 dispatch(Slopes {
                     lanes,
                     value_dim,
+                    factor: if mask.is_some() { one } else { after },
                     scale,
                     y: &y[start * value_dim..],
                     dy,
@@ -142,6 +145,8 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
 struct Slopes<'a, T> {
     lanes: usize,
     value_dim: usize,
+    /// What scores are to be multiplied by.
+    factor: T,
     scale: T,
     y: &'a [T],
     dy: &'a [T],
@@ -161,7 +166,7 @@ impl<T: Real> Job for Slopes<'_, T> {
             // A query without keys has no probabilities.
             let lse = if self.lse[i] == T::LOWEST { -T::LOWEST } else { self.lse[i] };
             for (p, ds) in p.iter_mut().zip(ds) {
-                *p = (*p - lse).exp_lane::<FMA>();
+                *p = (*p * self.factor - lse).exp_lane::<FMA>();
                 *ds = *p * (*ds - d) * self.scale;
             }
         }
