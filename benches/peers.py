@@ -1,12 +1,14 @@
 """What others take for the same step on the same machine, in one sitting, and the ratios to ours.
 
-usage: peers.py SARA UNET.onnx [--threshold 2e-4] [--steps 3] [--rounds 2] [--peers onnxruntime,lora,sara-like,full]
+usage: peers.py SARA UNET.onnx [--threshold 2e-4] [--steps 3] [--rounds 2] [--peers onnxruntime,lora,lora-bf16,...]
 SARA is the built program, UNET.onnx the SD1.5 UNet as exported by diffusers (inputs sample, timestep,
 encoder_hidden_states). Needs onnxruntime, torch, diffusers, peft. Each peer runs in a process of its own, in turn, and the
 rounds repeat, so that a machine that slows down slows all of them; the shortest step of each counts.
 
-Peers: onnxruntime = forward only; lora = PEFT, rank 16 on attention; sara-like = dense gradients of all convolutions and
-products, of which those of |w| < threshold feed AdamW; full = AdamW on all weights. All in single precision, batch 1.
+Ours: sara; sara-memory = within 3750 MiB; sara-bf16 = mixed precision within 2150 MiB; sara-streamed = weights in their file,
+within 900 MiB. Peers: onnxruntime = forward only; lora = PEFT, rank 16 on attention; lora-bf16 = the same in bfloat16; sara-like =
+dense gradients of all convolutions and products, of which those of |w| < threshold feed AdamW; full = AdamW on all weights.
+In single precision where nothing else is said, batch 1.
 """
 
 import argparse
@@ -14,8 +16,15 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 
+OURS = {
+    "sara": [],
+    "sara-memory": ["--memory-limit=3750MiB"],
+    "sara-bf16": ["--mixed-precision=bf16", "--memory-limit=2150MiB"],
+    "sara-streamed": ["--weights=streamed", "--memory-limit=900MiB"],
+}
 DIMS = {"height": 64, "width": 64, "seq": 77, "sequence_length": 77}
 
 
@@ -27,9 +36,14 @@ def dimensions(path):
     return [f"--dim={n}={DIMS[n]}" for n in sorted(names) if n in DIMS]
 
 
-def ours(args):
-    flags = [f"--threshold={args.threshold}", f"--repeat={args.steps}", "--json"]
-    out = subprocess.run([args.sara, "bench", args.model, *dimensions(args.model), *flags], capture_output=True, check=True)
+def ours(args, name):
+    flags = [*OURS[name], f"--threshold={args.threshold}"]
+    with tempfile.TemporaryDirectory() as folder:
+        # Compiling reads all weights; in a process of its own it does not count.
+        plan = f"{folder}/unet.plan"
+        compile_ = [args.sara, "compile", args.model, "--output", plan, *dimensions(args.model), *flags]
+        subprocess.run(compile_, capture_output=True, check=True)
+        out = subprocess.run([args.sara, "bench", plan, f"--repeat={args.steps}", "--json"], capture_output=True, check=True)
     report = json.loads(out.stdout)
     memory = (report["peak_resident"] or 0) / 2**20
     return {"forward": report["forward_seconds"], "step": report["step_seconds"], "mib": memory}
@@ -57,6 +71,7 @@ def torch_step(args, kind):
 
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
+    kind, half = kind.removesuffix("-bf16"), kind.endswith("-bf16")
     attention = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     net = UNet2DConditionModel(
         sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768,
@@ -64,6 +79,8 @@ def torch_step(args, kind):
     )
     x, text = torch.randn(1, 4, 64, 64), torch.randn(1, 77, 768)
     t, target = torch.tensor([500]), torch.randn(1, 4, 64, 64)
+    if half:
+        net, x, text, target = net.bfloat16(), x.bfloat16(), text.bfloat16(), target.bfloat16()
     masks = []
     if kind == "full":
         trained = list(net.parameters())
@@ -116,7 +133,7 @@ def main():
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(__import__("os").sched_getaffinity(0)))
-    parser.add_argument("--peers", default="onnxruntime,lora,sara-like,full")
+    parser.add_argument("--peers", default="onnxruntime,lora,lora-bf16,sara-like,full")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
@@ -126,9 +143,9 @@ def main():
         return
     best = {}
     for round_ in range(args.rounds):
-        for name in ["sara", *args.peers.split(",")]:
-            if name == "sara":
-                result = ours(args)
+        for name in [*OURS, *args.peers.split(",")]:
+            if name in OURS:
+                result = ours(args, name)
             else:
                 out = subprocess.run([sys.executable, *sys.argv, "--only", name], stdout=subprocess.PIPE, check=True)
                 result = json.loads(out.stdout.splitlines()[-1])
@@ -136,11 +153,11 @@ def main():
             held = best.setdefault(name, result)
             for key, value in result.items():
                 held[key] = max(held[key], value) if key == "mib" else min(held[key], value)
-    own = best["sara"]
     print(f"{'':14}{'forward s':>10}{'step s':>10}{'MiB':>8}  ours / theirs")
     for name, result in best.items():
+        own = best["sara-bf16" if name.endswith("-bf16") else "sara"]
         cells = "".join(f"{result[k]:10.2f}" if k in result else f"{'':10}" for k in ("forward", "step"))
-        ratios = [f"{k} {own[k] / result[k]:.2f}" for k in ("forward", "step") if k in result and name != "sara"]
+        ratios = [f"{k} {own[k] / result[k]:.2f}" for k in ("forward", "step") if k in result and own is not result]
         if name == "onnxruntime":
             ratios.append(f"our step / its forward {own['step'] / result['forward']:.2f}")
         print(f"{name:14}{cells}{result['mib']:8.0f}  {', '.join(ratios)}")
