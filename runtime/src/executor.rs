@@ -163,10 +163,14 @@ impl Executor {
             bound: Vec::new(),
             poison,
         };
-        for ((sparse, values), at) in executor.plan.sparse.iter().zip(&values).zip(&executor.state_at) {
+        let mut rest = values.as_slice();
+        for (sparse, at) in executor.plan.sparse.iter().zip(&executor.state_at) {
+            let (own, others) = rest.split_at(at.count);
             executor.state.view_mut(at.index, at.count).copy_from_slice(&sparse.index);
-            executor.state.view_mut(at.param, at.count).copy_from_slice(values);
+            executor.state.view_mut(at.param, at.count).copy_from_slice(own);
+            rest = others;
         }
+        drop(values);
         executor.bind();
         Ok(executor)
     }

@@ -19,8 +19,8 @@ pub(crate) struct Loaded {
     pub(crate) at: Vec<Option<(usize, DType)>>,
     /// Those weights.
     pub(crate) block: Block,
-    /// Values of each sparse weight's entries, in the order of its positions.
-    pub(crate) values: Vec<Vec<f32>>,
+    /// Values of the entries of all sparse weights, one weight after the other. In one piece, so that their memory goes back whole.
+    pub(crate) values: Vec<f32>,
 }
 
 /// Reads the weights that launches read from memory, and of each sparse weight the values of its entries. The `.onnx` file must be
@@ -43,27 +43,34 @@ pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<Loaded> 
             files.insert(&w.file, source.open(&w.file)?);
         }
     }
-    let sparse: HashMap<usize, &Sparse> = plan.sparse.iter().map(|s| (s.weight as usize, s)).collect();
+    let mut values = vec![0.0; plan.sparse.iter().map(|s| s.index.len()).sum()];
+    let mut rest = values.as_mut_slice();
+    let mut sparse: HashMap<usize, Mutex<(&Sparse, &mut [f32])>> = HashMap::new();
+    for s in &plan.sparse {
+        let (own, others) = rest.split_at_mut(s.index.len());
+        sparse.insert(s.weight as usize, Mutex::new((s, own)));
+        rest = others;
+    }
     let mut block = Block::new(end)?;
     let mut rest = block.bytes_mut();
     let mut places = Vec::with_capacity(plan.weights.len());
     for (w, at) in plan.weights.iter().zip(&at) {
         let (own, others) = rest.split_at_mut(at.map_or(0, |(_, dtype)| room(w, dtype)));
-        places.push(Mutex::new((own, Vec::new())));
+        places.push(Mutex::new(own));
         rest = others;
     }
     let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
     pool.run(plan.weights.len(), |i, scratch| {
         let w = &plan.weights[i];
-        let sparse = sparse.get(&i).copied();
+        let mut sparse = sparse.get(&i).map(|s| s.lock().unwrap_or_else(PoisonError::into_inner));
         if at[i].is_none() && sparse.is_none() {
             return;
         }
+        let sparse = sparse.as_mut().map(|s| (s.0, &mut *s.1));
         let (path, file) = &files[w.file.as_str()];
         let mut place = places[i].lock().unwrap_or_else(PoisonError::into_inner);
-        let (memory, values) = &mut *place;
-        if let Err(error) = read(w, path, file, sparse, at[i].map(|(_, dtype)| (&mut **memory, dtype)), values, scratch)
-        {
+        let memory = at[i].map(|(_, dtype)| (&mut **place, dtype));
+        if let Err(error) = read(w, path, file, sparse, memory, scratch) {
             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
             if failed.as_ref().is_none_or(|(first, _)| i < *first) {
                 *failed = Some((i, error));
@@ -73,9 +80,7 @@ pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<Loaded> 
     if let Some((_, error)) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    let mut values: Vec<Vec<f32>> =
-        places.into_iter().map(|p| p.into_inner().unwrap_or_else(PoisonError::into_inner).1).collect();
-    let values = plan.sparse.iter().map(|s| std::mem::take(&mut values[s.weight as usize])).collect();
+    drop((sparse, places));
     Ok(Loaded { at, block, values })
 }
 
@@ -94,14 +99,13 @@ pub(crate) fn room(w: &Weight, dtype: DType) -> usize {
 const CHUNK: usize = 1 << 16;
 
 /// Reads and widens one weight, into `memory` if it is to stay there. What is sparse must have the bytes by which its entries were
-/// chosen; their values are appended to `values`.
+/// chosen; their values are written beside it.
 fn read(
     w: &Weight,
     path: &Path,
     file: &File,
-    sparse: Option<&Sparse>,
+    sparse: Option<(&Sparse, &mut [f32])>,
     memory: Option<(&mut [u8], DType)>,
-    values: &mut Vec<f32>,
     scratch: &mut [u8],
 ) -> Result<()> {
     let (mut whole, mut halves): (Option<&mut [u8]>, Option<&mut [half::bf16]>) = match memory {
@@ -113,8 +117,8 @@ fn read(
     let (len, from) = (w.len() as usize, w.stored.size());
     let to = w.stored.loaded().size();
     let (raw, spare) = scratch.split_at_mut(CHUNK * size_of::<f64>());
+    let (sparse, mut values) = sparse.map_or((None, &mut [][..]), |(s, values)| (Some(s), values));
     let mut positions = sparse.map_or(&[][..], |s| &s.index);
-    values.reserve_exact(positions.len());
     for first in (0..len).step_by(CHUNK) {
         let count = CHUNK.min(len - first);
         let offset = w.offset + (first * from) as u64;
@@ -145,7 +149,9 @@ fn read(
         positions = later;
         if !here.is_empty() {
             let elements: &[f32] = bytemuck::cast_slice(out);
-            values.extend(here.iter().map(|i| elements[*i as usize - first]));
+            let (own, others) = std::mem::take(&mut values).split_at_mut(here.len());
+            own.iter_mut().zip(here).for_each(|(v, i)| *v = elements[*i as usize - first]);
+            values = others;
         }
         if let Some(halves) = &mut halves {
             let elements: &[f32] = bytemuck::cast_slice(out);
