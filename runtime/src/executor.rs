@@ -46,7 +46,8 @@ struct StateAt {
 /// What a buffer lies in.
 enum Memory<'a> {
     Block(&'a Block),
-    File(&'a Map),
+    /// The number of the map.
+    File(usize),
 }
 
 /// What trains of a sparse weight, and what no more does.
@@ -555,7 +556,7 @@ impl Executor {
         let size = self.plan.buffer(id).dtype.size();
         let all = match memory {
             Memory::Block(block) => block.bytes(),
-            Memory::File(map) => map.as_ref(),
+            Memory::File(map) => self.maps[map].1.as_ref(),
         };
         &all[at..at + len * size]
     }
@@ -568,8 +569,8 @@ impl Executor {
         let (block, at, len) = match buffer.place {
             Place::File(w) => {
                 let weight = &self.plan.weights[w as usize];
-                let map = self.maps.iter().find(|m| m.0 == weight.file);
-                let Some((_, map)) = map else { unreachable!("every file that a buffer lies in is mapped") };
+                let map = self.maps.iter().position(|m| m.0 == weight.file);
+                let Some(map) = map else { unreachable!("every file that a buffer lies in is mapped") };
                 return (Memory::File(map), weight.offset as usize, len);
             }
             Place::Arena(at) => (&self.arena, at as usize, len),
@@ -602,9 +603,8 @@ impl Executor {
                             let address = match memory {
                                 Memory::Block(block) => block.address(at),
                                 Memory::File(map) => {
-                                    let place = self.maps.iter().position(|m| std::ptr::eq(&m.1, map));
-                                    bound.fetches.push((i, place.unwrap_or_default(), at..at + len));
-                                    map.as_ref()[at..at + len].as_ptr().cast_mut()
+                                    bound.fetches.push((i, map, at..at + len));
+                                    self.maps[map].1.as_ref()[at..at + len].as_ptr().cast_mut()
                                 }
                             };
                             // SAFETY: the plan's verifier has checked that the buffer lies inside its block and is aligned, and that

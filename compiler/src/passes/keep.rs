@@ -42,13 +42,15 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
         let touched = node.inputs.iter().flatten().chain(&node.outputs);
         last.extend(touched.filter_map(|v| memory.get(v)).filter(|v| read.contains(v)).map(|v| (*v, i)));
     }
+    let mut ends: HashMap<usize, Vec<ValueId>> = HashMap::new();
+    last.into_iter().for_each(|(value, at)| ends.entry(at).or_default().push(value));
     let mut rounded: HashMap<ValueId, ValueId> = HashMap::new();
     let mut order = Vec::with_capacity(forward.len() + read.len());
     for (i, id) in forward.iter().enumerate() {
         order.push(*id);
-        let mut ends: Vec<ValueId> = last.iter().filter(|(_, at)| **at == i).map(|(v, _)| *v).collect();
-        ends.sort_unstable();
-        for value in ends {
+        let mut values = ends.remove(&i).unwrap_or_default();
+        values.sort_unstable();
+        for value in values {
             let (node, results) = cast(graph, value, value, DType::Bf16)?;
             order.push(node);
             rounded.insert(value, results);

@@ -45,7 +45,7 @@ fn multiplied(graph: &Graph, users: &[Vec<NodeId>], value: ValueId, views: &mut 
         && readers.iter().all(|id| {
             let node = graph.node(*id);
             match node.op {
-                Op::MatMul(_) => graph.block(Block::Forward).contains(id),
+                Op::MatMul(_) => true,
                 // Not the input of a convolution, nor its bias.
                 Op::Conv(_) => {
                     node.inputs[1] == Some(value) && node.inputs.iter().filter(|i| **i == Some(value)).count() == 1
