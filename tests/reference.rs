@@ -224,8 +224,14 @@ fn less_memory_gives_the_same_bits() {
                 let tight = outcome(Some(least(how)), how);
                 println!("{name}: {} bytes instead of {before}, {how:?}", tight.0);
                 assert!(tight.0 < before, "{name}");
-                // Only what is rounded before it is kept, and made again from what was not, may differ.
-                assert!(tight.1 == free.1 || precision == Precision::Bf16, "{name}");
+                if precision == Precision::Single {
+                    assert!(tight.1 == free.1, "{name}");
+                }
+                // What is rounded before it is kept, and made again from what was not, differs by a rounding.
+                for (a, b) in tight.1.0.iter().zip(&free.1.0) {
+                    let (a, b) = (f64::from_bits(*a), f64::from_bits(*b));
+                    assert!((a - b).abs() < 1e-3 * b, "{name}: a loss of {a}, not {b}");
+                }
                 before = tight.0;
             }
         }

@@ -26,10 +26,11 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn with_unsafe(root: &Path, folders: &[&str]) -> Vec<String> {
     let mut files = Vec::new();
     folders.iter().for_each(|folder| sources(&root.join(folder), &mut files));
-    let word = regex::Regex::new(r"(?m)^[^/\n]*\bunsafe(_code)?\b").unwrap();
+    let word = regex::Regex::new(r"\bunsafe(_code)?\b").unwrap();
+    let code = |line: &str| line.split("//").next().is_some_and(|code| word.is_match(code));
     let uses = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).unwrap().replace("forbid(unsafe_code)", "");
-        word.is_match(&text)
+        text.lines().any(code)
     };
     let mut named: Vec<_> = files
         .iter()

@@ -6,7 +6,7 @@ use crate::ir::verify::{LOSS, verify};
 use crate::ir::{Block, Def, Graph, Payload, Stage, State, Type, ValueId};
 use crate::lower::{Buffers, lower, sparse_numbers};
 use crate::ops::{Accumulate, LowRank};
-use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, keep, stream, update};
+use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, update};
 use crate::place::place;
 use crate::select::{self, Amount, Chosen};
 use sara_kernels::{DType, hyper};
@@ -111,8 +111,9 @@ pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer
     let unlimited = Context { selection: &chosen, limit: None, weights: options.weights, precision: options.precision };
     let measure = |graph: &Graph| {
         let mut graph = graph.clone();
-        keep::run(&mut graph, &unlimited)?;
-        stream::run(&mut graph, &unlimited)?;
+        for pass in PIPELINE.iter().skip_while(|p| p.name != "rematerialise").skip(1) {
+            (pass.run)(&mut graph, &unlimited)?;
+        }
         let (mut programs, mut buffers) = training_programs(&graph);
         programs.iter_mut().for_each(|p| place(p, &mut buffers.list));
         let arena = arena_bytes(&programs);

@@ -38,7 +38,7 @@ pub fn execute(
             Def::Node(..) | Def::Const(_) => None,
             Def::Index(..) | Def::Param(_) => {
                 let place = buffers.place_of(graph, id);
-                place.and_then(|p| buffer_at(&buffers, p).or_else(|| buffer_at(&buffers, whole(p)?)))
+                place.and_then(|p| buffer_at(&buffers, p).or_else(|| buffer_at(&buffers, p.whole()?)))
             }
             _ => buffers.place_of(graph, id).and_then(|place| buffer_at(&buffers, place)),
         };
@@ -57,7 +57,7 @@ pub fn execute(
             )));
         }
         memory.set(buffer, &bytes);
-        let whole = buffers.place_of(graph, id).and_then(whole).and_then(|place| buffer_at(&buffers, place));
+        let whole = buffers.place_of(graph, id).and_then(Place::whole).and_then(|place| buffer_at(&buffers, place));
         whole.into_iter().for_each(|whole| memory.set(whole, &bytes));
         if matches!(value.def, Def::State(State::Gradient, _) | Def::Param(_)) {
             states.push((value.name.clone(), buffer));
@@ -66,15 +66,6 @@ pub fn execute(
     memory.run(&buffers.list, &program.steps, pool()?);
     let outputs = program.outputs.iter().map(|p| (p.name.clone(), p.buffer)).chain(states);
     Ok(outputs.map(|(name, buffer)| (name, memory.get(buffer).to_vec())).collect())
-}
-
-/// The place of what trains with what no more does.
-fn whole(place: Place) -> Option<Place> {
-    match place {
-        Place::Index(s) => Some(Place::AllIndex(s)),
-        Place::Param(s) => Some(Place::AllParam(s)),
-        _ => None,
-    }
 }
 
 fn buffer_at(buffers: &Buffers, place: Place) -> Option<BufferId> {

@@ -100,11 +100,8 @@ impl Lower<'_> {
     /// Buffer of operand `i`; of an index or a param, with what trains no more.
     pub fn try_whole(&mut self, i: usize) -> Option<BufferId> {
         let value = self.graph.node(self.node).inputs.get(i).copied().flatten()?;
-        let whole = match self.buffers.place_of(self.graph, value) {
-            Some(Place::Index(s)) => Place::AllIndex(s),
-            Some(Place::Param(s)) => Place::AllParam(s),
-            _ => return Some(self.bind(value)),
-        };
+        let whole = self.buffers.place_of(self.graph, value).and_then(Place::whole);
+        let Some(whole) = whole else { return Some(self.bind(value)) };
         let v = self.graph.value(value);
         Some(self.buffers.fixed(&v.name, &v.ty, whole))
     }

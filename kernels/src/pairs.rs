@@ -1,7 +1,7 @@
 //! Matrix products of half precision of one thread: operands are rounded to bfloat16, sums are in single precision.
 
 use crate::Stored;
-use crate::product::{Dims, Mat};
+use crate::product::{Dims, Mat, product};
 use crate::simd::{Job, Real, dispatch};
 use crate::tile::{PANEL, Pair, Tile, pair};
 
@@ -92,49 +92,39 @@ pub(crate) trait Multiply: Real {
     /// `c = alpha * a @ b + beta * c`, row `i` of `c` begins at `c[i * pitch]`. With `half`, scratch memory of
     /// [`scratch_len`] numbers, in half precision if there is such a form; the second scale is then 0 or 1.
     fn multiply(
-        half: Option<&mut [Self]>,
+        _half: Option<&mut [Self]>,
         dims: Dims,
-        scales: [Self; 2],
+        [alpha, beta]: [Self; 2],
         a: Mat<'_, Self>,
         b: Mat<'_, Self>,
         c: &mut [Self],
         pitch: usize,
-    );
+    ) {
+        product(dims, alpha, a, b, beta, c, [pitch, 1]);
+    }
 }
+
+impl Multiply for f64 {}
 
 impl Multiply for f32 {
     fn multiply(
         half: Option<&mut [f32]>,
         dims: Dims,
-        scales: [f32; 2],
+        [alpha, beta]: [f32; 2],
         a: Mat<'_, f32>,
         b: Mat<'_, f32>,
         c: &mut [f32],
         pitch: usize,
     ) {
         match half {
-            None => crate::product::product(dims, scales[0], a, b, scales[1], c, [pitch, 1]),
-            Some(scratch) if scales[0] == 1.0 && dims.n.is_multiple_of(PANEL) => {
-                into(dims, a, b, scales[1] == 1.0, c, pitch, scratch);
+            None => product(dims, alpha, a, b, beta, c, [pitch, 1]),
+            Some(scratch) if alpha == 1.0 && dims.n.is_multiple_of(PANEL) => {
+                into(dims, a, b, beta == 1.0, c, pitch, scratch);
             }
             Some(scratch) => {
-                sums(dims, a, b, scratch, |i, sums| put(sums, scales, &mut c[i * pitch..][..sums.len()]));
+                sums(dims, a, b, scratch, |i, sums| put(sums, [alpha, beta], &mut c[i * pitch..][..sums.len()]));
             }
         }
-    }
-}
-
-impl Multiply for f64 {
-    fn multiply(
-        _: Option<&mut [f64]>,
-        dims: Dims,
-        scales: [f64; 2],
-        a: Mat<'_, f64>,
-        b: Mat<'_, f64>,
-        c: &mut [f64],
-        pitch: usize,
-    ) {
-        crate::product::product(dims, scales[0], a, b, scales[1], c, [pitch, 1]);
     }
 }
 

@@ -175,47 +175,34 @@ mod x86 {
         unsafe { std::mem::transmute::<__m512, __m512bh>(x) }
     }
 
-    /// # Safety
-    /// As for [`Part::run`], of pairs, on a processor with AVX-512 and its bfloat16 instructions.
-    #[expect(unsafe_code, reason = "the block is computed through pointers")]
-    pub(super) unsafe fn run_pairs(part: Part, rows: usize) {
-        let mut row = 0;
-        while row < rows {
-            // SAFETY: as for `run_wide`.
-            unsafe {
-                let part = part.row(row);
-                let half = part.width * 2 == super::PANEL;
-                row += match (rows - row, half) {
-                    (16.., true) => run::<16>(|| pairs::<16, 1>(part)),
-                    (8.., true) => run::<8>(|| pairs::<8, 1>(part)),
-                    (8.., false) => run::<8>(|| pairs::<8, 2>(part)),
-                    (_, true) => run::<1>(|| pairs::<1, 1>(part)),
-                    (_, false) => run::<1>(|| pairs::<1, 2>(part)),
-                };
+    /// Functions that compute a part with the blocks of 16 lanes that `block!` made.
+    macro_rules! parts {
+        ($name:ident, $block:ident, $needs:literal) => {
+            /// # Safety
+            #[doc = concat!("As for [`Part::run`], ", $needs)]
+            #[expect(unsafe_code, reason = "the block is computed through pointers")]
+            pub(super) unsafe fn $name(part: Part, rows: usize) {
+                let mut row = 0;
+                while row < rows {
+                    // SAFETY: the rows lie in the operands, and the processor has the features, by the caller's promise.
+                    unsafe {
+                        let part = part.row(row);
+                        let half = part.width * 2 == super::PANEL;
+                        row += match (rows - row, half) {
+                            (16.., true) => run::<16>(|| $block::<16, 1>(part)),
+                            (8.., true) => run::<8>(|| $block::<8, 1>(part)),
+                            (8.., false) => run::<8>(|| $block::<8, 2>(part)),
+                            (_, true) => run::<1>(|| $block::<1, 1>(part)),
+                            (_, false) => run::<1>(|| $block::<1, 2>(part)),
+                        };
+                    }
+                }
             }
-        }
+        };
     }
 
-    /// # Safety
-    /// As for [`Part::run`], on a processor with AVX-512.
-    #[expect(unsafe_code, reason = "the block is computed through pointers")]
-    pub(super) unsafe fn run_wide(part: Part, rows: usize) {
-        let mut row = 0;
-        while row < rows {
-            // SAFETY: the rows lie in the operands, and the processor has the features, by the caller's promise.
-            unsafe {
-                let part = part.row(row);
-                let half = part.width * 2 == super::PANEL;
-                row += match (rows - row, half) {
-                    (16.., true) => run::<16>(|| wide::<16, 1>(part)),
-                    (8.., true) => run::<8>(|| wide::<8, 1>(part)),
-                    (8.., false) => run::<8>(|| wide::<8, 2>(part)),
-                    (_, true) => run::<1>(|| wide::<1, 1>(part)),
-                    (_, false) => run::<1>(|| wide::<1, 2>(part)),
-                };
-            }
-        }
-    }
+    parts!(run_wide, wide, "on a processor with AVX-512.");
+    parts!(run_pairs, pairs, "of pairs, on a processor with AVX-512 and its bfloat16 instructions.");
 
     /// # Safety
     /// As for [`Part::run`], on a processor with AVX2 and fused multiply-adds.

@@ -218,6 +218,8 @@ pub(crate) mod tests {
                 bench.float("lse", dtype, &vec![f64::NAN; want.lse.len()]);
                 let got = bench.run();
                 assert_close(&got["y"], &want.y, tolerance);
+                // The scores are of operands that nothing rounds.
+                let tolerance = if half { tolerance.min(3e-6) } else { tolerance };
                 for (g, w) in got["lse"].iter().zip(&want.lse) {
                     assert!(g == w || (g - w).abs() < tolerance * (1.0 + w.abs()), "lse {g}, not {w}");
                 }

@@ -21,7 +21,7 @@ pub(super) fn run(l: &Launch<'_>) {
 /// Keys of a block, fewer where wide heads leave less scratch memory.
 fn block_keys<T>(s: &Shape, half: bool) -> usize {
     let mut keys = KEYS[usize::from(half)];
-    while keys > PANEL
+    while keys > if half { PANEL } else { LANES }
         && (keys * 2 * (s.dim + s.value_dim + QUERIES) + if half { packs(s, keys) } else { 0 }) * size_of::<T>()
             > SCRATCH_BYTES
     {

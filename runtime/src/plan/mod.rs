@@ -118,6 +118,17 @@ pub enum Place {
     Hyper,
 }
 
+impl Place {
+    /// Where an index or values lie together with what trains no more.
+    pub fn whole(self) -> Option<Place> {
+        match self {
+            Place::Index(s) => Some(Place::AllIndex(s)),
+            Place::Param(s) => Some(Place::AllParam(s)),
+            _ => None,
+        }
+    }
+}
+
 /// Element type of an initialiser in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stored {
