@@ -5,7 +5,8 @@
 //! | module       | holds                                                          |
 //! |--------------|----------------------------------------------------------------|
 //! | [`schedule`] | how much noise a timestep has                                  |
-//! | [`sampler`]  | DDIM and classifier-free guidance                              |
+//! | [`scheduler`] | what a pipeline says of its noise and predictions             |
+//! | [`sampler`]  | samplers and classifier-free guidance                          |
 //! | [`digits`]   | the bundled model of handwritten digits and its scans          |
 //! | [`look`]     | other looks of the scans, to fine-tune on                      |
 //! | [`distance`] | the Fréchet distance between two sets of features              |
@@ -24,6 +25,7 @@ pub mod look;
 pub mod picture;
 pub mod sampler;
 pub mod schedule;
+pub mod scheduler;
 
 /// Why something cannot be computed or drawn.
 #[derive(Debug, thiserror::Error)]
