@@ -7,6 +7,9 @@
 //! | [`schedule`] | how much noise a timestep has                                  |
 //! | [`scheduler`] | what a pipeline says of its noise and predictions             |
 //! | [`sampler`]  | samplers and classifier-free guidance                          |
+//! | [`photo`]     | colour pictures, from files and to files                       |
+//! | [`pipeline`]  | the folder of a pipeline                                       |
+//! | [`tokenizer`] | texts as the token ids of a pipeline's text encoders          |
 //! | [`digits`]   | the bundled model of handwritten digits and its scans          |
 //! | [`look`]     | other looks of the scans, to fine-tune on                      |
 //! | [`distance`] | the Fréchet distance between two sets of features              |
@@ -22,10 +25,13 @@ pub mod digits;
 pub mod distance;
 mod font;
 pub mod look;
+pub mod photo;
 pub mod picture;
+pub mod pipeline;
 pub mod sampler;
 pub mod schedule;
 pub mod scheduler;
+pub mod tokenizer;
 
 /// Why something cannot be computed or drawn.
 #[derive(Debug, thiserror::Error)]
@@ -55,12 +61,27 @@ pub enum Error {
     /// A number of the caller that makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// A file that cannot be read or is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// The image library cannot write the picture.
     #[error("the picture cannot be encoded")]
     Picture(#[from] image::ImageError),
     /// The plotting library cannot draw the curve.
     #[error("the curve cannot be drawn: {0}")]
     Curve(String),
+}
+
+impl Error {
+    /// An error in a file.
+    pub(crate) fn file(path: &std::path::Path, reason: impl std::fmt::Display) -> Error {
+        Error::File { path: path.to_owned(), reason: reason.to_string() }
+    }
 }
 
 /// That `found` is `wanted`, for the array called `what`.

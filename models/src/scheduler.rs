@@ -166,8 +166,11 @@ impl SchedulerConfig {
         if let Some((key, _)) = refused.iter().find(|(_, on)| *on) {
             return Err(Error::Invalid(format!("`{key}` is not supported; set it to false")));
         }
-        let positive =
-            [("shift", config.shift), ("flow_shift", config.flow_shift), ("clip_sample_range", config.clip_sample_range)];
+        let positive = [
+            ("shift", config.shift),
+            ("flow_shift", config.flow_shift),
+            ("clip_sample_range", config.clip_sample_range),
+        ];
         if let Some((key, value)) = positive.iter().find(|(_, v)| !(v.is_finite() && *v > 0.0)) {
             return Err(Error::Invalid(format!("`{key}` is {value} and must be above 0")));
         }
@@ -246,7 +249,9 @@ mod tests {
     #[test]
     fn betas_are_those_of_diffusers() {
         // DDIMScheduler(..).alphas_cumprod of diffusers 0.42.
-        let text = |rest: &str| format!(r#"{{"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, {rest}}}"#);
+        let text = |rest: &str| {
+            format!(r#"{{"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, {rest}}}"#)
+        };
         for (rest, t, wanted) in [
             (r#""beta_schedule": "scaled_linear""#, 0, 0.999_149_98),
             (r#""beta_schedule": "scaled_linear""#, 500, 0.276_332_47),

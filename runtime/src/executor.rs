@@ -203,6 +203,21 @@ impl Executor {
         Some(self.weights.view(at, w.len() as usize))
     }
 
+    /// Replaces elements of a weight that lies in memory. Indices are within the weight.
+    pub fn patch(&mut self, weight: u32, index: &[u32], values: &[f32]) -> Result<()> {
+        let w = &self.plan.weights[weight as usize];
+        let misfit = |what: &str| Error::tensor(&w.name, what);
+        let len = w.len() as usize;
+        let at = self.weight_at[weight as usize].ok_or_else(|| misfit("does not lie in memory"))?;
+        let (at, DType::F32) = at else { return Err(misfit("is not stored in single precision")) };
+        if index.len() != values.len() || index.iter().any(|i| *i as usize >= len) {
+            return Err(misfit("is given values for positions that it does not have"));
+        }
+        let all: &mut [f32] = self.weights.view_mut(at, len);
+        index.iter().zip(values).for_each(|(i, v)| all[*i as usize] = *v);
+        Ok(())
+    }
+
     /// Entries of sparse weight `s` that train now.
     pub fn count(&self, s: usize) -> usize {
         self.state_at[s].count

@@ -84,3 +84,12 @@ impl From<sara_models::Error> for Failure {
         Failure::Plain(error.to_string())
     }
 }
+
+impl From<crate::pipeline::Error> for Failure {
+    fn from(error: crate::pipeline::Error) -> Failure {
+        match error {
+            crate::pipeline::Error::Compiler(error) => error.into(),
+            other => Failure::Plain(other.to_string()),
+        }
+    }
+}

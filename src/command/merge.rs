@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::export::write_model;
-use super::options::{ModelArg, spare};
+use super::options::{ModelArg, parse_scaled, spare};
 use sara_runtime::adapter::Adapter;
 use std::path::{Path, PathBuf};
 
@@ -16,15 +16,6 @@ pub(super) struct Args {
     /// Where the merged model goes; its external data goes beside it.
     #[arg(long, short, value_name = "MODEL")]
     output: PathBuf,
-}
-
-fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
-    if let Some((path, scale)) = text.rsplit_once(':')
-        && let Ok(scale) = scale.parse::<f32>()
-    {
-        return if scale.is_finite() { Ok((path.into(), scale)) } else { Err(format!("`{scale}` is not a scale")) };
-    }
-    Ok((text.into(), 1.0))
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {

@@ -19,6 +19,7 @@ mod merge;
 mod options;
 mod report;
 mod run;
+mod sample;
 mod train;
 mod verify;
 
@@ -60,6 +61,8 @@ enum Command {
     Export(export::Args),
     /// Apply adapters to a model.
     Merge(merge::Args),
+    /// Pictures of a pipeline, with or without adapters.
+    Sample(sample::Args),
     /// What this machine offers: processor, threads, ONNX Runtime.
     Doctor(doctor::Args),
 }
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Sample(args) => sample::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     match result {

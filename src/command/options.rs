@@ -215,6 +215,16 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A path, and a scale after a colon if it is not 1.
+pub(super) fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
+    if let Some((path, scale)) = text.rsplit_once(':')
+        && let Ok(scale) = scale.parse::<f32>()
+    {
+        return if scale.is_finite() { Ok((path.into(), scale)) } else { Err(format!("`{scale}` is not a scale")) };
+    }
+    Ok((text.into(), 1.0))
+}
+
 /// Threads.
 #[derive(Args, Clone, Copy)]
 pub(super) struct Threads {

@@ -11,7 +11,7 @@ mod scope;
 mod weights;
 
 pub use checked::{checked, checked_proto};
-pub use model::{Location, Model, widen};
+pub use model::{Input, Location, Model, widen};
 pub use node::OnnxNode;
 pub use weights::{external_files, read_weight, stored_bytes, weights};
 

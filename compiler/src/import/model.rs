@@ -34,6 +34,17 @@ pub struct Location {
     pub offset: u64,
 }
 
+/// An input of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Its name.
+    pub name: String,
+    /// Element type in which it is computed with, if it is one we know.
+    pub dtype: Option<DType>,
+    /// Its extents; nothing for one that may vary.
+    pub shape: Vec<Option<usize>>,
+}
+
 impl Model {
     /// Opens and decodes a model. Weights are not read.
     pub fn open(path: &Path) -> Result<Model> {
@@ -93,6 +104,18 @@ impl Model {
             }
         }
         names
+    }
+
+    /// Inputs that a run must be given, in the model's order.
+    pub fn inputs(&self) -> Vec<Input> {
+        let graph = self.graph();
+        let given = |name: &str| graph.initializer.iter().any(|i| i.name == name);
+        let input = |i: &super::proto::ValueInfoProto| Input {
+            name: i.name.clone(),
+            dtype: i.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| super::dtype(t.elem_type)),
+            shape: super::dims(i).iter().map(|d| d.dim_value.and_then(|v| usize::try_from(v).ok())).collect(),
+        };
+        graph.input.iter().filter(|i| !given(&i.name)).map(input).collect()
     }
 
     /// Identity of the `.onnx` file, for plans and adapters.

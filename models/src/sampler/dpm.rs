@@ -29,7 +29,10 @@ fn timesteps(config: &SchedulerConfig, count: usize) -> Vec<f64> {
 /// The steps of diffusers' `DPMSolverMultistepScheduler`.
 pub(super) fn steps(config: &SchedulerConfig, count: usize, tokens: usize) -> Result<Vec<Step>, Error> {
     if config.solver_order > 2 {
-        return Err(Error::Invalid(format!("`solver_order` is {}, and DPM-Solver++ is of order 2 here", config.solver_order)));
+        return Err(Error::Invalid(format!(
+            "`solver_order` is {}, and DPM-Solver++ is of order 2 here",
+            config.solver_order
+        )));
     }
     if config.is_flow() {
         return Ok(flow(config, count, tokens));

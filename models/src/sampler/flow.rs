@@ -18,10 +18,7 @@ pub(super) fn steps(config: &SchedulerConfig, count: usize, tokens: usize) -> Re
         sigmas.iter_mut().for_each(|s| *s = 1.0 - (1.0 - *s) / factor);
     }
     sigmas.push(0.0);
-    let step = |pair: &[f64]| Step {
-        timestep: pair[0] * total,
-        from: Level::of_flow(pair[0]),
-        to: Level::of_flow(pair[1]),
-    };
+    let step =
+        |pair: &[f64]| Step { timestep: pair[0] * total, from: Level::of_flow(pair[0]), to: Level::of_flow(pair[1]) };
     Ok(sigmas.windows(2).map(step).collect())
 }

@@ -120,10 +120,9 @@ impl Sampler {
         tokens: usize,
         noise: ArrayD<f32>,
     ) -> Result<Sampler, Error> {
-        let method = METHODS
-            .iter()
-            .find(|m| m.name == name)
-            .ok_or_else(|| Error::Invalid(format!("there is no sampler `{name}`; choose one of {}", NAMES.join(", "))))?;
+        let method = METHODS.iter().find(|m| m.name == name).ok_or_else(|| {
+            Error::Invalid(format!("there is no sampler `{name}`; choose one of {}", NAMES.join(", ")))
+        })?;
         let flow = config.is_flow();
         let fits = if flow { ["flow_euler", "dpmpp_2m"].contains(&name) } else { name != "flow_euler" };
         if !fits {

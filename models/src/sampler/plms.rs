@@ -26,7 +26,8 @@ pub(super) fn steps(config: &SchedulerConfig, count: usize, _: usize) -> Result<
         }
     };
     let last = if config.set_alpha_to_one { 1.0 } else { schedule.alphas_cumprod(0)? };
-    let level = |t: i64| if t < 0 { Ok(Level::of_variance(last)) } else { schedule.alphas_cumprod(t).map(Level::of_variance) };
+    let level =
+        |t: i64| if t < 0 { Ok(Level::of_variance(last)) } else { schedule.alphas_cumprod(t).map(Level::of_variance) };
     let mut steps = Vec::with_capacity(count + 1);
     for (i, t) in timesteps.iter().enumerate() {
         let (from, to) = (level(*t)?, level(t - stride)?);
