@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use sara_compiler::compile::{Precision, Residency};
 use sara_compiler::ir::parse;
 use sara_compiler::ir::verify::verify;
+use sara_compiler::loss::Loss;
 use sara_compiler::passes::{Context, PIPELINE, apply};
 use std::path::{Path, PathBuf};
 
@@ -66,7 +67,13 @@ fn run(path: &Path) -> Result<(), String> {
         apply(
             pass,
             &mut after,
-            &Context { selection: &chosen, limit: None, weights: Residency::Streamed, precision: Precision::Bf16 },
+            &Context {
+                selection: &chosen,
+                loss: Loss::default(),
+                limit: None,
+                weights: Residency::Streamed,
+                precision: Precision::Bf16,
+            },
         )
         .map_err(|e| e.to_string())?;
     }

@@ -25,6 +25,7 @@ use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunne
 use sara_compiler::compile::{Precision, Residency, canonical, compile_forward, unobserved};
 use sara_compiler::import::{Model, import};
 use sara_compiler::ir::{Graph, rewrite};
+use sara_compiler::loss::Loss;
 use sara_compiler::passes::canonicalise::RULES;
 use sara_compiler::passes::{Context, PIPELINE, apply};
 use sara_compiler::select::Chosen;
@@ -72,7 +73,13 @@ fn pass(graph: &mut Graph, name: &str, chosen: &Chosen) -> Result<(), String> {
     apply(
         pass,
         graph,
-        &Context { selection: chosen, limit: None, weights: Residency::Resident, precision: Precision::Single },
+        &Context {
+            selection: chosen,
+            loss: Loss::default(),
+            limit: None,
+            weights: Residency::Resident,
+            precision: Precision::Single,
+        },
     )
     .map_err(|e| format!("{name}: {e}"))
 }

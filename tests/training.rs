@@ -10,7 +10,7 @@ use sara::compiler::import::proto::{
     TypeProto, ValueInfoProto, data_type,
 };
 use sara::compiler::import::{Binding, Model};
-use sara::compiler::passes::differentiate::TARGET;
+use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::kernels::hyper;
 use sara::runtime::adapter;

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::import::{Binding, Model, import};
 use crate::ir::verify::{LOSS, verify};
 use crate::ir::{Block, Def, Graph, Payload, Stage, State, Type, ValueId};
+use crate::loss::Loss;
 use crate::lower::{Buffers, lower, sparse_numbers};
 use crate::ops::{Accumulate, LowRank};
 use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, update};
@@ -42,6 +43,8 @@ pub struct TrainOptions {
     pub select: select::Options,
     /// How many of their entries train.
     pub amount: Amount,
+    /// What is made small.
+    pub loss: Loss,
     /// Bytes of memory that training may take.
     pub memory_limit: Option<u64>,
     /// Where weights are while training.
@@ -59,6 +62,7 @@ impl TrainOptions {
             binding,
             select,
             amount,
+            loss: Loss::default(),
             memory_limit: None,
             weights: Residency::Resident,
             precision: Precision::Single,
@@ -82,6 +86,7 @@ pub fn canonical(model: &Model, binding: &Binding, observe: Observer<'_>) -> Res
     observe("import", &graph)?;
     let context = Context {
         selection: &Chosen::default(),
+        loss: Loss::default(),
         limit: None,
         weights: Residency::Resident,
         precision: Precision::Single,
@@ -108,7 +113,8 @@ fn run_passes(
 pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
     let mut graph = canonical(model, &options.binding, observe)?;
     let chosen = select::choose(model, &graph, &options.select, options.amount)?;
-    let unlimited = Context { selection: &chosen, limit: None, weights: options.weights, precision: options.precision };
+    let (weights, precision) = (options.weights, options.precision);
+    let unlimited = Context { selection: &chosen, loss: options.loss, limit: None, weights, precision };
     let measure = |graph: &Graph| {
         let mut graph = graph.clone();
         for pass in PIPELINE.iter().skip_while(|p| p.name != "rematerialise").skip(1) {
@@ -208,7 +214,7 @@ pub fn compile_gradients(
         .filter(|(_, v)| matches!(v.def, Def::Weight(w) if eligible.contains(&w)))
         .map(|(id, _)| id)
         .collect();
-    let loss = differentiate::add_loss(&mut graph)?;
+    let loss = Loss::default().add(&mut graph)?;
     let found = differentiate::gradients(&mut graph, loss, &wanted)?;
     graph.returns = vec![(LOSS.to_owned(), loss)];
     for (weight, gradient) in found {

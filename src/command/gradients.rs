@@ -4,7 +4,7 @@ use super::Failure;
 use super::options::{Dims, Dump, ModelArg, Select, Threads, observe, spare};
 use super::run::{execute, finite, for_model};
 use sara_compiler::compile::compile_gradients;
-use sara_compiler::passes::differentiate::TARGET;
+use sara_compiler::loss::TARGET;
 use sara_runtime::tensor::{read_safetensors, write_safetensors};
 use std::path::PathBuf;
 

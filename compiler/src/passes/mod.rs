@@ -17,6 +17,7 @@ use crate::compile::{Precision, Residency};
 use crate::error::Result;
 use crate::ir::verify::verify;
 use crate::ir::{Graph, Stage};
+use crate::loss::Loss;
 
 /// A transformation of the graph.
 pub struct Pass {
@@ -33,6 +34,8 @@ pub struct Pass {
 pub struct Context<'a> {
     /// What trains.
     pub selection: &'a crate::select::Chosen,
+    /// What is made small.
+    pub loss: Loss,
     /// Memory that training may take.
     pub limit: Option<Limit<'a>>,
     /// Where weights are while training.
@@ -56,7 +59,7 @@ pub const PIPELINE: &[Pass] = &[
     Pass { name: "canonicalise", run: |g, _| canonicalise::run(g), stage: Stage::Canonical },
     Pass { name: "narrow", run: narrow::run, stage: Stage::Sparse },
     Pass { name: "sparsify", run: |g, c| sparsify::run(g, c.selection), stage: Stage::Sparse },
-    Pass { name: "differentiate", run: |g, _| differentiate::run(g), stage: Stage::Sparse },
+    Pass { name: "differentiate", run: |g, c| differentiate::run(g, c.loss), stage: Stage::Sparse },
     Pass { name: "update", run: |g, _| update::run(g), stage: Stage::Differentiated },
     Pass { name: "fuse", run: |g, _| fuse::run(g), stage: Stage::Fused },
     Pass { name: "join", run: |g, _| join::run(g), stage: Stage::Fused },

@@ -6,7 +6,7 @@ use crate::command::Failure;
 use crate::command::run::execute;
 use sara_compiler::compile::{compile_gradients, unobserved};
 use sara_compiler::import::{Binding, Model, checked, external_files, read_weight};
-use sara_compiler::passes::differentiate::TARGET;
+use sara_compiler::loss::TARGET;
 use sara_compiler::select;
 use sara_runtime::oracle::{Oracle, SessionOptions};
 use sara_runtime::patch::{Patch, export};
