@@ -39,6 +39,8 @@ pub enum Precision {
 pub struct TrainOptions {
     /// Shapes.
     pub binding: Binding,
+    /// Further shapes, each with a name: programs of their own over the same weights.
+    pub buckets: Vec<(String, Binding)>,
     /// Which weights may train.
     pub select: select::Options,
     /// How many of their entries train.
@@ -60,6 +62,7 @@ impl TrainOptions {
     pub fn new(binding: Binding, select: select::Options, amount: Amount) -> TrainOptions {
         TrainOptions {
             binding,
+            buckets: Vec::new(),
             select,
             amount,
             loss: Loss::default(),
@@ -108,35 +111,24 @@ fn run_passes(
     Ok(())
 }
 
-/// Compiles a model for training: programs `train`, `forward`, `update`, and one for each matrix that takes part in the low-rank
-/// term.
+/// Compiles a model for training: programs `train`, `forward`, `update`, one for each matrix that takes part in the low-rank
+/// term, and `train:NAME` and `forward:NAME` for each bucket.
 pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
-    let mut graph = canonical(model, &options.binding, observe)?;
+    let graph = canonical(model, &options.binding, observe)?;
     let chosen = select::choose(model, &graph, &options.select, options.amount)?;
-    let (weights, precision) = (options.weights, options.precision);
-    let unlimited = Context { selection: &chosen, loss: options.loss, limit: None, weights, precision };
-    let measure = |graph: &Graph| {
-        let mut graph = graph.clone();
-        for pass in PIPELINE.iter().skip_while(|p| p.name != "rematerialise").skip(1) {
-            (pass.run)(&mut graph, &unlimited)?;
+    let mut graph = sparse_graph(graph, &chosen, options, observe)?;
+    let mut buffers = Buffers::new(sparse_numbers(&graph));
+    let mut programs = training_programs(&graph, &mut buffers);
+    for (name, binding) in &options.buckets {
+        let own = canonical(model, binding, &mut unobserved())?;
+        let own = sparse_graph(own, &chosen, options, &mut unobserved())?;
+        if own.weights != graph.weights {
+            return Err(Error::Option(format!(
+                "the model has other weights at the shapes of {name}; compile a plan for them alone"
+            )));
         }
-        let (mut programs, mut buffers) = training_programs(&graph);
-        programs.iter_mut().for_each(|p| place(p, &mut buffers.list));
-        let arena = arena_bytes(&programs);
-        let trained = chosen.index.values().map(Vec::len);
-        Ok(total(memory_by_kind(
-            &graph.weights,
-            &buffers.list,
-            trained,
-            buffers.constants.len(),
-            arena,
-            options.threads,
-        )))
-    };
-    let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
-    let context = Context { limit, ..unlimited };
-    run_passes(&mut graph, &context, Stage::Sparse..=Stage::Fused, observe)?;
-    let (mut programs, mut buffers) = training_programs(&graph);
+        programs.extend(shaped_programs(&own, &format!(":{name}"), &mut buffers));
+    }
     let mut sparse = Vec::new();
     let indices: Vec<(ValueId, ValueId, Vec<u32>)> = graph
         .values()
@@ -169,16 +161,49 @@ pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer
     }
 }
 
+/// The graph of a training step, for a canonical graph and what trains.
+fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, observe: Observer<'_>) -> Result<Graph> {
+    let (weights, precision) = (options.weights, options.precision);
+    let unlimited = Context { selection: chosen, loss: options.loss, limit: None, weights, precision };
+    let measure = |graph: &Graph| {
+        let mut graph = graph.clone();
+        for pass in PIPELINE.iter().skip_while(|p| p.name != "rematerialise").skip(1) {
+            (pass.run)(&mut graph, &unlimited)?;
+        }
+        let mut buffers = Buffers::new(sparse_numbers(&graph));
+        let mut programs = training_programs(&graph, &mut buffers);
+        programs.iter_mut().for_each(|p| place(p, &mut buffers.list));
+        let arena = arena_bytes(&programs);
+        let trained = chosen.index.values().map(Vec::len);
+        Ok(total(memory_by_kind(
+            &graph.weights,
+            &buffers.list,
+            trained,
+            buffers.constants.len(),
+            arena,
+            options.threads,
+        )))
+    };
+    let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
+    let context = Context { limit, ..unlimited };
+    run_passes(&mut graph, &context, Stage::Sparse..=Stage::Fused, observe)?;
+    Ok(graph)
+}
+
 /// The programs that every training has, not placed yet.
-fn training_programs(graph: &Graph) -> (Vec<Program>, Buffers) {
-    let mut buffers = Buffers::new(sparse_numbers(graph));
+fn training_programs(graph: &Graph, buffers: &mut Buffers) -> Vec<Program> {
+    let mut programs = shaped_programs(graph, "", buffers).to_vec();
+    programs.push(lower(graph, "update", &[Block::Update], &[], buffers));
+    programs
+}
+
+/// Those of them that depend on shapes, their names followed by `suffix`.
+fn shaped_programs(graph: &Graph, suffix: &str, buffers: &mut Buffers) -> [Program; 2] {
     let (loss, outputs): (Vec<_>, Vec<_>) = graph.returns.iter().cloned().partition(|r| r.0 == LOSS);
-    let programs = vec![
-        lower(graph, "train", &[Block::Forward, Block::Backward], &loss, &mut buffers),
-        lower(graph, "forward", &[Block::Forward], &outputs, &mut buffers),
-        lower(graph, "update", &[Block::Update], &[], &mut buffers),
-    ];
-    (programs, buffers)
+    [
+        lower(graph, &format!("train{suffix}"), &[Block::Forward, Block::Backward], &loss, buffers),
+        lower(graph, &format!("forward{suffix}"), &[Block::Forward], &outputs, buffers),
+    ]
 }
 
 fn total(kinds: [(&str, u64); 6]) -> u64 {

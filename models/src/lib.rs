@@ -7,6 +7,8 @@
 //! | [`schedule`] | how much noise a timestep has                                  |
 //! | [`scheduler`] | what a pipeline says of its noise and predictions             |
 //! | [`sampler`]  | samplers and classifier-free guidance                          |
+//! | [`dataset`]   | pictures and captions, in the forms in which people keep them  |
+//! | [`bucket`]    | sizes of pictures of many aspect ratios                        |
 //! | [`photo`]     | colour pictures, from files and to files                       |
 //! | [`pipeline`]  | the folder of a pipeline                                       |
 //! | [`tokenizer`] | texts as the token ids of a pipeline's text encoders          |
@@ -20,7 +22,9 @@
 //! the models take them.
 
 mod axis;
+pub mod bucket;
 pub mod curve;
+pub mod dataset;
 pub mod digits;
 pub mod distance;
 mod font;

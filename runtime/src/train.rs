@@ -7,10 +7,14 @@ use crate::schedule::Schedule;
 use crate::tensor::Tensors;
 use sara_kernels::hyper;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::time::Instant;
 
 /// Stream of random numbers from which the matrix of the low-rank term is drawn.
 const LOW_RANK_STREAM: u64 = 1;
+
+/// Name of the program of a training step.
+const TRAIN: &str = "train";
 
 /// How to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,7 +142,7 @@ impl Trainer {
     /// A trainer before its first step.
     pub fn new(executor: Executor, options: TrainOptions) -> Result<Trainer> {
         options.check()?;
-        for program in ["train", "update"] {
+        for program in [TRAIN, "update"] {
             if executor.plan().program(program).is_none() {
                 return Err(Error::Option(format!("the plan has no program `{program}`; compile it for training")));
             }
@@ -179,9 +183,9 @@ impl Trainer {
         let learning_rate = self.set_hyper();
         let mut loss = 0.0;
         for batch in micro_batches {
-            self.set_inputs(batch)?;
-            self.executor.run("train")?;
-            let own = self.executor.scalar("train", "loss")?;
+            let program = self.set_inputs(batch)?;
+            self.executor.run(&program)?;
+            let own = self.executor.scalar(&program, "loss")?;
             if !own.is_finite() {
                 return Err(self.not_finite("the loss", std::slice::from_ref(batch)));
             }
@@ -206,7 +210,7 @@ impl Trainer {
 
     /// Names must be exactly the inputs of a training step.
     fn check_batch(&self, batch: &Tensors) -> Result<()> {
-        let Some(program) = self.executor.plan().program("train") else { return Ok(()) };
+        let Some(program) = self.executor.plan().program(TRAIN) else { return Ok(()) };
         let names = || program.inputs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         if let Some(port) = program.inputs.iter().find(|p| !batch.contains_key(&p.name)) {
             return Err(Error::tensor(&port.name, format!("is missing in the data; a step needs {}", names())));
@@ -217,11 +221,18 @@ impl Trainer {
         Ok(())
     }
 
-    fn set_inputs(&mut self, batch: &Tensors) -> Result<()> {
+    /// Sets the inputs of the program that takes a batch's shapes, and returns its name.
+    fn set_inputs(&mut self, batch: &Tensors) -> Result<Cow<'static, str>> {
+        let mut programs = self.executor.plan().programs.iter().filter(|p| p.kind() == TRAIN);
+        let program = match programs.find(|p| p.takes(batch)) {
+            Some(program) if program.name != TRAIN => Cow::Owned(program.name.clone()),
+            // Where none takes them, the main one says what is wrong.
+            _ => Cow::Borrowed(TRAIN),
+        };
         for (name, tensor) in batch {
-            self.executor.set_input("train", name, tensor)?;
+            self.executor.set_input(&program, name, tensor)?;
         }
-        Ok(())
+        Ok(program)
     }
 
     fn set_hyper(&mut self) -> f64 {
@@ -270,7 +281,7 @@ impl Trainer {
         self.executor.clear_gradients();
         let mut found: Option<NotFinite> = None;
         for batch in micro_batches {
-            match self.set_inputs(batch).and_then(|()| self.executor.find_not_finite("train")) {
+            match self.set_inputs(batch).and_then(|program| self.executor.find_not_finite(&program)) {
                 Err(error) => return error,
                 Ok(own) => {
                     let nan = own.as_ref().is_some_and(|f| f.nan);

@@ -5,6 +5,7 @@
 //! | [`network`]     | runs one of the pipeline's models, compiled for the shapes that it is given |
 //! | [`conditions`]  | what each family makes of a text                                            |
 //! | [`denoiser`]    | the denoiser's inputs by their names, and its output as latents             |
+//! | [`shapes`]      | shapes of the denoiser's inputs, for pictures of given sizes                |
 //! | [`vae`]         | pictures and latents                                                        |
 //! | [`sample`]      | pictures from noise                                                         |
 
@@ -12,6 +13,7 @@ pub mod conditions;
 pub mod denoiser;
 pub mod network;
 pub mod sample;
+pub mod shapes;
 pub mod vae;
 
 use network::Network;

@@ -10,6 +10,7 @@ mod tests;
 mod verify;
 
 use crate::source::Source;
+use crate::tensor::Tensors;
 use sara_kernels::{DType, Kernel, Scalar};
 use std::path::{Path, PathBuf};
 
@@ -230,7 +231,7 @@ pub struct Port {
 /// A list of launches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
-    /// `train`, `forward`, `update`, `gradients`, or `lowrank:NAME`.
+    /// `train`, `forward`, `update`, `gradients`; `train:NAME` and `forward:NAME` for other shapes; `lowrank:NAME`.
     pub name: String,
     /// What must be set before it runs.
     pub inputs: Vec<Port>,
@@ -242,6 +243,22 @@ pub struct Program {
     pub arena_bytes: u64,
     /// Step at which the most bytes are live, and those bytes: the lower bound of any placement.
     pub peak: Peak,
+}
+
+impl Program {
+    /// The name up to its colon.
+    pub fn kind(&self) -> &str {
+        self.name.split(':').next().unwrap_or_default()
+    }
+
+    /// Whether the inputs are those of the program, by name and shape.
+    pub fn takes(&self, inputs: &Tensors) -> bool {
+        let fits = |port: &Port| {
+            let shape = inputs.get(&port.name).map(|t| t.shape().iter().map(|d| *d as u64));
+            shape.is_some_and(|shape| shape.eq(port.shape.iter().copied()))
+        };
+        inputs.len() == self.inputs.len() && self.inputs.iter().all(fits)
+    }
 }
 
 /// The moment at which a program needs most memory.

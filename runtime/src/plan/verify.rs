@@ -165,7 +165,7 @@ impl Plan {
             let legal = match written.place {
                 Place::Arena(_) => true,
                 Place::Weight(_) | Place::Param(_) | Place::Moment1(_) | Place::Moment2(_) | Place::Hyper => update,
-                Place::Gradient(_) => update || program.name == "train" || program.name.starts_with("lowrank:"),
+                Place::Gradient(_) => update || ["train", "lowrank"].contains(&program.kind()),
                 Place::Index(_) | Place::Constant(_) | Place::File(_) | Place::AllIndex(_) | Place::AllParam(_) => {
                     false
                 }
