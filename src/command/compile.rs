@@ -1,8 +1,13 @@
 //! `sara compile`: a model becomes a training plan.
 
-use super::options::{Dims, Dump, HowMany, Memory, ModelArg, Select, Threads, observe, spare};
+use super::options::{Dims, Dump, HowMany, Memory, ModelArg, Select, Size, Threads, observe, parse_size, spare};
 use super::{Failure, report};
+use crate::pipeline::cache::Cache;
+use crate::pipeline::{Pipeline, shapes};
+use clap::ValueEnum;
 use sara_compiler::compile::{TrainOptions, compile_training};
+use sara_compiler::import::{Binding, Model};
+use sara_compiler::loss::{Distance, Loss};
 use sara_runtime::schedule::auto_learning_rate;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -117,11 +122,6 @@ impl Pictures {
     }
 }
 
-/// Whether the first output is a list of patches rather than an image.
-fn is_packed(model: &Model) -> bool {
-    model.inputs().iter().any(|i| i.name == "hidden_states" && i.shape.len() == 3)
-}
-
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let start = Instant::now();
     let mut pipeline = match sara_models::pipeline::Pipeline::is_pipeline(&args.model.model) {
@@ -136,7 +136,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         None => (args.dims.binding(), Vec::new()),
     };
     // The channels of a pipeline's latents are what its target has; a model alone is compared with its whole output.
-    let channels = pipeline.as_ref().map(Pipeline::latent_channels).filter(|_| !is_packed(&model));
+    let channels =
+        pipeline.as_ref().map(Pipeline::latent_channels).filter(|_| pipeline.as_ref().is_some_and(|p| !p.is_packed()));
     let loss = Loss { distance: args.loss.distance()?, weighted: pipeline.is_some(), channels };
     let options = TrainOptions {
         loss,

@@ -8,6 +8,7 @@ macro_rules! say {
 }
 
 mod bench;
+mod cache;
 mod compile;
 mod demo;
 mod doctor;
@@ -53,6 +54,8 @@ enum Command {
     Gradients(gradients::Args),
     /// Compare a model with ONNX Runtime, as a whole and node by node; with --grad also its gradient.
     Verify(verify::Args),
+    /// Latents and text embeddings of a folder of pictures, for a pipeline.
+    Cache(cache::Args),
     /// Train a plan.
     Train(train::Args),
     /// What a training step takes, kernel by kernel, on random data.
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Gradients(args) => gradients::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Cache(args) => cache::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Merge(args) => merge::run(&args),

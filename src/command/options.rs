@@ -127,7 +127,7 @@ fn parse_share(text: &str) -> Result<f64, String> {
 /// The model that a command works on.
 #[derive(Args, Clone)]
 pub(super) struct ModelArg {
-    /// The ONNX model.
+    /// The ONNX model, or the folder of a pipeline, of which the denoiser is meant.
     pub(super) model: PathBuf,
     /// A folder within which the model's external data may lie, beside the model's own.
     #[arg(long, value_name = "DIR")]
@@ -138,6 +138,12 @@ impl ModelArg {
     /// Opens the model.
     pub(super) fn open(&self) -> sara_compiler::Result<Model> {
         Model::open_source(self.source())
+    }
+
+    /// This model, or the denoiser of the pipeline that it is.
+    pub(super) fn or_denoiser(mut self, denoiser: Option<PathBuf>) -> ModelArg {
+        self.model = denoiser.unwrap_or(self.model);
+        self
     }
 
     /// Where it lies.
@@ -223,6 +229,19 @@ pub(super) fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
         return if scale.is_finite() { Ok((path.into(), scale)) } else { Err(format!("`{scale}` is not a scale")) };
     }
     Ok((text.into(), 1.0))
+}
+
+/// Height and width in pixels.
+pub(super) type Size = [usize; 2];
+
+/// A side, or WIDTHxHEIGHT.
+pub(super) fn parse_size(text: &str) -> Result<Size, String> {
+    let side = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n > 0);
+    let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
+    match (side(height), side(width)) {
+        (Some(height), Some(width)) => Ok([height, width]),
+        _ => Err("write a side such as 512, or WIDTHxHEIGHT such as 640x448".into()),
+    }
 }
 
 /// Threads.

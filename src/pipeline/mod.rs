@@ -7,8 +7,10 @@
 //! | [`denoiser`]    | the denoiser's inputs by their names, and its output as latents             |
 //! | [`shapes`]      | shapes of the denoiser's inputs, for pictures of given sizes                |
 //! | [`vae`]         | pictures and latents                                                        |
+//! | [`cache`]       | latents and text embeddings on disk                                         |
 //! | [`sample`]      | pictures from noise                                                         |
 
+pub mod cache;
 pub mod conditions;
 pub mod denoiser;
 pub mod network;
@@ -53,6 +55,11 @@ impl Pipeline {
     pub fn open(root: &Path, threads: usize) -> Result<Pipeline, Error> {
         let folder = Folder::open(root)?;
         Ok(Pipeline { folder, encoders: [None, None, None], vae_encoder: None, vae_decoder: None, threads })
+    }
+
+    /// Whether the denoiser takes latents as a list of patches.
+    pub fn is_packed(&self) -> bool {
+        self.folder.class_name.starts_with("Flux")
     }
 
     /// The denoiser, as its file has it.
