@@ -6,6 +6,7 @@
 //! |--------------|----------------------------------------------------------------|
 //! | [`schedule`] | how much noise a timestep has                                  |
 //! | [`scheduler`] | what a pipeline says of its noise and predictions             |
+//! | [`objective`] | noise, targets and weights of training                         |
 //! | [`sampler`]  | samplers and classifier-free guidance                          |
 //! | [`dataset`]   | pictures and captions, in the forms in which people keep them  |
 //! | [`bucket`]    | sizes of pictures of many aspect ratios                        |
@@ -29,6 +30,7 @@ pub mod digits;
 pub mod distance;
 mod font;
 pub mod look;
+pub mod objective;
 pub mod photo;
 pub mod picture;
 pub mod pipeline;

@@ -3,6 +3,7 @@
 //! A checkpoint is a folder. It is written beside its place and renamed when it is complete; `manifest.json` holds the size and
 //! hash of every other file.
 
+use crate::ema::Ema;
 use crate::error::{Error, Result};
 use crate::executor::SparseState;
 use crate::files::{hex, sha256_file, write_atomic};
@@ -79,6 +80,9 @@ fn write_files(trainer: &Trainer, folder: &Path) -> Result<()> {
             views.insert(format!("{s}.{column}"), view);
         }
     }
+    for (s, values) in trainer.ema.iter().flat_map(|ema| ema.values().iter().enumerate()) {
+        views.insert(format!("{s}.ema"), View::vector(DType::F32, values));
+    }
     write_views(&folder.join(STATE), &views, None)?;
     let saved = Saved {
         version: VERSION,
@@ -144,6 +148,15 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
         };
         trainer.executor.set_state(s, &state).map_err(|e| Error::file(&path, e.to_string()))?;
     }
+    trainer.ema = match saved.options.ema_decay {
+        None => None,
+        Some(decay) => {
+            let f32s = |s| column(s, "ema").map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(&b));
+            let values = (0..trainer.executor.plan().sparse.len()).map(f32s).collect::<Result<_>>()?;
+            let misfit = || Error::file(&path, "the averages do not fit the plan");
+            Some(Ema::restored(&trainer.executor, decay, values).ok_or_else(misfit)?)
+        }
+    };
     trainer.options = saved.options;
     trainer.step = saved.step;
     Ok(())

@@ -1,5 +1,6 @@
 //! The training loop's state: SaRA (arXiv 2409.06633) with AdamW on the selected entries.
 
+use crate::ema::Ema;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, NotFinite};
 use crate::rng::CounterRng;
@@ -8,6 +9,7 @@ use crate::tensor::Tensors;
 use sara_kernels::hyper;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Stream of random numbers from which the matrix of the low-rank term is drawn.
@@ -49,6 +51,12 @@ pub struct TrainOptions {
     pub lambda_rank: f64,
     /// Seed of all random numbers.
     pub seed: u64,
+    /// Decay of the average of the trained values over steps; nothing for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// What is trained on and how it is seen, for the record: a run goes on only with the same.
+    #[serde(default)]
+    pub data: BTreeMap<String, String>,
 }
 
 impl Default for TrainOptions {
@@ -68,6 +76,8 @@ impl Default for TrainOptions {
             progressive_iter: None,
             lambda_rank: 5e-4,
             seed: 42,
+            ema_decay: None,
+            data: BTreeMap::new(),
         }
     }
 }
@@ -94,6 +104,9 @@ impl TrainOptions {
         }
         if !(self.adam_epsilon.is_finite() && self.adam_epsilon > 0.0) {
             return bad("--adam-epsilon", self.adam_epsilon, "above 0");
+        }
+        if let Some(decay) = self.ema_decay.filter(|d| !(0.0..1.0).contains(d)) {
+            return bad("--ema-decay", decay, "at least 0 and below 1");
         }
         if self.gradient_accumulation_steps == 0 {
             return bad("--gradient-accumulation-steps", 0.0, "at least 1");
@@ -126,6 +139,12 @@ pub struct Metrics {
     pub trainable: u64,
     /// Wall-clock seconds.
     pub seconds: f64,
+    /// Mean loss on held-out data, where it was measured after this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
+    /// The same for each quarter of the timesteps, that of the least noise first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_quartiles: Option<Vec<f64>>,
 }
 
 /// An executor under training.
@@ -136,6 +155,8 @@ pub struct Trainer {
     pub options: TrainOptions,
     /// Steps done.
     pub step: u64,
+    /// The average of the trained values, in the order of the plan's entries, if there is one.
+    pub ema: Option<Ema>,
 }
 
 impl Trainer {
@@ -147,7 +168,8 @@ impl Trainer {
                 return Err(Error::Option(format!("the plan has no program `{program}`; compile it for training")));
             }
         }
-        Ok(Trainer { executor, options, step: 0 })
+        let ema = options.ema_decay.map(|decay| Ema::new(&executor, decay));
+        Ok(Trainer { executor, options, step: 0, ema })
     }
 
     /// Entries that train now.
@@ -198,6 +220,9 @@ impl Trainer {
         }
         self.executor.run("update")?;
         self.step += 1;
+        if let Some(ema) = &mut self.ema {
+            ema.update(&self.executor, self.step);
+        }
         Ok(Metrics {
             step: self.step,
             loss,
@@ -205,6 +230,8 @@ impl Trainer {
             grad_norm: f64::from(self.executor.hyper()[hyper::NORM]),
             trainable: self.trainable(),
             seconds: start.elapsed().as_secs_f64(),
+            validation_loss: None,
+            validation_quartiles: None,
         })
     }
 

@@ -17,7 +17,12 @@ pub enum Failure {
     /// Training takes more memory than it may.
     Memory(String),
     /// Interrupted; a checkpoint was saved.
-    Interrupted(String),
+    Interrupted {
+        /// The sentence.
+        message: String,
+        /// 130 for an interrupt, 143 for a request to terminate.
+        code: u8,
+    },
 }
 
 impl Failure {
@@ -29,7 +34,7 @@ impl Failure {
             Failure::Unsupported(_) => 3,
             Failure::Verification(_) => 4,
             Failure::Memory(_) => 5,
-            Failure::Interrupted(_) => 130,
+            Failure::Interrupted { code, .. } => *code,
         }
     }
 }
@@ -42,7 +47,7 @@ impl fmt::Display for Failure {
             | Failure::Unsupported(s)
             | Failure::Verification(s)
             | Failure::Memory(s)
-            | Failure::Interrupted(s) => f.write_str(s),
+            | Failure::Interrupted { message: s, .. } => f.write_str(s),
         }
     }
 }

@@ -110,7 +110,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// The sampler that is asked for, or the pipeline's own.
-fn scheduler(asked: Option<&str>, pipeline: &Pipeline) -> Result<String, Failure> {
+pub(super) fn scheduler(asked: Option<&str>, pipeline: &Pipeline) -> Result<String, Failure> {
     let config = &pipeline.folder.scheduler;
     if let Some(name) = asked {
         return Ok(name.to_owned());

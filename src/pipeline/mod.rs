@@ -8,8 +8,10 @@
 //! | [`shapes`]      | shapes of the denoiser's inputs, for pictures of given sizes                |
 //! | [`vae`]         | pictures and latents                                                        |
 //! | [`cache`]       | latents and text embeddings on disk                                         |
+//! | [`batches`]     | batches of a cache                                                          |
 //! | [`sample`]      | pictures from noise                                                         |
 
+pub mod batches;
 pub mod cache;
 pub mod conditions;
 pub mod denoiser;

@@ -171,7 +171,7 @@ fn tune(
     trainer: &mut Trainer,
     base: &Path,
     digits: &Digits,
-    after: impl FnMut(&mut Trainer, &Metrics) -> Result<(), Failure>,
+    after: impl FnMut(&mut Trainer, &mut Metrics) -> Result<(), Failure>,
 ) -> Result<Vec<Metrics>, Failure> {
     let out = &args.output_dir;
     let path = out.join("unet.plan");
@@ -180,7 +180,8 @@ fn tune(
         external_data_root: None,
         plan: absolute(&path),
         model: absolute(base),
-        batches: PathBuf::new(),
+        batches: None,
+        cache: None,
         train: trainer.options.clone(),
     };
     let text = toml::to_string(&run).map_err(|e| Failure::Plain(e.to_string()))?;
