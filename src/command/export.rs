@@ -3,6 +3,7 @@
 use super::Failure;
 use super::options::spare;
 use super::train::{RunFile, adapter_path};
+use crate::pipeline::copy;
 use sara_compiler::import::{Model, external_files, read_weight, weights};
 use sara_runtime::adapter::Adapter;
 use sara_runtime::checkpoint;
@@ -15,7 +16,8 @@ use std::path::{Path, PathBuf};
 pub(super) struct Args {
     /// Folder of the run.
     run: PathBuf,
-    /// Where the tuned ONNX model goes; its external data goes beside it.
+    /// Where the tuned ONNX model goes, an .onnx file with its external data beside it; or a folder, for the whole pipeline that the
+    /// model is part of.
     #[arg(long, short, value_name = "MODEL")]
     output: Option<PathBuf>,
     /// Also write every tuned weight, whole, as safetensors under its ONNX name.
@@ -38,7 +40,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         spare(path, &model, &[&own])?;
     }
     if let Some(output) = &args.output {
-        write_model(&model, &adapter, output)?;
+        write_tuned(&model, &adapter, output)?;
     }
     if let Some(path) = &args.weights {
         write_weights(&model, &adapter, path)?;
@@ -71,21 +73,45 @@ fn finished(run: &Path) -> Result<Adapter, Failure> {
     }
 }
 
+/// Writes the model with an adapter applied; where the output is no `.onnx` file, the whole pipeline whose denoiser the model is.
+pub(super) fn write_tuned(model: &Model, adapter: &Adapter, output: &Path) -> Result<(), Failure> {
+    if output.extension().is_some_and(|e| e == "onnx") {
+        return write_model(model, adapter, output);
+    }
+    let Some(root) = copy::of_denoiser(model.path()) else {
+        return Err(Failure::Usage(format!(
+            "{}: give the path of an .onnx file; {} is not part of a pipeline, whose folder could be written",
+            output.display(),
+            model.path().display()
+        )));
+    };
+    let external = external_files(model)?.into_iter().map(|file| model.source.path(&file));
+    let own: Vec<PathBuf> = external.chain([model.path().to_owned()]).collect();
+    let mut told = (0, 0);
+    copy::with_denoiser(&root, model.path(), &own, output, |path| apply(model, adapter, path).map(|tuned| told = tuned))?;
+    tell(output, told);
+    Ok(())
+}
+
 /// Writes the model with an adapter applied.
 pub(super) fn write_model(model: &Model, adapter: &Adapter, output: &Path) -> Result<(), Failure> {
+    tell(output, apply(model, adapter, output)?);
+    Ok(())
+}
+
+fn tell(output: &Path, (values, weights): (usize, usize)) {
+    let values = super::report::grouped(values as u64);
+    say!("wrote {} ({values} values in {weights} weights tuned)", output.display());
+}
+
+/// The same, and returns how many values of how many weights it changed.
+fn apply(model: &Model, adapter: &Adapter, output: &Path) -> Result<(usize, usize), Failure> {
     let table = weights(model)?;
     let values = adapter.apply(&model.source, &table)?;
     let patches: Vec<Patch<'_>> =
         values.iter().map(|(w, index, values)| Patch { weight: &table[*w], index, values }).collect();
     export(&model.source, &external_files(model)?, &patches, output)?;
-    let tuned: usize = patches.iter().map(|p| p.index.len()).sum();
-    say!(
-        "wrote {} ({} values in {} weights tuned)",
-        output.display(),
-        super::report::grouped(tuned as u64),
-        patches.len()
-    );
-    Ok(())
+    Ok((patches.iter().map(|p| p.index.len()).sum(), patches.len()))
 }
 
 fn write_weights(model: &Model, adapter: &Adapter, path: &Path) -> Result<(), Failure> {

@@ -1,8 +1,9 @@
 //! `sara merge`: applies adapters to a model.
 
 use super::Failure;
-use super::export::write_model;
+use super::export::write_tuned;
 use super::options::{ModelArg, parse_scaled, spare};
+use sara_models::pipeline::Pipeline;
 use sara_runtime::adapter::Adapter;
 use std::path::{Path, PathBuf};
 
@@ -13,18 +14,20 @@ pub(super) struct Args {
     /// An adapter, with a scale after a colon if it is not 1; repeat for more.
     #[arg(long, required = true, value_name = "FILE[:SCALE]", value_parser = parse_scaled)]
     adapter: Vec<(PathBuf, f32)>,
-    /// Where the merged model goes; its external data goes beside it.
+    /// Where the merged model goes, an .onnx file with its external data beside it; or a folder, for the whole pipeline.
     #[arg(long, short, value_name = "MODEL")]
     output: PathBuf,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let model = args.model.open()?;
+    let root = &args.model.model;
+    let pipeline = Pipeline::is_pipeline(root).then(|| Pipeline::open(root)).transpose()?;
+    let model = args.model.clone().or_denoiser(pipeline.map(|p| p.denoiser.model)).open()?;
     let adapters: Vec<&Path> = args.adapter.iter().map(|a| a.0.as_path()).collect();
     spare(&args.output, &model, &adapters)?;
     let mut parts = Vec::new();
     for (path, scale) in &args.adapter {
         parts.push((Adapter::read(path)?, *scale));
     }
-    write_model(&model, &Adapter::combine(&parts)?, &args.output)
+    write_tuned(&model, &Adapter::combine(&parts)?, &args.output)
 }

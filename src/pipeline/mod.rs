@@ -9,11 +9,13 @@
 //! | [`vae`]         | pictures and latents                                                        |
 //! | [`cache`]       | latents and text embeddings on disk                                         |
 //! | [`batches`]     | batches of a cache                                                          |
+//! | [`copy`]        | a pipeline's folder with another denoiser                                   |
 //! | [`sample`]      | pictures from noise                                                         |
 
 pub mod batches;
 pub mod cache;
 pub mod conditions;
+pub mod copy;
 pub mod denoiser;
 pub mod network;
 pub mod sample;

@@ -5,6 +5,7 @@ use super::flags::Flags;
 use crate::pipeline::Pipeline;
 use crate::pipeline::batches::Batches;
 use crate::pipeline::cache::Cache;
+use crate::pipeline::copy::of_denoiser;
 use crate::pipeline::denoiser::Denoiser;
 use crate::pipeline::shapes::name;
 use sara_compiler::import::Model;
@@ -58,7 +59,7 @@ impl Data {
         }
         let Some(path) = &source.cache else { return Err(Failure::Usage("give --batches or --cache".into())) };
         let cache = Cache::open(path)?;
-        let root = pipeline_of(model).unwrap_or_else(|| cache.pipeline().to_owned());
+        let root = of_denoiser(model).unwrap_or_else(|| cache.pipeline().to_owned());
         let pipeline = Pipeline::open(&root, threads)?;
         let seen = flags.seen();
         identity.insert("cache_sha256".to_owned(), cache.sha256());
@@ -117,12 +118,6 @@ impl Data {
             Data::Cache(batches) => Ok(batches.batch(i)?),
         }
     }
-}
-
-/// The folder of the pipeline that a model is a part of.
-fn pipeline_of(model: &Path) -> Option<PathBuf> {
-    let root = model.parent()?.parent()?;
-    sara_models::pipeline::Pipeline::is_pipeline(root).then(|| root.to_owned())
 }
 
 /// Number of steps that a batches file holds: the common first dimension of its tensors.
