@@ -88,7 +88,9 @@ pub(super) fn write_tuned(model: &Model, adapter: &Adapter, output: &Path) -> Re
     let external = external_files(model)?.into_iter().map(|file| model.source.path(&file));
     let own: Vec<PathBuf> = external.chain([model.path().to_owned()]).collect();
     let mut told = (0, 0);
-    copy::with_denoiser(&root, model.path(), &own, output, |path| apply(model, adapter, path).map(|tuned| told = tuned))?;
+    copy::with_denoiser(&root, model.path(), &own, output, |path| {
+        apply(model, adapter, path).map(|tuned| told = tuned)
+    })?;
     tell(output, told);
     Ok(())
 }

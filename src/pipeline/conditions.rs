@@ -9,8 +9,14 @@ use std::collections::BTreeMap;
 /// What a denoiser is told of one sample.
 pub type Conditions = BTreeMap<String, ArrayD<f32>>;
 
-/// Tokens of texts for T5 encoders whose tokenizer sets no limit.
-const T5_LENGTH: usize = 256;
+/// Tokens of texts for an encoder whose tokenizer sets no limit.
+const LENGTH: usize = 77;
+/// Tokens of texts for the T5 of Stable Diffusion 3, whatever its tokenizer says: what diffusers' pipeline asks for.
+const SD3_T5_LENGTH: usize = 256;
+/// The same of Flux.
+const FLUX_T5_LENGTH: usize = 512;
+/// The same of PixArt and Sana.
+const MASKED_LENGTH: usize = 300;
 
 /// How a family embeds texts.
 struct Family {
@@ -47,11 +53,16 @@ impl Pipeline {
     }
 
     /// Outputs of text encoder `i` for a text, without their batch dimension, and the mask of its tokens. Nothing if the pipeline has
-    /// no such encoder.
-    fn encode(&mut self, i: usize, text: &str) -> Result<Option<(BTreeMap<String, ArrayD<f32>>, ArrayD<f32>)>, Error> {
+    /// no such encoder. `length` is the number of tokens, if it is not the tokenizer's.
+    fn encode(
+        &mut self,
+        i: usize,
+        text: &str,
+        length: Option<usize>,
+    ) -> Result<Option<(BTreeMap<String, ArrayD<f32>>, ArrayD<f32>)>, Error> {
         let Some(encoder) = &self.folder.encoders[i] else { return Ok(None) };
-        let length =
-            encoder.tokenizer.max_length().or(encoder.part.config.max_position_embeddings).unwrap_or(T5_LENGTH);
+        let own = || encoder.tokenizer.max_length().or(encoder.part.config.max_position_embeddings).unwrap_or(LENGTH);
+        let length = length.unwrap_or_else(own);
         let tokens = encoder.tokenizer.encode(text, length)?;
         if tokens.truncated {
             eprintln!("warning: a text is longer than {length} tokens and loses its end: {text}");
@@ -73,8 +84,8 @@ impl Pipeline {
     }
 
     /// The same for an encoder that the family needs.
-    fn encoded(&mut self, i: usize, text: &str) -> Result<BTreeMap<String, ArrayD<f32>>, Error> {
-        self.encode(i, text)?.map(|found| found.0).ok_or_else(|| {
+    fn encoded(&mut self, i: usize, text: &str, length: Option<usize>) -> Result<BTreeMap<String, ArrayD<f32>>, Error> {
+        self.encode(i, text, length)?.map(|found| found.0).ok_or_else(|| {
             Error::Misfit(format!("{}: the pipeline lacks text encoder {}", self.folder.root.display(), i + 1))
         })
     }
@@ -112,17 +123,17 @@ fn named<const N: usize>(list: [(&str, ArrayD<f32>); N]) -> Conditions {
 }
 
 fn stable_diffusion(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
-    let outputs = pipeline.encoded(0, text)?;
+    let outputs = pipeline.encoded(0, text, None)?;
     Ok(named([("encoder_hidden_states", output(&outputs, "last_hidden_state")?)]))
 }
 
 /// The hidden states of both encoders side by side, and the second's pooled output. The refiner has the second encoder alone.
 fn stable_diffusion_xl(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
     let mut states = Vec::new();
-    if let Some((first, _)) = pipeline.encode(0, text)? {
+    if let Some((first, _)) = pipeline.encode(0, text, None)? {
         states.push(penultimate(&first)?);
     }
-    let second = pipeline.encoded(1, text)?;
+    let second = pipeline.encoded(1, text, None)?;
     states.push(penultimate(&second)?);
     let pooled = output(&second, "text_embeds")?;
     Ok(named([("encoder_hidden_states", joined(1, &states)?), ("text_embeds", pooled)]))
@@ -131,14 +142,14 @@ fn stable_diffusion_xl(pipeline: &mut Pipeline, text: &str) -> Result<Conditions
 /// CLIP's hidden states side by side, widened by zeros to T5's and followed by them (Esser et al. 2024, section 5.2). Without T5
 /// zeros stand in its place.
 fn stable_diffusion_3(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
-    let (first, second) = (pipeline.encoded(0, text)?, pipeline.encoded(1, text)?);
+    let (first, second) = (pipeline.encoded(0, text, None)?, pipeline.encoded(1, text, None)?);
     let clip = joined(1, &[penultimate(&first)?, penultimate(&second)?])?;
     let pooled = joined(0, &[output(&first, "text_embeds")?, output(&second, "text_embeds")?])?;
-    let t5 = match pipeline.encode(2, text)? {
+    let t5 = match pipeline.encode(2, text, Some(SD3_T5_LENGTH))? {
         Some((third, _)) => output(&third, "last_hidden_state")?,
         None => {
             let width = pipeline.folder.denoiser.config.joint_attention_dim.unwrap_or(clip.shape()[1]);
-            ArrayD::zeros(IxDyn(&[T5_LENGTH, width]))
+            ArrayD::zeros(IxDyn(&[SD3_T5_LENGTH, width]))
         }
     };
     let missing = t5.shape()[1].checked_sub(clip.shape()[1]).ok_or_else(|| {
@@ -154,7 +165,7 @@ fn stable_diffusion_3(pipeline: &mut Pipeline, text: &str) -> Result<Conditions,
 }
 
 fn flux(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
-    let (first, second) = (pipeline.encoded(0, text)?, pipeline.encoded(1, text)?);
+    let (first, second) = (pipeline.encoded(0, text, None)?, pipeline.encoded(1, text, Some(FLUX_T5_LENGTH))?);
     let (pooled, states) = (output(&first, "pooler_output")?, output(&second, "last_hidden_state")?);
     let ids = ArrayD::zeros(IxDyn(&[states.shape()[0], 3]));
     Ok(named([("encoder_hidden_states", states), ("pooled_projections", pooled), ("txt_ids", ids)]))
@@ -163,7 +174,7 @@ fn flux(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
 /// One encoder whose padding is masked.
 fn masked(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
     let missing = || Error::Misfit("the pipeline lacks its text encoder".into());
-    let (outputs, mask) = pipeline.encode(0, text)?.ok_or_else(missing)?;
+    let (outputs, mask) = pipeline.encode(0, text, Some(MASKED_LENGTH))?.ok_or_else(missing)?;
     let states = output(&outputs, "last_hidden_state")?;
     Ok(named([("encoder_hidden_states", states), ("encoder_attention_mask", mask)]))
 }

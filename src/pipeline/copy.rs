@@ -29,7 +29,9 @@ pub fn with_denoiser<E: From<Error>>(
     let (own, parent) = (real(root)?, output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")));
     std::fs::create_dir_all(parent).map_err(failed(parent))?;
     if real(parent)?.starts_with(&own) {
-        return Err(Error::Misfit(format!("{}: lies in the pipeline itself; choose another folder", output.display())).into());
+        return Err(
+            Error::Misfit(format!("{}: lies in the pipeline itself; choose another folder", output.display())).into()
+        );
     }
     let mut name = output.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.partial", std::process::id()));
@@ -38,7 +40,8 @@ pub fn with_denoiser<E: From<Error>>(
     let result = (|| {
         copy(&own, &partial, &left_out, 0)?;
         let inside = real(model)?.strip_prefix(&own).map(|inside| partial.join(inside));
-        let inside = inside.map_err(|_| Error::Misfit(format!("{}: is a link out of its pipeline", model.display())))?;
+        let inside =
+            inside.map_err(|_| Error::Misfit(format!("{}: is a link out of its pipeline", model.display())))?;
         write(&inside)?;
         Ok(std::fs::rename(&partial, output).map_err(failed(output))?)
     })();

@@ -8,6 +8,7 @@ use crate::pipeline::batches::{Measurement, QUARTILES};
 use crate::pipeline::conditions::Conditions;
 use crate::pipeline::denoiser::Denoiser;
 use crate::pipeline::sample::{Settings, latents, noise};
+use crate::pipeline::shapes::Size;
 use crate::pipeline::{Error, Pipeline};
 use ndarray::{Array4, ArrayD, IxDyn};
 use sara_compiler::import::Input;
@@ -29,6 +30,8 @@ pub(super) struct Watch {
     avoided: Conditions,
     watched: Watched,
     seed: u64,
+    /// Height and width of the pictures that are drawn.
+    size: Size,
     folder: PathBuf,
 }
 
@@ -43,6 +46,7 @@ impl Watch {
     ) -> Result<Option<Watch>, Failure> {
         let Data::Cache(batches) = data else { return Ok(None) };
         let measurements = batches.measurements()?;
+        let size = batches.cache().sizes()[0];
         if watched.every == 0 || measurements.is_empty() && watched.prompts.is_empty() {
             return Ok(None);
         }
@@ -51,7 +55,7 @@ impl Watch {
             texts.push(pipeline.conditions(Some(prompt))?);
         }
         let avoided = if texts.is_empty() { Conditions::new() } else { pipeline.conditions(None)? };
-        Ok(Some(Watch { pipeline, measurements, texts, avoided, watched, seed, folder: run.join("samples") }))
+        Ok(Some(Watch { pipeline, measurements, texts, avoided, watched, seed, size, folder: run.join("samples") }))
     }
 
     /// Whether something is due after so many steps.
@@ -96,7 +100,7 @@ impl Watch {
         Ok(files)
     }
 
-    /// Latents of a text, by the forward program of the size that the plan was made for first.
+    /// Latents of a text, in the commonest size of the cache.
     fn draw(&self, executor: &mut Executor, text: &Conditions, seed: u64) -> Result<Array4<f32>, Failure> {
         let program =
             executor.plan().program("forward").ok_or_else(|| Failure::Plain("the plan cannot draw".into()))?;
@@ -110,12 +114,7 @@ impl Watch {
             inputs.iter().find_map(|i| (i.name == "timestep").then(|| i.shape.first().copied().flatten())).flatten();
         let batch = batch.unwrap_or(1);
         let scale = self.pipeline.downscale()?;
-        let own = self.pipeline.own_size()?.map(|side| side / scale);
-        let latent = inputs.iter().find(|i| i.name == "sample" || i.name == "hidden_states").map(|i| &i.shape);
-        let [height, width] = match latent.map(Vec::as_slice) {
-            Some([_, _, Some(height), Some(width)]) => [*height, *width],
-            _ => own,
-        };
+        let [height, width] = self.size.map(|side| side / scale);
         let denoiser = Denoiser::new(&self.pipeline.folder, &inputs, crate::pipeline::denoiser::DISTILLED_GUIDANCE);
         let guidance = if denoiser.distilled() { 1.0 } else { GUIDANCE };
         let settings = Settings { sampler: scheduler(None, &self.pipeline)?, steps: STEPS, guidance };
