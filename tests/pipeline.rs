@@ -90,3 +90,31 @@ fn samplings_are_those_of_diffusers() {
         close(name, picture.as_slice().unwrap(), &tensors[&format!("sampling.{name}.image")].to_f32());
     }
 }
+
+/// Unpacks `tests/pipeline/NAME.zip`.
+fn unpacked(name: &str) -> tempfile::TempDir {
+    let file = std::fs::File::open(folder(&format!("tests/pipeline/{name}.zip"))).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    zip::ZipArchive::new(file).unwrap().extract(out.path()).unwrap();
+    out
+}
+
+#[test]
+fn pipelines_of_other_families_draw_what_diffusers_draws() {
+    for (name, guidance) in [("sdxl", 7.5), ("sd3", 7.5), ("flux", 3.5)] {
+        let out = unpacked(name);
+        let (expected, _) = read_safetensors(&out.path().join("expected.safetensors")).unwrap();
+        let mut pipeline = Pipeline::open(out.path(), 2).unwrap();
+        let wanted = pipeline.conditions(Some("a photo of the red cat")).unwrap();
+        let avoided = pipeline.conditions(None).unwrap();
+        let mut network = pipeline.denoiser().unwrap();
+        let denoiser = Denoiser::new(&pipeline.folder, network.inputs(), guidance);
+        let sampler = sara_models::sampler::of_class(&pipeline.folder.scheduler.class_name).unwrap().to_owned();
+        let settings = Settings { sampler, steps: 6, guidance };
+        let start = array4(&expected["latents"]);
+        let run = |inputs: &Tensors| Ok(network.run(inputs)?.remove(0).1);
+        let found = latents(&pipeline, &denoiser, &settings, start, [&wanted, &avoided], run, || ()).unwrap();
+        let picture = pipeline.decode_latents(found).unwrap().mapv(|v| (v / 2.0 + 0.5).clamp(0.0, 1.0));
+        close(name, picture.as_slice().unwrap(), &expected["image"].to_f32());
+    }
+}
