@@ -8,7 +8,7 @@ mod common;
 use common::{Dim, Tensor as Initialiser, declare, graph, node, noise};
 use sara::compiler::compile::{TrainOptions, compile_training, unobserved};
 use sara::compiler::import::{Binding, Model};
-use sara::compiler::passes::differentiate::TARGET;
+use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::kernels::hyper;
 use sara::runtime::executor::Executor;

@@ -8,7 +8,7 @@ use common::pytorch::{Export, inputs, run};
 use sara::compiler::Error;
 use sara::compiler::compile::{Precision, Residency, TrainOptions, compile_gradients, compile_training, unobserved};
 use sara::compiler::import::{Binding, Model};
-use sara::compiler::passes::differentiate::TARGET;
+use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::kernels::DType;
 use sara::runtime::executor::{Executor, memory};

@@ -220,7 +220,7 @@ fn a_resumed_run_is_the_unbroken_run() {
                 first.step(&micro(batches, &options, step)).unwrap();
             }
             let run = tempfile::tempdir().unwrap();
-            let saved = checkpoint::save(&first, run.path()).unwrap();
+            let saved = checkpoint::save(&first, run.path(), 2).unwrap();
             let before = snapshot(&first);
             drop(first);
             let mut second = trainer(plan, 2, &train::TrainOptions { seed: 7, ..options.clone() });
@@ -256,7 +256,7 @@ fn a_run_may_go_on_with_its_weights_in_their_file() {
         for batch in &batches[..3] {
             t.step(std::slice::from_ref(batch)).unwrap();
         }
-        let saved = checkpoint::save(&t, run.path()).unwrap();
+        let saved = checkpoint::save(&t, run.path(), 2).unwrap();
         let mut t = trainer(second, 1, &options);
         checkpoint::load(&mut t, &saved).unwrap();
         let losses: Vec<u64> =
@@ -280,7 +280,7 @@ fn a_checkpoint_of_something_else_or_damaged_is_refused() {
     let plan = chain_plan(folder.path(), &three(), 1, Amount::Density(0.1));
     let mut trained = trainer(&plan, 1, &options());
     trained.step(&[data(&plan, 1)]).unwrap();
-    let saved = checkpoint::save(&trained, folder.path()).unwrap();
+    let saved = checkpoint::save(&trained, folder.path(), 2).unwrap();
     let refusal = |plan: &Plan| {
         let mut fresh = trainer(plan, 1, &options());
         let before = snapshot(&fresh);
@@ -313,7 +313,7 @@ fn the_latest_checkpoint_is_the_one_of_most_steps() {
     let mut t = trainer(&plan, 1, &options());
     for step in [7, 1_000_000, 999_999, 20] {
         t.step = step;
-        checkpoint::save(&t, run.path()).unwrap();
+        checkpoint::save(&t, run.path(), 2).unwrap();
     }
     std::fs::create_dir(run.path().join("checkpoint-2000000")).unwrap();
     assert_eq!(checkpoint::latest(run.path()).unwrap(), Some((1_000_000, run.path().join("checkpoint-1000000"))));
@@ -417,7 +417,7 @@ fn reselection_shrinks_keeps_moments_and_leaves_the_rest_in_place() {
     // The re-selection alone, on a twin.
     let run = tempfile::tempdir().unwrap();
     let mut twin = trainer(&plan, 2, &options);
-    checkpoint::load(&mut twin, &checkpoint::save(&t, run.path()).unwrap()).unwrap();
+    checkpoint::load(&mut twin, &checkpoint::save(&t, run.path(), 2).unwrap()).unwrap();
     let kept = twin.executor.reselect();
     assert!(0 < kept && kept < plan.selection.trainable, "{kept}");
     assert!(snapshot(&twin).weights == before.weights, "re-selection changed a weight");
@@ -551,7 +551,7 @@ fn a_checkpoint_of_other_external_data_is_refused() {
     let plan = make(1.0);
     let mut trained = trainer(&plan, 1, &options());
     trained.step(&[data(&plan, 1)]).unwrap();
-    let saved = checkpoint::save(&trained, folder.path()).unwrap();
+    let saved = checkpoint::save(&trained, folder.path(), 2).unwrap();
     let other = make(2.0);
     assert_eq!(other.model.sha256, plan.model.sha256);
     assert_eq!(other.sparse[0].index, plan.sparse[0].index, "the same entries are the smallest");

@@ -75,16 +75,8 @@ fn finished(run: &Path) -> Result<Adapter, Failure> {
 
 /// Writes the model with an adapter applied; where the output is no `.onnx` file, the whole pipeline whose denoiser the model is.
 pub(super) fn write_tuned(model: &Model, adapter: &Adapter, output: &Path) -> Result<(), Failure> {
-    if output.extension().is_some_and(|e| e == "onnx") {
-        return write_model(model, adapter, output);
-    }
-    let Some(root) = copy::of_denoiser(model.path()) else {
-        return Err(Failure::Usage(format!(
-            "{}: give the path of an .onnx file; {} is not part of a pipeline, whose folder could be written",
-            output.display(),
-            model.path().display()
-        )));
-    };
+    let root = copy::of_denoiser(model.path()).filter(|_| output.extension().is_none_or(|e| e != "onnx"));
+    let Some(root) = root else { return write_model(model, adapter, output) };
     let external = external_files(model)?.into_iter().map(|file| model.source.path(&file));
     let own: Vec<PathBuf> = external.chain([model.path().to_owned()]).collect();
     let mut told = (0, 0);

@@ -57,7 +57,7 @@ enum Command {
     /// Latents and text embeddings of a folder of pictures, for a pipeline.
     Cache(cache::Args),
     /// Train a plan.
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// What a training step takes, kernel by kernel, on random data.
     Bench(bench::Args),
     /// Write the tuned ONNX model of a run.

@@ -18,6 +18,9 @@ const FLUX_T5_LENGTH: usize = 512;
 /// The same of PixArt and Sana.
 const MASKED_LENGTH: usize = 300;
 
+/// What a text encoder makes of a text: its outputs without a batch dimension, and the mask of the tokens.
+type Encoding = (BTreeMap<String, ArrayD<f32>>, ArrayD<f32>);
+
 /// How a family embeds texts.
 struct Family {
     /// The beginning of its classes' names in diffusers; of those that fit the longest counts.
@@ -54,12 +57,7 @@ impl Pipeline {
 
     /// Outputs of text encoder `i` for a text, without their batch dimension, and the mask of its tokens. Nothing if the pipeline has
     /// no such encoder. `length` is the number of tokens, if it is not the tokenizer's.
-    fn encode(
-        &mut self,
-        i: usize,
-        text: &str,
-        length: Option<usize>,
-    ) -> Result<Option<(BTreeMap<String, ArrayD<f32>>, ArrayD<f32>)>, Error> {
+    fn encode(&mut self, i: usize, text: &str, length: Option<usize>) -> Result<Option<Encoding>, Error> {
         let Some(encoder) = &self.folder.encoders[i] else { return Ok(None) };
         let own = || encoder.tokenizer.max_length().or(encoder.part.config.max_position_embeddings).unwrap_or(LENGTH);
         let length = length.unwrap_or_else(own);

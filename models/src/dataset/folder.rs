@@ -61,12 +61,12 @@ fn walk(
         }
         if path.is_dir() {
             walk(folder, &path, named(&path).or_else(|| own.clone()), depth + 1, problems, items)?;
-        } else if is_picture(&path) {
-            if let Some(caption) = caption(folder, &path, own.as_ref(), &mut captions, problems) {
-                let caption = format!("{}{}{}", folder.prefix, caption, folder.suffix);
-                let repeats = folder.repeats * own.as_ref().map_or(1, |own| own.repeats);
-                items.push(Item { path, caption, repeats, prior: folder.prior, flip: folder.flip });
-            }
+        } else if is_picture(&path)
+            && let Some(caption) = caption(folder, &path, own.as_ref(), &mut captions, problems)
+        {
+            let caption = format!("{}{}{}", folder.prefix, caption, folder.suffix);
+            let repeats = folder.repeats * own.as_ref().map_or(1, |own| own.repeats);
+            items.push(Item { path, caption, repeats, prior: folder.prior, flip: folder.flip });
         }
     }
     // Metadata may name pictures of folders below.

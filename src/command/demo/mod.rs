@@ -4,7 +4,7 @@ mod judge;
 mod student;
 
 use super::options::Threads;
-use super::train::{RunFile, absolute, adapter_path, save_adapter, train, tuned as tuned_values};
+use super::train::{RunFile, Saving, absolute, adapter_path, save_adapter, train, tuned as tuned_values};
 use super::{Failure, report};
 use judge::{Judge, Verdict};
 use sara_compiler::compile::{TrainOptions as CompileOptions, compile_forward, compile_training, unobserved};
@@ -188,7 +188,7 @@ fn tune(
     write_atomic(&out.join("run.toml"), |file| file.write_all(text.as_bytes()))?;
     let images = args.look.apply(&digits.train.images);
     let lesson = student::Lesson::new(images, &digits.train.labels, args.seed)?;
-    train(trainer, |i| lesson.batch(i), out, 0, after)
+    train(trainer, |i| lesson.batch(i), out, Saving { every: 0, keep: 1 }, after)
 }
 
 /// Compares the export with the original byte by byte: it may differ in the elements that trained and nowhere else.

@@ -41,21 +41,30 @@ pub(super) enum Data {
     Cache(Box<Batches>),
 }
 
+/// Data, and what belongs to it.
+pub(super) struct Opened {
+    pub(super) data: Data,
+    /// The pipeline of a cache.
+    pub(super) pipeline: Option<Pipeline>,
+    /// What identifies the data and how it is seen.
+    pub(super) identity: BTreeMap<String, String>,
+}
+
 impl Data {
-    /// Opens what the flags name. `model` is the plan's. Also returns the pipeline of a cache, and what identifies the data.
+    /// Opens what the flags name. `model` is the plan's.
     pub(super) fn open(
         source: &Source,
         flags: &Flags,
         plan: &Plan,
         model: &Path,
         threads: usize,
-    ) -> Result<(Data, Option<Pipeline>, BTreeMap<String, String>), Failure> {
+    ) -> Result<Opened, Failure> {
         let mut identity = BTreeMap::new();
         if let Some(path) = &source.batches {
             let (batches, _) = read_safetensors(path)?;
             let count = batch_count(path, &batches)?;
             identity.insert("batches_sha256".to_owned(), sha256_file(path)?.1);
-            return Ok((Data::File { batches, count }, None, identity));
+            return Ok(Opened { data: Data::File { batches, count }, pipeline: None, identity });
         }
         let Some(path) = &source.cache else { return Err(Failure::Usage("give --batches or --cache".into())) };
         let cache = Cache::open(path)?;
@@ -97,7 +106,7 @@ impl Data {
                 )));
             }
         }
-        Ok((Data::Cache(Box::new(batches)), Some(pipeline), identity))
+        Ok(Opened { data: Data::Cache(Box::new(batches)), pipeline: Some(pipeline), identity })
     }
 
     /// Batches of one pass.

@@ -9,7 +9,7 @@ pub use flags::check_config;
 
 use super::options::Threads;
 use super::{Failure, report};
-use data::{Data, Source};
+use data::{Data, Opened, Source};
 use flags::Flags;
 use indicatif::{ProgressBar, ProgressStyle};
 use sara_runtime::adapter::{self, Adapter};
@@ -22,6 +22,7 @@ use sara_runtime::train::{Metrics, TrainOptions, Trainer};
 use sara_runtime::{Error, checkpoint};
 use serde::{Deserialize, Serialize};
 use signals::Signals;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use watch::Watch;
 
@@ -48,6 +49,9 @@ pub(super) struct Args {
     /// Save a checkpoint every so many steps.
     #[arg(long, default_value_t = 500, value_name = "N")]
     checkpointing_steps: u64,
+    /// Keep this many of the newest checkpoints.
+    #[arg(long, default_value = "2", value_name = "N")]
+    checkpoints_total_limit: NonZeroUsize,
     /// Defaults for the flags of this command, in TOML; the command line wins.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -97,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     eprintln!("{}", report::selection(&plan));
     check_places(args, &model)?;
     let threads = args.threads.count();
-    let (data, pipeline, identity) = Data::open(&args.source, &flags, &plan, &model, threads)?;
+    let Opened { data, pipeline, identity } = Data::open(&args.source, &flags, &plan, &model, threads)?;
     let options = TrainOptions { data: identity, ..flags.options(plan.selection.threshold, data.per_epoch())? };
     options.check().map_err(|e| Failure::Usage(e.to_string()))?;
     let executor = Executor::new(plan, threads, Some(&model))?;
@@ -136,8 +140,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         }
         if args.json { report::json_line(metrics) } else { Ok(()) }
     };
-    let every = args.checkpointing_steps;
-    let ended = train(&mut trainer, |i| data.batch(i), &args.output_dir, every, after);
+    let saving = Saving { every: args.checkpointing_steps, keep: args.checkpoints_total_limit.get() };
+    let ended = train(&mut trainer, |i| data.batch(i), &args.output_dir, saving, after);
     if !matches!(ended, Ok(_) | Err(Failure::Interrupted { .. })) {
         return ended.map(|_| ());
     }
@@ -171,13 +175,22 @@ fn check_places(args: &Args, model: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// When checkpoints are saved, and how many are kept.
+#[derive(Clone, Copy)]
+pub(super) struct Saving {
+    /// Steps between; 0 for none but the last.
+    pub(super) every: u64,
+    /// How many.
+    pub(super) keep: usize,
+}
+
 /// Trains to the end of the options' steps, with a bar on stderr, a log in the run folder and checkpoints; calls `after` after each
 /// step. An interrupt ends it after the step, with a checkpoint.
 pub(super) fn train(
     trainer: &mut Trainer,
     batch: impl Fn(u64) -> Result<Tensors, Failure>,
     run: &Path,
-    checkpointing_steps: u64,
+    saving: Saving,
     mut after: impl FnMut(&mut Trainer, &mut Metrics) -> Result<(), Failure>,
 ) -> Result<Vec<Metrics>, Failure> {
     let signals = Signals::watch();
@@ -205,9 +218,17 @@ pub(super) fn train(
         bar.set_message(format!("loss {:.5}{measured}  lr {:.2e}", metrics.loss, metrics.learning_rate));
         all.push(metrics);
         let interrupted = signals.received();
-        let due = checkpointing_steps > 0 && trainer.step.is_multiple_of(checkpointing_steps);
+        let due = saving.every > 0 && trainer.step.is_multiple_of(saving.every);
         if interrupted.is_some() || due || trainer.step == total {
-            let path = checkpoint::save(trainer, run)?;
+            let path = match checkpoint::save(trainer, run, saving.keep) {
+                Ok(path) => path,
+                // A checkpoint that cannot be saved on the way is tried again at the next, and those that are there stand.
+                Err(error) if interrupted.is_none() && trainer.step < total => {
+                    bar.suspend(|| eprintln!("warning: no checkpoint after step {}: {error}", trainer.step));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             if let Some(code) = interrupted.filter(|_| trainer.step < total) {
                 bar.abandon();
                 let (step, path, run) = (trainer.step, path.display(), run.display());
@@ -247,14 +268,21 @@ pub(super) fn save_adapter(
     Ok(adapter)
 }
 
+/// The newest checkpoint of a run that is whole. Those that are damaged are told.
+fn newest(run: &Path) -> Result<PathBuf, Failure> {
+    let all = checkpoint::all(run)?;
+    for (_, folder) in &all {
+        match checkpoint::check(folder) {
+            Ok(()) => return Ok(folder.clone()),
+            Err(error) => eprintln!("warning: {error}; the checkpoint before it is used"),
+        }
+    }
+    let found = if all.is_empty() { "no checkpoint" } else { "no checkpoint that is whole" };
+    Err(Failure::Plain(format!("{}: holds {found} to resume from", run.display())))
+}
+
 fn resume(trainer: &mut Trainer, from: &Path, run: &Path) -> Result<(), Failure> {
-    let folder = if from == Path::new("latest") {
-        checkpoint::latest(run)?
-            .map(|(_, path)| path)
-            .ok_or_else(|| Failure::Plain(format!("{}: holds no checkpoint to resume from", run.display())))?
-    } else {
-        from.to_owned()
-    };
+    let folder = if from == Path::new("latest") { newest(run)? } else { from.to_owned() };
     if !folder.is_dir() {
         return Err(Failure::Plain(format!(
             "{}: there is no such checkpoint; give a checkpoint-NNNNNN folder of a run, or `latest`",
