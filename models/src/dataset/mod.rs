@@ -2,10 +2,10 @@
 //!
 //! | form                | file         | is                                                                   |
 //! |---------------------|--------------|----------------------------------------------------------------------|
-//! | `metadata.jsonl`, `metadata.csv` | [`metadata`] | the captions of a folder in one file, as Hugging Face's imagefolder has it |
-//! | `NAME.txt`          | [`folder`]   | a caption beside each picture                                        |
-//! | `N_name/`           | [`folder`]   | kohya's folders: N repeats, and the name stands in for a caption     |
-//! | `[[datasets]]`      | [`kohya`]    | kohya's TOML of several folders                                      |
+//! | `metadata.jsonl`, `metadata.csv` | `metadata` | the captions of a folder in one file, as Hugging Face's imagefolder has it |
+//! | `NAME.txt`          | `folder`   | a caption beside each picture                                        |
+//! | `N_name/`           | `folder`   | kohya's folders: N repeats, and the name stands in for a caption     |
+//! | `[[datasets]]`      | `kohya`    | kohya's TOML of several folders                                      |
 //!
 //! Nothing is dropped in silence: whatever is wrong with any picture is gathered and told at once.
 
