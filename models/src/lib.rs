@@ -17,6 +17,9 @@
 //! | [`look`]     | other looks of the scans, to fine-tune on                      |
 //! | [`distance`] | the Fréchet distance between two sets of features              |
 //! | [`picture`]  | a grid of grey images as a PNG                                 |
+//! | [`page`]     | one HTML file that holds everything it shows                   |
+//! | [`events`]   | event files that TensorBoard reads                             |
+//! | [`lines`]    | series over steps as an SVG                                    |
 //! | [`curve`]    | a loss curve as an SVG                                         |
 //!
 //! Images are `Array4<f32>` of shape [n, 1, height, width] with values in -1..1, and timesteps are `i64`, as
@@ -28,9 +31,12 @@ pub mod curve;
 pub mod dataset;
 pub mod digits;
 pub mod distance;
+pub mod events;
 mod font;
+pub mod lines;
 pub mod look;
 pub mod objective;
+pub mod page;
 pub mod photo;
 pub mod picture;
 pub mod pipeline;

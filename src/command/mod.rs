@@ -18,6 +18,7 @@ mod gradients;
 mod inspect;
 mod merge;
 mod options;
+mod page;
 mod report;
 mod run;
 mod sample;
@@ -58,6 +59,8 @@ enum Command {
     Cache(cache::Args),
     /// Train a plan.
     Train(Box<train::Args>),
+    /// Plots and a page of a run; training writes them when it ends.
+    Report(page::Args),
     /// What a training step takes, kernel by kernel, on random data.
     Bench(bench::Args),
     /// Write the tuned ONNX model of a run.
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Gradients(args) => gradients::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Report(args) => page::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Cache(args) => cache::run(&args),
         Command::Train(args) => train::run(&args),

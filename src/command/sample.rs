@@ -176,10 +176,11 @@ fn joined(list: &[Array4<f32>]) -> Result<Array4<f32>, Failure> {
     ndarray::concatenate(Axis(0), &views).map_err(|e| Failure::Plain(e.to_string()))
 }
 
-/// Writes the first picture of a batch.
-pub(super) fn write_png(path: &Path, pictures: &Array4<f32>) -> Result<(), Failure> {
+/// Writes the first picture of a batch, and returns what the file holds.
+pub(super) fn write_png(path: &Path, pictures: &Array4<f32>) -> Result<Vec<u8>, Failure> {
     let bytes = photo::png(pictures.index_axis(Axis(0), 0))?;
-    Ok(write_atomic(path, |out| out.write_all(&bytes))?)
+    write_atomic(path, |out| out.write_all(&bytes))?;
+    Ok(bytes)
 }
 
 fn style() -> ProgressStyle {

@@ -12,6 +12,7 @@ use super::{Failure, report};
 use data::{Data, Opened, Source};
 use flags::Flags;
 use indicatif::{ProgressBar, ProgressStyle};
+use sara_models::events::Events;
 use sara_runtime::adapter::{self, Adapter};
 use sara_runtime::executor::Executor;
 use sara_runtime::files::write_atomic;
@@ -133,11 +134,25 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         watch.look(&mut trainer, &data, None, 0)?;
     }
     let last = trainer.options.max_train_steps;
+    let mut events = Events::create(&args.output_dir.join("logs"), now())?;
     let after = |trainer: &mut Trainer, metrics: &mut Metrics| {
-        if let Some(watch) = watch.as_mut().filter(|w| w.due(metrics.step, last)) {
-            let step = metrics.step;
-            watch.look(trainer, &data, Some(metrics), step)?;
+        let step = metrics.step;
+        if let Some(watch) = watch.as_mut().filter(|w| w.due(step, last)) {
+            for (path, png, size) in watch.look(trainer, &data, Some(metrics), step)? {
+                let tag = path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+                // Tags are the same for all steps.
+                let tag = tag.splitn(3, '-').nth(2).unwrap_or_default();
+                events.picture(now(), step, &format!("samples/{tag}"), &png, size)?;
+            }
         }
+        let measured = metrics.validation_loss.map(|v| ("validation_loss", v));
+        let scalars = [
+            ("loss", metrics.loss),
+            ("learning_rate", metrics.learning_rate),
+            ("grad_norm", metrics.grad_norm),
+            ("trainable", metrics.trainable as f64),
+        ];
+        events.scalars(now(), step, &scalars.into_iter().chain(measured).collect::<Vec<_>>())?;
         if args.json { report::json_line(metrics) } else { Ok(()) }
     };
     let saving = Saving { every: args.checkpointing_steps, keep: args.checkpoints_total_limit.get() };
@@ -153,7 +168,15 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let Trainer { executor, step, .. } = trainer;
     save_adapter(&executor.into_plan(), &values, step, &model, &args.output_dir)?;
     eprintln!("wrote {}", adapter_path(&args.output_dir).display());
+    if let Some(page) = super::page::write(&args.output_dir)?.last() {
+        eprintln!("wrote {}", page.display());
+    }
     ended.map(|_| ())
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
 /// A run must not overwrite another, and needs its model.

@@ -22,6 +22,9 @@ const STEPS: usize = 20;
 /// Strength of guidance, for models that were not distilled for it.
 const GUIDANCE: f32 = 7.5;
 
+/// A picture: its file, the bytes, height and width.
+pub(super) type Drawn = (PathBuf, Vec<u8>, [usize; 2]);
+
 /// What is watched.
 pub(super) struct Watch {
     pipeline: Pipeline,
@@ -63,14 +66,14 @@ impl Watch {
         step.is_multiple_of(self.watched.every) || step == last
     }
 
-    /// Measures and draws with the weights as they are. Returns the pictures' files.
+    /// Measures and draws with the weights as they are. Returns the pictures: file, its bytes, height and width.
     pub(super) fn look(
         &mut self,
         trainer: &mut Trainer,
         data: &Data,
         metrics: Option<&mut Metrics>,
         step: u64,
-    ) -> Result<Vec<PathBuf>, Failure> {
+    ) -> Result<Vec<Drawn>, Failure> {
         if let (Data::Cache(batches), Some(metrics)) = (data, metrics) {
             let mut errors = Vec::new();
             for measurement in &self.measurements {
@@ -93,8 +96,9 @@ impl Watch {
             for image in 0..self.watched.images {
                 let latents = self.draw(&mut trainer.executor, text, self.seed.wrapping_add(image))?;
                 let path = self.folder.join(format!("step-{step:06}-{t}-{image}.png"));
-                write_png(&path, &self.pipeline.decode_latents(latents)?)?;
-                files.push(path);
+                let picture = self.pipeline.decode_latents(latents)?;
+                let size = [picture.dim().2, picture.dim().3];
+                files.push((path.clone(), write_png(&path, &picture)?, size));
             }
         }
         Ok(files)
