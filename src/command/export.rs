@@ -3,7 +3,7 @@
 use super::Failure;
 use super::options::spare;
 use super::train::{RunFile, adapter_path};
-use crate::pipeline::copy;
+use crate::pipeline::{copy, pytorch};
 use sara_compiler::import::{Model, external_files, read_weight, weights};
 use sara_runtime::adapter::Adapter;
 use sara_runtime::checkpoint;
@@ -26,17 +26,21 @@ pub(super) struct Args {
     /// Also write the sparse adapter.
     #[arg(long, value_name = "FILE")]
     adapter: Option<PathBuf>,
+    /// Also write the differences under the names and in the layout of PyTorch's parameters: safetensors with NAME.index, flat
+    /// positions, and NAME.delta.
+    #[arg(long, value_name = "FILE")]
+    pytorch: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    if args.output.is_none() && args.weights.is_none() && args.adapter.is_none() {
-        return Err(Failure::Usage("give at least one of --output, --weights, --adapter".into()));
+    if [&args.output, &args.weights, &args.adapter, &args.pytorch].iter().all(|path| path.is_none()) {
+        return Err(Failure::Usage("give at least one of --output, --weights, --adapter, --pytorch".into()));
     }
     let run = RunFile::read(&args.run)?;
     let adapter = finished(&args.run)?;
     let model = Model::open_source(Source { model: run.model, root: run.external_data_root })?;
     let own = adapter_path(&args.run);
-    for path in args.weights.iter().chain(&args.adapter) {
+    for path in args.weights.iter().chain(&args.adapter).chain(&args.pytorch) {
         spare(path, &model, &[&own])?;
     }
     if let Some(output) = &args.output {
@@ -44,6 +48,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     if let Some(path) = &args.weights {
         write_weights(&model, &adapter, path)?;
+        say!("wrote {}", path.display());
+    }
+    if let Some(path) = &args.pytorch {
+        let found = pytorch::named(&adapter, &weights(&model)?);
+        if !found.unknown.is_empty() {
+            eprintln!("warning: left out, because their parameters cannot be told: {}", found.unknown.join(", "));
+        }
+        write_safetensors(path, &found.tensors, None)?;
         say!("wrote {}", path.display());
     }
     if let Some(path) = &args.adapter {

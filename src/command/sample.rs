@@ -79,6 +79,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     for prompt in &args.prompt {
         texts.push(pipeline.conditions(Some(prompt))?);
     }
+    pipeline.release();
     let extra = usize::from(settings.sampler == "pndm" && settings.steps > 1);
     let bar = ProgressBar::new((starts.len() * (settings.steps + extra)) as u64).with_style(style());
     let mut found = Vec::new();
@@ -88,6 +89,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         found.push(latents(&pipeline, &denoiser, &settings, start, conditions, run, || bar.inc(1))?);
     }
     bar.finish_and_clear();
+    drop(network);
     let mut pictures = Vec::new();
     for (i, latents) in found.iter().enumerate() {
         let picture = pipeline.decode_latents(latents.clone())?;

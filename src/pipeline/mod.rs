@@ -10,6 +10,7 @@
 //! | [`cache`]       | latents and text embeddings on disk                                         |
 //! | [`batches`]     | batches of a cache                                                          |
 //! | [`copy`]        | a pipeline's folder with another denoiser                                   |
+//! | [`pytorch`]     | an adapter under the names of PyTorch's parameters                          |
 //! | [`sample`]      | pictures from noise                                                         |
 
 pub mod batches;
@@ -18,6 +19,7 @@ pub mod conditions;
 pub mod copy;
 pub mod denoiser;
 pub mod network;
+pub mod pytorch;
 pub mod sample;
 pub mod shapes;
 pub mod vae;
@@ -59,6 +61,12 @@ impl Pipeline {
     pub fn open(root: &Path, threads: usize) -> Result<Pipeline, Error> {
         let folder = Folder::open(root)?;
         Ok(Pipeline { folder, encoders: [None, None, None], vae_encoder: None, vae_decoder: None, threads })
+    }
+
+    /// Gives back the memory of the models; they are read again when they are next used.
+    pub fn release(&mut self) {
+        self.encoders = [None, None, None];
+        (self.vae_encoder, self.vae_decoder) = (None, None);
     }
 
     /// Whether the denoiser takes latents as a list of patches.

@@ -58,6 +58,7 @@ impl Watch {
             texts.push(pipeline.conditions(Some(prompt))?);
         }
         let avoided = if texts.is_empty() { Conditions::new() } else { pipeline.conditions(None)? };
+        pipeline.release();
         Ok(Some(Watch { pipeline, measurements, texts, avoided, watched, seed, size, folder: run.join("samples") }))
     }
 
