@@ -126,6 +126,20 @@ fn pictures_become_a_tuned_pipeline() {
         assert!(place.path(&format!("run/samples/step-{step}-0-0.png")).is_file());
     }
 
+    let page = std::fs::read_to_string(place.path("run/report.html")).unwrap();
+    for part in ["loss on held-out pictures", "norm of the gradient", "base64,", "snr_gamma = &quot;5&quot;"] {
+        assert!(page.contains(part), "the page lacks {part}");
+    }
+    place.ok(&["export", "run", "--pytorch", "deltas.safetensors"]);
+    let (deltas, adapter) = (place.tensors("deltas.safetensors"), place.tensors("run/adapter/adapter.safetensors"));
+    let sum = |tensors: &Tensors| {
+        let own = tensors.iter().filter(|(name, _)| name.ends_with(".delta"));
+        own.flat_map(|(_, t)| t.to_f64()).map(|d| d * d).sum::<f64>()
+    };
+    assert!((sum(&deltas) - sum(&adapter)).abs() < 1e-9 * sum(&adapter), "all differences are there");
+    assert!(deltas.contains_key("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight.index"));
+    place.ok(&["inspect", &pipeline(), "--plot", "layers.svg"]);
+    assert!(std::fs::read_to_string(place.path("layers.svg")).unwrap().contains("conv_in/Conv"));
     place.ok(&["export", "run", "--output", "tuned"]);
     place.ok(&["merge", &pipeline(), "--adapter", "run/adapter/adapter.safetensors", "--output", "merged"]);
     let read = |file: &str| std::fs::read(place.path(file)).unwrap();
@@ -152,6 +166,9 @@ fn pictures_become_a_tuned_pipeline() {
     let mixed = sample(&pipeline(), "mixed", &["--adapter", &halves[0], "--adapter", &halves[1]]);
     let worst = mixed.iter().zip(&after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst < 1e-4, "two halves are the whole: {worst}");
+    let zeroed = sample(&pipeline(), "zeroed", &["--zero-smallest", "20%"]);
+    assert_ne!(before, zeroed);
+    assert_eq!(zeroed, sample(&pipeline(), "again", &["--zero-smallest", "0.2"]));
     let taken = [format!("{adapter}:1"), format!("{adapter}:-1")];
     assert_eq!(before, sample(&pipeline(), "taken", &["--adapter", &taken[0], "--adapter", &taken[1]]));
 }

@@ -19,6 +19,7 @@
 //! | [`picture`]  | a grid of grey images as a PNG                                 |
 //! | [`page`]     | one HTML file that holds everything it shows                   |
 //! | [`events`]   | event files that TensorBoard reads                             |
+//! | [`layers`]   | weights of each layer below thresholds, as an SVG              |
 //! | [`lines`]    | series over steps as an SVG                                    |
 //! | [`curve`]    | a loss curve as an SVG                                         |
 //!
@@ -33,6 +34,7 @@ pub mod digits;
 pub mod distance;
 pub mod events;
 mod font;
+pub mod layers;
 pub mod lines;
 pub mod look;
 pub mod objective;

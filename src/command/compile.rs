@@ -128,8 +128,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         true => Some(Pipeline::open(&args.model.model, args.threads.count())?),
         false => None,
     };
-    let source = pipeline.as_ref().map(|p| p.folder.denoiser.model.clone());
-    let model = args.model.clone().or_denoiser(source).open()?;
+    let model = args.model.open()?;
     spare(&args.output, &model, &[])?;
     let (binding, buckets) = match &mut pipeline {
         Some(pipeline) => args.pictures.bindings(pipeline, &model)?,

@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let binding = args.dims.binding_for(&inputs, &[TARGET]);
     let mut observer = args.dump.observer();
     let plan = compile_gradients(&model, &binding, &args.select.options(), observe(&mut observer))?;
-    let mut outputs = execute(plan, "gradients", &inputs, args.threads.count(), &args.model.model)?;
+    let mut outputs = execute(plan, "gradients", &inputs, args.threads.count(), model.path())?;
     let loss = outputs.remove("loss").map_or(f64::NAN, |l| l.to_f64()[0]);
     if !loss.is_finite() {
         let bad = inputs.iter().find(|(_, tensor)| !finite(tensor));

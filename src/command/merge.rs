@@ -3,7 +3,6 @@
 use super::Failure;
 use super::export::write_tuned;
 use super::options::{ModelArg, parse_scaled, spare};
-use sara_models::pipeline::Pipeline;
 use sara_runtime::adapter::Adapter;
 use std::path::{Path, PathBuf};
 
@@ -20,9 +19,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let root = &args.model.model;
-    let pipeline = Pipeline::is_pipeline(root).then(|| Pipeline::open(root)).transpose()?;
-    let model = args.model.clone().or_denoiser(pipeline.map(|p| p.denoiser.model)).open()?;
+    let model = args.model.open()?;
     let adapters: Vec<&Path> = args.adapter.iter().map(|a| a.0.as_path()).collect();
     spare(&args.output, &model, &adapters)?;
     let mut parts = Vec::new();

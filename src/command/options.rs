@@ -7,6 +7,7 @@ use sara_compiler::compile::{Observer, Precision, Residency};
 use sara_compiler::import::{Binding, Model, external_files};
 use sara_compiler::ir::Graph;
 use sara_compiler::select::{self, Amount, Scope};
+use sara_models::pipeline::Pipeline;
 use sara_runtime::source::Source;
 use sara_runtime::tensor::Tensors;
 use std::num::NonZeroUsize;
@@ -116,7 +117,7 @@ fn parse_count(text: &str) -> Result<u64, String> {
     }
 }
 
-fn parse_share(text: &str) -> Result<f64, String> {
+pub(super) fn parse_share(text: &str) -> Result<f64, String> {
     let (digits, factor) = text.strip_suffix('%').map_or((text, 1.0), |d| (d, 0.01));
     match digits.parse::<f64>() {
         Ok(n) if n > 0.0 && n * factor <= 1.0 => Ok(n * factor),
@@ -135,20 +136,13 @@ pub(super) struct ModelArg {
 }
 
 impl ModelArg {
-    /// Opens the model.
-    pub(super) fn open(&self) -> sara_compiler::Result<Model> {
-        Model::open_source(self.source())
-    }
-
-    /// This model, or the denoiser of the pipeline that it is.
-    pub(super) fn or_denoiser(mut self, denoiser: Option<PathBuf>) -> ModelArg {
-        self.model = denoiser.unwrap_or(self.model);
-        self
-    }
-
-    /// Where it lies.
-    pub(super) fn source(&self) -> Source {
-        Source { model: self.model.clone(), root: self.external_data_root.clone() }
+    /// Opens the model, or the denoiser of the pipeline.
+    pub(super) fn open(&self) -> Result<Model, Failure> {
+        let model = match Pipeline::is_pipeline(&self.model) {
+            true => Pipeline::open(&self.model)?.denoiser.model,
+            false => self.model.clone(),
+        };
+        Ok(Model::open_source(Source { model, root: self.external_data_root.clone() })?)
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let inputs = for_model(&model, inputs, &[]);
     let mut observer = args.dump.observer();
     let plan = compile_forward(&model, &args.dims.binding_for(&inputs, &[]), observe(&mut observer))?;
-    let outputs = execute(plan, "forward", &inputs, args.threads.count(), &args.model.model)?;
+    let outputs = execute(plan, "forward", &inputs, args.threads.count(), model.path())?;
     write_safetensors(&args.output, &outputs, None)?;
     for (name, tensor) in &outputs {
         if !finite(tensor) {

@@ -1,7 +1,7 @@
 //! `sara sample`: pictures of a pipeline.
 
 use super::Failure;
-use super::options::{Threads, parse_scaled};
+use super::options::{Threads, parse_scaled, parse_share};
 use crate::pipeline::conditions::Conditions;
 use crate::pipeline::denoiser::{DISTILLED_GUIDANCE, Denoiser};
 use crate::pipeline::sample::{Settings, latents, noise};
@@ -49,6 +49,9 @@ pub(super) struct Args {
     /// An adapter, with a scale after a colon if it is not 1; repeat for more. The model's file stays as it is.
     #[arg(long, value_name = "FILE[:SCALE]", value_parser = parse_scaled)]
     adapter: Vec<(PathBuf, f32)>,
+    /// Set this share of each of the denoiser's matrices to zero, its smallest entries, as the paper does to show how little they do.
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    zero_smallest: Option<f64>,
     /// Noise in place of the seed's: safetensors with `latents`, standard normal, [pictures, channels, height, width].
     #[arg(long, value_name = "FILE")]
     latents: Option<PathBuf>,
@@ -72,6 +75,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let settings = Settings { sampler, steps: args.num_inference_steps, guidance };
     if !args.adapter.is_empty() {
         network = network.with_adapter(combined(&args.adapter)?);
+    }
+    if let Some(share) = args.zero_smallest {
+        network = network.with_zeroed(share);
     }
     let starts = starts(args, &pipeline)?;
     let avoided = pipeline.conditions(args.negative_prompt.as_deref())?;

@@ -1,8 +1,9 @@
 //! One model of a pipeline.
 
 use super::Error;
-use sara_compiler::compile::{compile_forward, unobserved};
+use sara_compiler::compile::{canonical, compile_forward, unobserved};
 use sara_compiler::import::{Binding, Input, Model};
+use sara_compiler::select::{self, Amount};
 use sara_kernels::DType;
 use sara_runtime::adapter::Adapter;
 use sara_runtime::executor::Executor;
@@ -17,6 +18,8 @@ pub struct Network {
     model: Model,
     inputs: Vec<Input>,
     adapter: Option<Adapter>,
+    /// Share of each matrix, its smallest entries, that is set to zero.
+    zeroed: Option<f64>,
     compiled: Option<(Shapes, Executor)>,
     threads: usize,
 }
@@ -25,13 +28,21 @@ impl Network {
     /// Opens a model file.
     pub fn open(path: &Path, threads: usize) -> Result<Network, Error> {
         let model = Model::open(path)?;
-        Ok(Network { inputs: model.inputs(), model, adapter: None, compiled: None, threads })
+        Ok(Network { inputs: model.inputs(), model, adapter: None, zeroed: None, compiled: None, threads })
     }
 
     /// The same model with an adapter's differences added to its weights. The file stays as it is.
     #[must_use]
     pub fn with_adapter(mut self, adapter: Adapter) -> Network {
         self.adapter = Some(adapter);
+        self.compiled = None;
+        self
+    }
+
+    /// The same model with this share of each matrix, its smallest entries, set to zero (method of the paper, section 3.1).
+    #[must_use]
+    pub fn with_zeroed(mut self, share: f64) -> Network {
+        self.zeroed = Some(share).filter(|share| *share > 0.0);
         self.compiled = None;
         self
     }
@@ -61,7 +72,7 @@ impl Network {
             slot => {
                 // The memory of the one before is given back first.
                 *slot = None;
-                let executor = compile(&self.model, &shapes, self.adapter.as_ref(), self.threads)?;
+                let executor = compile(&self.model, &shapes, (self.adapter.as_ref(), self.zeroed), self.threads)?;
                 &mut slot.insert((shapes, executor)).1
             }
         };
@@ -87,13 +98,23 @@ pub(super) fn converted(tensor: &Tensor, dtype: Option<DType>) -> Tensor {
     }
 }
 
-fn compile(model: &Model, shapes: &Shapes, adapter: Option<&Adapter>, threads: usize) -> Result<Executor, Error> {
+fn compile(
+    model: &Model,
+    shapes: &Shapes,
+    (adapter, zeroed): (Option<&Adapter>, Option<f64>),
+    threads: usize,
+) -> Result<Executor, Error> {
     let binding = Binding { shapes: shapes.clone(), ..Binding::default() };
     let plan = compile_forward(model, &binding, &mut unobserved())?;
-    let tuned = match adapter {
+    let mut tuned = match adapter {
         Some(adapter) => adapter.apply(&model.source, &plan.weights)?,
         None => Vec::new(),
     };
+    if let Some(share) = zeroed {
+        let graph = canonical(model, &binding, &mut unobserved())?;
+        let chosen = select::choose(model, &graph, &select::Options::default(), Amount::Density(share))?;
+        tuned.extend(chosen.index.into_iter().map(|(weight, index)| (weight, index.clone(), vec![0.0; index.len()])));
+    }
     let mut executor = Executor::new(plan, threads, Some(model.path()))?;
     for (weight, index, values) in tuned {
         executor.patch(weight as u32, &index, &values)?;

@@ -76,7 +76,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (bytes, folder) = checked(&model)?;
     let mut session = oracle.session_from_bytes(&bytes, &folder, &SessionOptions::default())?;
     let values = Values::new(&plan, &session, &given)?;
-    let found = execute(plan, "forward", &values.tensors, args.threads.count(), &args.model.model)?;
+    let found = execute(plan, "forward", &values.tensors, args.threads.count(), model.path())?;
     let mut outputs = Vec::new();
     for (name, expected) in session.run(&values.arrays)? {
         let expected = expected.to_tensor().zip(found.get(&name));
