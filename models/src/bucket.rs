@@ -2,6 +2,9 @@
 
 use crate::Error;
 
+/// The longest side of a picture.
+const LONGEST: usize = 1 << 15;
+
 /// The sizes, height and width in pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buckets {
@@ -25,7 +28,7 @@ pub struct Fit {
 impl Buckets {
     /// These sizes.
     pub fn fixed(sizes: Vec<[usize; 2]>) -> Result<Buckets, Error> {
-        if sizes.is_empty() || sizes.iter().flatten().any(|side| *side == 0) {
+        if sizes.is_empty() || sizes.iter().flatten().any(|side| !(1..=LONGEST).contains(side)) {
             return Err(Error::Invalid(format!("{sizes:?} are no sizes of pictures")));
         }
         Ok(Buckets { sizes, no_upscale: false })
@@ -40,7 +43,8 @@ impl Buckets {
         step: usize,
         no_upscale: bool,
     ) -> Result<Buckets, Error> {
-        if step == 0 || least < step || most < least || around[0] < least || around[1] < least {
+        let fits = |side: &usize| (least..=LONGEST).contains(side);
+        if step == 0 || least < step || ![most, around[0], around[1]].iter().all(fits) {
             return Err(Error::Invalid(format!(
                 "sides from {least} to {most} in steps of {step} give no buckets around {}x{}",
                 around[1], around[0]
@@ -64,7 +68,8 @@ impl Buckets {
         &self.sizes
     }
 
-    /// How a picture of this height and width is brought to the nearest size. Nothing if it would have to be enlarged and may not.
+    /// How a picture of this height and width is brought to the nearest size. Nothing if it would have to be enlarged and may not, or
+    /// if it is so long that little of it would be left.
     pub fn fit(&self, own: [usize; 2]) -> Option<Fit> {
         let ratio = |size: [usize; 2]| (size[1] as f64 / size[0] as f64).ln();
         let distance = |size: &[usize; 2]| (ratio(*size) - ratio(own)).abs();
@@ -76,7 +81,8 @@ impl Buckets {
         let resized = [side(0), side(1)];
         let crop = [(resized[0] - size[0]) / 2, (resized[1] - size[1]) / 2];
         let enlarged = scale > 1.0;
-        (!(enlarged && self.no_upscale)).then_some(Fit { resized, crop, size, enlarged })
+        let possible = resized.iter().all(|side| *side <= LONGEST) && !(enlarged && self.no_upscale);
+        possible.then_some(Fit { resized, crop, size, enlarged })
     }
 }
 
@@ -98,6 +104,8 @@ mod tests {
             assert!(Buckets::around(around, least, most, step, false).is_err());
         }
         assert!(Buckets::fixed(vec![]).is_err() && Buckets::fixed(vec![[0, 1]]).is_err());
+        assert!(Buckets::around([512, 512], 256, usize::MAX, 64, false).is_err());
+        assert!(Buckets::around([usize::MAX, usize::MAX], 256, 1024, 64, false).is_err());
     }
 
     #[test]
@@ -110,6 +118,7 @@ mod tests {
         assert!(buckets.fit([100, 100]).unwrap().enlarged);
         let strict = Buckets::around([512, 512], 256, 1024, 64, true).unwrap();
         assert!(strict.fit([100, 100]).is_none() && strict.fit([1000, 1000]).is_some());
+        assert!(buckets.fit([1, 30_000]).is_none());
         let square = Buckets::fixed(vec![[32, 32]]).unwrap();
         assert_eq!(square.fit([64, 128]).unwrap().crop, [0, 16]);
     }

@@ -136,7 +136,11 @@ impl Cache {
             let array = tensors.get(name).and_then(floats).and_then(|a| a.into_dimensionality().ok());
             array.ok_or_else(|| Error::Misfit(format!("{}: has no {name} of four dimensions", path.display())))
         };
-        Ok(Moments { mean: part("mean")?, deviation: part("deviation")? })
+        let (mean, deviation) = (part("mean")?, part("deviation")?);
+        if mean.dim() != deviation.dim() || mean.dim().0 != 1 {
+            return Err(Error::Misfit(format!("{}: does not hold the latents of one picture", path.display())));
+        }
+        Ok(Moments { mean, deviation })
     }
 
     /// What the denoiser is told of a picture's caption, or of none.

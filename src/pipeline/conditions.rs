@@ -110,6 +110,14 @@ fn penultimate(outputs: &BTreeMap<String, ArrayD<f32>>) -> Result<ArrayD<f32>, E
     output(outputs, &format!("hidden_states.{at}"))
 }
 
+/// Width of embeddings, [tokens, width].
+fn width_of(states: &ArrayD<f32>) -> Result<usize, Error> {
+    match states.shape() {
+        [_, width] => Ok(*width),
+        shape => Err(Error::Misfit(format!("a text encoder's embeddings have shape {shape:?}, not [tokens, width]"))),
+    }
+}
+
 fn joined(axis: usize, parts: &[ArrayD<f32>]) -> Result<ArrayD<f32>, Error> {
     let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
     concatenate(Axis(axis), &views)
@@ -146,17 +154,14 @@ fn stable_diffusion_3(pipeline: &mut Pipeline, text: &str) -> Result<Conditions,
     let t5 = match pipeline.encode(2, text, Some(SD3_T5_LENGTH))? {
         Some((third, _)) => output(&third, "last_hidden_state")?,
         None => {
-            let width = pipeline.folder.denoiser.config.joint_attention_dim.unwrap_or(clip.shape()[1]);
+            let width = pipeline.folder.denoiser.config.joint_attention_dim.unwrap_or(width_of(&clip)?);
             ArrayD::zeros(IxDyn(&[SD3_T5_LENGTH, width]))
         }
     };
-    let missing = t5.shape()[1].checked_sub(clip.shape()[1]).ok_or_else(|| {
-        Error::Misfit(format!(
-            "embeddings of CLIP are wider ({}) than those of T5 ({})",
-            clip.shape()[1],
-            t5.shape()[1]
-        ))
-    })?;
+    let (own, wanted) = (width_of(&clip)?, width_of(&t5)?);
+    let missing = wanted
+        .checked_sub(own)
+        .ok_or_else(|| Error::Misfit(format!("embeddings of CLIP are wider ({own}) than those of T5 ({wanted})")))?;
     let zeros = ArrayD::zeros(IxDyn(&[clip.shape()[0], missing]));
     let states = joined(0, &[joined(1, &[clip, zeros])?, t5])?;
     Ok(named([("encoder_hidden_states", states), ("pooled_projections", pooled)]))
@@ -165,6 +170,7 @@ fn stable_diffusion_3(pipeline: &mut Pipeline, text: &str) -> Result<Conditions,
 fn flux(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
     let (first, second) = (pipeline.encoded(0, text, None)?, pipeline.encoded(1, text, Some(FLUX_T5_LENGTH))?);
     let (pooled, states) = (output(&first, "pooler_output")?, output(&second, "last_hidden_state")?);
+    width_of(&states)?;
     let ids = ArrayD::zeros(IxDyn(&[states.shape()[0], 3]));
     Ok(named([("encoder_hidden_states", states), ("pooled_projections", pooled), ("txt_ids", ids)]))
 }

@@ -102,7 +102,8 @@ pub(super) struct Flags {
     /// Measure and draw every so many steps. Default 250.
     #[arg(long, value_name = "N")]
     validation_steps: Option<u64>,
-    /// Draw this text at each validation, always from the same noise; repeat for more.
+    /// Draw this text at each validation, always from the same noise; repeat for more. While it draws, the VAE takes memory beside
+    /// the plan's.
     #[arg(long, value_name = "TEXT")]
     validation_prompt: Option<Vec<String>>,
     /// Pictures of each. Default 1.

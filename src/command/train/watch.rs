@@ -102,6 +102,7 @@ impl Watch {
                 files.push((path.clone(), write_png(&path, &picture)?, size));
             }
         }
+        self.pipeline.release();
         Ok(files)
     }
 
