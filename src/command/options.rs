@@ -6,7 +6,7 @@ use regex::Regex;
 use sara_compiler::compile::{Observer, Precision, Residency};
 use sara_compiler::import::{Binding, Model, external_files};
 use sara_compiler::ir::Graph;
-use sara_compiler::select::{self, Amount, Scope};
+use sara_compiler::select::{self, Amount, Pick, Scope};
 use sara_models::pipeline::Pipeline;
 use sara_runtime::source::Source;
 use sara_runtime::tensor::Tensors;
@@ -48,6 +48,9 @@ pub(super) struct Select {
     /// Kinds of weights: the matrices of convolutions and products, or every weight.
     #[arg(long, value_enum, default_value = "matrices")]
     select: ScopeArg,
+    /// Which entries of them: smallest, the paper's rule; or, to compare with, largest, random or random:SEED.
+    #[arg(long, value_name = "WHICH", default_value = "smallest", value_parser = parse_pick)]
+    pick: Pick,
     /// Only weights whose ONNX name or node path matches this regular expression.
     #[arg(long, value_name = "REGEX")]
     target: Option<Regex>,
@@ -68,7 +71,7 @@ impl Select {
             ScopeArg::Matrices => Scope::Matrices,
             ScopeArg::All => Scope::All,
         };
-        select::Options { scope, target: self.target.clone(), exclude: self.exclude.clone() }
+        select::Options { scope, pick: self.pick, target: self.target.clone(), exclude: self.exclude.clone() }
     }
 }
 
@@ -97,6 +100,19 @@ impl HowMany {
             (_, _, Some(share)) => Amount::Density(share),
             (threshold, None, None) => Amount::Threshold(threshold.unwrap_or(2e-3)),
         })
+    }
+}
+
+fn parse_pick(text: &str) -> Result<Pick, String> {
+    match text {
+        "smallest" => Ok(Pick::Smallest),
+        "largest" => Ok(Pick::Largest),
+        "random" => Ok(Pick::Random(42)),
+        _ => text
+            .strip_prefix("random:")
+            .and_then(|seed| seed.parse().ok())
+            .map(Pick::Random)
+            .ok_or_else(|| "smallest, largest, random or random:SEED".to_owned()),
     }
 }
 
