@@ -1,6 +1,6 @@
 """Writes diffusers.json: samplings by diffusers of a toy model, which the tests of this folder repeat.
 
-    pip install torch diffusers && python diffusers.py
+    pip install torch diffusers && python -P diffusers.py
 """
 import json
 import pathlib
@@ -21,6 +21,7 @@ CASES += [(name, cls, dict(SD, prediction_type=p, timestep_spacing=s, steps_offs
 CASES += [(name, cls, dict(SD, use_karras_sigmas=True), 9)
           for name, cls in (("euler", EulerDiscreteScheduler), ("dpmpp_2m", DPMSolverMultistepScheduler))]
 CASES += [("pndm", PNDMScheduler, dict(SD, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1), n) for n in (2, 3, 7, 30)]
+CASES += [("pndm", PNDMScheduler, dict(SD, skip_prk_steps=True, steps_offset=1, prediction_type="v_prediction"), n) for n in (3, 9)]
 CASES += [("flow_euler", FlowMatchEulerDiscreteScheduler, dict(shift=s), n) for s in (1.0, 3.0) for n in (1, 5, 28)]
 CASES += [("dpmpp_2m", DPMSolverMultistepScheduler, dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0), 20)]
 

@@ -88,7 +88,13 @@ struct Step {
 
 /// The array that is sampled, and what the model said of it.
 struct State {
+    prediction: Prediction,
+    /// Bounds of the image that is predicted.
+    clip: Option<f64>,
     x: ArrayD<f32>,
+    /// What the model said.
+    output: ArrayD<f32>,
+    /// Image and noise that this stands for.
     x0: ArrayD<f32>,
     eps: ArrayD<f32>,
     /// Number of this step.
@@ -104,9 +110,7 @@ struct State {
 /// A sampling in progress.
 pub struct Sampler {
     method: &'static Method,
-    prediction: Prediction,
     steps: Vec<Step>,
-    clip: Option<f64>,
     state: State,
 }
 
@@ -138,9 +142,19 @@ impl Sampler {
         let scale = if name == "euler" { euler::initial_scale(config, &steps) } else { 1.0 } as f32;
         let x = noise * scale;
         let empty = ArrayD::zeros(ndarray::IxDyn(&[0]));
-        let (x0, eps) = (empty.clone(), empty);
-        let state = State { x, x0, eps, at: 0, count: steps.len(), history: Vec::new(), before: None };
-        Ok(Sampler { method, prediction: config.prediction(), steps, clip, state })
+        let state = State {
+            prediction: config.prediction(),
+            clip,
+            x,
+            output: empty.clone(),
+            x0: empty.clone(),
+            eps: empty,
+            at: 0,
+            count: steps.len(),
+            history: Vec::new(),
+            before: None,
+        };
+        Ok(Sampler { method, steps, state })
     }
 
     /// The timesteps at which the model is evaluated. Flows have theirs in 0..=`num_train_timesteps` too.
@@ -159,8 +173,7 @@ impl Sampler {
             return Err(Error::Invalid("the sampling is over".into()));
         };
         same_shape("the model's output", output.shape(), self.state.x.shape())?;
-        let (x0, eps) = self.predicted(output, step.from);
-        (self.state.x0, self.state.eps) = (x0, eps);
+        self.state.take(output.clone(), step.from);
         (self.method.update)(&mut self.state, &step);
         self.state.before = Some(step.from);
         self.state.at += 1;
@@ -171,12 +184,14 @@ impl Sampler {
     pub fn finish(self) -> ArrayD<f32> {
         self.state.x
     }
+}
 
-    /// Image and noise that an output stands for.
-    fn predicted(&self, output: &ArrayD<f32>, level: Level) -> (ArrayD<f32>, ArrayD<f32>) {
+impl State {
+    /// Takes an output, which stands for an image and noise at this level.
+    fn take(&mut self, output: ArrayD<f32>, level: Level) {
         let Level { alpha, sigma } = level;
-        let (mut x0, mut eps) = (output.clone(), output.clone());
-        Zip::from(&mut x0).and(&mut eps).and(&self.state.x).for_each(|x0, eps, &x| {
+        (self.x0, self.eps) = (output.clone(), output.clone());
+        Zip::from(&mut self.x0).and(&mut self.eps).and(&self.x).for_each(|x0, eps, &x| {
             let (x, out) = (f64::from(x), f64::from(*x0));
             let (image, noise) = match self.prediction {
                 Prediction::Epsilon => ((x - sigma * out) / alpha, out),
@@ -184,11 +199,10 @@ impl Sampler {
                 Prediction::Sample => (out, (x - alpha * out) / sigma),
                 Prediction::Flow => (x - sigma * out, x + alpha * out),
             };
-            let clipped = self.clip.map_or(image, |range| image.clamp(-range, range));
-            *x0 = clipped as f32;
+            *x0 = self.clip.map_or(image, |range| image.clamp(-range, range)) as f32;
             *eps = noise as f32;
         });
-        (x0, eps)
+        self.output = output;
     }
 }
 

@@ -1,7 +1,7 @@
 //! PNDM without Runge-Kutta steps (Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifolds"): DDIM steps along a
-//! combination of the last predictions, as Stable Diffusion 1 was published with.
+//! combination of the last outputs, as Stable Diffusion 1 was published with.
 
-use ndarray::{ArrayD, Zip};
+use ndarray::Zip;
 
 use super::ddim::leading;
 use super::{Level, State, Step, mix};
@@ -39,7 +39,7 @@ pub(super) fn steps(config: &SchedulerConfig, count: usize, _: usize) -> Result<
     Ok(steps)
 }
 
-/// One step. The history holds up to three predictions, newest last; where the first step began comes before them until that step
+/// One step. The history holds up to three of the model's outputs, newest last; where the first step began comes before them until that step
 /// has been taken again.
 pub(super) fn update(state: &mut State, step: &Step) {
     if state.at == 0 {
@@ -50,7 +50,7 @@ pub(super) fn update(state: &mut State, step: &Step) {
     if state.at == 1 {
         state.x = state.history.remove(0);
         mix_along(state, step, &[0.5, 0.5]);
-        // The prediction at the far end of the first step is not one of the history.
+        // The output at the far end of the first step is not one of the history.
         state.history.truncate(1);
         return;
     }
@@ -58,18 +58,16 @@ pub(super) fn update(state: &mut State, step: &Step) {
     mix_along(state, step, WEIGHTS[count.max(2) - 2]);
 }
 
-/// A DDIM step along a weighted sum of this prediction and those before; this one joins the history.
+/// A DDIM step along a weighted sum of this output and those before; this one joins the history.
 fn mix_along(state: &mut State, step: &Step, weights: &[f64]) {
-    let mut along: ArrayD<f32> = state.eps.mapv(|e| (weights[0] * f64::from(e)) as f32);
+    let output = std::mem::take(&mut state.output);
+    let mut along = output.mapv(|o| (weights[0] * f64::from(o)) as f32);
     for (weight, before) in weights[1..].iter().zip(state.history.iter().rev()) {
-        Zip::from(&mut along).and(before).for_each(|a, &e| *a = (f64::from(*a) + weight * f64::from(e)) as f32);
+        Zip::from(&mut along).and(before).for_each(|a, &o| *a = (f64::from(*a) + weight * f64::from(o)) as f32);
     }
-    let Level { alpha, sigma } = step.from;
-    Zip::from(&mut state.x0).and(&state.x).and(&along).for_each(|x0, &x, &e| {
-        *x0 = ((f64::from(x) - sigma * f64::from(e)) / alpha) as f32;
-    });
-    mix(&mut state.x, step.to, &state.x0, &along);
-    state.history.push(std::mem::take(&mut state.eps));
+    state.take(along, step.from);
+    mix(&mut state.x, step.to, &state.x0, &state.eps);
+    state.history.push(output);
     let excess = state.history.len().saturating_sub(3);
     state.history.drain(..excess);
 }
