@@ -45,34 +45,97 @@ fn the_reference_is_what_the_commands_say() {
 fn the_example_of_the_readme_runs() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let example = readme.split("```\nsara cache").nth(1).unwrap().split("```").next().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let pictures = folder.path().join("pictures");
-    std::fs::create_dir(&pictures).unwrap();
-    for i in 0..10 {
-        let picture = Array3::from_shape_fn((3, 40, 40), |(c, y, x)| ((c + y * x + i) as f32 * 0.37).sin());
-        std::fs::write(pictures.join(format!("{i}.png")), photo::png(picture.view()).unwrap()).unwrap();
-        std::fs::write(pictures.join(format!("{i}.txt")), "a photo of my dog").unwrap();
-    }
-    copy(&root().join("models/tiny/pipeline"), &folder.path().join("sd15"));
+    let folder = place();
     let mut count = 0;
     for line in format!("sara cache{example}").lines() {
         let small = line.replace(" --resolution 512 --enable-bucket", " --resolution 32").replace("1000", "3");
-        let mut words: Vec<String> = Vec::new();
-        for (i, part) in small.split('"').enumerate() {
-            match i % 2 {
-                0 => words.extend(part.split_whitespace().map(str::to_owned)),
-                _ => words.push(part.to_owned()),
-            }
-        }
-        assert_eq!(words.remove(0), "sara");
-        let out = Command::new(env!("CARGO_BIN_EXE_sara")).args(&words).current_dir(folder.path()).output().unwrap();
-        assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+        run(&small, folder.path());
         count += 1;
     }
     assert_eq!(count, 5);
     for file in ["samples/000.png", "run/report.html", "run/plots/loss.svg", "sd15-tuned/unet/model.onnx"] {
         assert!(folder.path().join(file).is_file(), "{file}");
     }
+}
+
+/// The bundled pipeline as `sd15`, and pictures.
+fn place() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["pictures", "dog"] {
+        let pictures = folder.path().join(name);
+        std::fs::create_dir(&pictures).unwrap();
+        for i in 0..10 {
+            let picture = Array3::from_shape_fn((3, 40, 40), |(c, y, x)| ((c + y * x + i) as f32 * 0.37).sin());
+            std::fs::write(pictures.join(format!("{i}.png")), photo::png(picture.view()).unwrap()).unwrap();
+            if name == "pictures" {
+                std::fs::write(pictures.join(format!("{i}.txt")), "a photo of my dog").unwrap();
+            }
+        }
+    }
+    copy(&root().join("models/tiny/pipeline"), &folder.path().join("sd15"));
+    folder
+}
+
+/// The examples of the how-tos, one after the other. What stands in TOML is the file that its first line names.
+#[test]
+fn the_examples_of_the_how_tos_run() {
+    const SMALLER: [(&str, &str); 9] = [
+        ("512", "32"),
+        ("256", "16"),
+        ("max_bucket_reso = 1024", "max_bucket_reso = 64\nbucket_reso_steps = 8"),
+        ("1000", "4"),
+        ("= 500", "= 2"),
+        ("= 50\n", "= 1\n"),
+        (" 800", " 3"),
+        ("class-images 100", "class-images 2"),
+        ("5M", "2k"),
+    ];
+    let text = std::fs::read_to_string(root().join("docs/how-to.md")).unwrap();
+    let folder = place();
+    run("sara cache sd15 --train-data-dir pictures --output cache --resolution 32", folder.path());
+    let mut count = 0;
+    for block in text.split("\n```").skip(1).step_by(2) {
+        let block = SMALLER.iter().fold(format!("{block}\n"), |block, (large, small)| block.replace(large, small));
+        if let Some(file) = block.strip_prefix("toml\n# ") {
+            let (name, rest) = file.split_once('\n').unwrap();
+            std::fs::write(folder.path().join(name), rest).unwrap();
+            continue;
+        }
+        for line in block.lines().filter(|l| !l.is_empty()) {
+            run(line, folder.path());
+            count += 1;
+        }
+    }
+    assert_eq!(count, text.lines().filter(|l| l.starts_with("sara ")).count());
+    for file in ["class/class-00001.png", "run/report.html", "layers.svg", "sd15-merged/unet/model.onnx"] {
+        assert!(folder.path().join(file).is_file(), "{file}");
+    }
+}
+
+/// The example of the bundled shapes, from the repository's root but for where its pictures go.
+#[test]
+fn the_example_of_the_shapes_runs() {
+    let readme = std::fs::read_to_string(root().join("models/shapes/README.md")).unwrap();
+    let line = readme.lines().find(|l| l.starts_with("sara sample")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    copy(&root().join("models/shapes/pipeline"), &folder.path().join("models/shapes/pipeline"));
+    run(line, folder.path());
+    let bytes = std::fs::read(folder.path().join("shapes/003.png")).unwrap();
+    assert!(bytes.starts_with(b"\x89PNG"));
+}
+
+/// Runs a line of an example in a folder.
+fn run(line: &str, folder: &Path) {
+    let mut words: Vec<String> = Vec::new();
+    for (i, part) in line.split('"').enumerate() {
+        match i % 2 {
+            0 => words.extend(part.split_whitespace().map(str::to_owned)),
+            _ => words.push(part.to_owned()),
+        }
+    }
+    assert_eq!(words.remove(0), "sara");
+    let out = Command::new(env!("CARGO_BIN_EXE_sara")).args(&words).current_dir(folder).output().unwrap();
+    assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
 fn copy(from: &Path, to: &Path) {

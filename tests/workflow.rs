@@ -127,7 +127,15 @@ fn pictures_become_a_tuned_pipeline() {
     }
 
     let page = std::fs::read_to_string(place.path("run/report.html")).unwrap();
-    for part in ["loss on held-out pictures", "norm of the gradient", "base64,", "snr_gamma = &quot;5&quot;"] {
+    for part in [
+        "loss on held-out pictures",
+        "norm of the gradient",
+        "memory taken at most",
+        "Before and after",
+        "|w| in percent",
+        "base64,",
+        "snr_gamma = &quot;5&quot;",
+    ] {
         assert!(page.contains(part), "the page lacks {part}");
     }
     place.ok(&["export", "run", "--pytorch", "deltas.safetensors"]);
@@ -258,4 +266,22 @@ fn a_run_over_pictures_resumes_to_the_byte() {
     // Another seed sees other noise in another order.
     train("seeded", "8", &["--seed", "7"]);
     assert!(read("unbroken", "adapter/adapter.safetensors") != read("seeded", "adapter/adapter.safetensors"));
+}
+
+/// Pictures of the class that are missing are drawn, those that are there stay, and drawing them again gives the same.
+#[test]
+fn pictures_of_the_class_are_drawn() {
+    let place = Place::new();
+    let asked = ["--class-data-dir", "class", "--class-prompt", "a cat", "--num-class-images", "3"];
+    place.cache(&asked);
+    let read = |i: u64| std::fs::read(place.path(&format!("class/class-{i:05}.png"))).unwrap();
+    let first: Vec<Vec<u8>> = (0..3).map(read).collect();
+    assert!(first[0] != first[1] && first[1] != first[2]);
+    std::fs::remove_file(place.path("class/class-00001.png")).unwrap();
+    std::fs::write(place.path("class/class-00002.png"), &first[0]).unwrap();
+    place.cache(&asked);
+    assert_eq!([read(1), read(2)], [first[1].clone(), first[0].clone()]);
+    assert_eq!(std::fs::read_dir(place.path("class")).unwrap().count(), 3);
+    let out = place.run(&["cache", "pipeline", "--train-data-dir", "pictures", "-o", "c", "--num-class-images", "3"]);
+    assert_eq!(out.status.code(), Some(2));
 }

@@ -1,4 +1,4 @@
-//! Several series over the steps of a training, as an SVG.
+//! Several series over the steps of a training, or over something else that is counted, as an SVG.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -19,12 +19,14 @@ const COLOURS: [RGBColor; 6] = [
 const GRID: RGBColor = RGBColor(228, 228, 228);
 const INK: RGBColor = RGBColor(60, 60, 60);
 
-/// Lines over steps.
+/// Lines.
 #[derive(Clone, Copy, Debug)]
 pub struct Lines<'a> {
+    /// What the lines run over; stands at the horizontal axis.
+    pub over: &'a str,
     /// What the values are; stands at their axis.
     pub value: &'a str,
-    /// Name, and step and value by rising step. Values that are not finite are left out, and so are series without any.
+    /// Name, and points from left to right. Values that are not finite are left out, and so are series without any.
     pub series: &'a [(&'a str, Vec<(u64, f64)>)],
 }
 
@@ -59,7 +61,7 @@ impl Lines<'_> {
         builder.margin(16).margin_right(28).x_label_area_size(46).y_label_area_size(84);
         let mut chart = builder.build_cartesian_2d(steps, values)?;
         let mut mesh = chart.configure_mesh();
-        mesh.x_desc("step").y_desc(self.value).bold_line_style(GRID).light_line_style(TRANSPARENT).axis_style(INK);
+        mesh.x_desc(self.over).y_desc(self.value).bold_line_style(GRID).light_line_style(TRANSPARENT).axis_style(INK);
         mesh.label_style(text(15)).axis_desc_style(text(17)).draw()?;
         for ((name, points), colour) in all.iter().zip(COLOURS.iter().cycle()) {
             let style = colour.stroke_width(2);
@@ -83,11 +85,11 @@ mod tests {
     fn all_series_are_drawn_and_named() {
         let series =
             [("first", vec![(1, 0.5), (2, 0.25)]), ("second", vec![(1, f64::NAN), (2, 0.1)]), ("nowhere", vec![])];
-        let svg = Lines { value: "loss < 1", series: &series }.svg().unwrap();
+        let svg = Lines { over: "step", value: "loss < 1", series: &series }.svg().unwrap();
         assert!(svg.matches("<polyline").count() >= 2);
         assert!(
             svg.contains("first") && svg.contains("second") && !svg.contains("nowhere") && svg.contains("loss &lt; 1")
         );
-        assert!(Lines { value: "x", series: &series[2..] }.svg().is_err());
+        assert!(Lines { over: "step", value: "x", series: &series[2..] }.svg().is_err());
     }
 }

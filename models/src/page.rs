@@ -8,7 +8,7 @@ h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}table{border-collapse:co
 td{padding:.15rem 1.2rem .15rem 0;vertical-align:top;overflow-wrap:anywhere}td:first-child{color:#666}\
 figure{margin:1rem 0}figcaption{color:#666;font-size:.9rem}svg{width:100%;height:auto;border:1px solid #ddd}\
 .pictures{display:flex;flex-wrap:wrap;gap:.6rem}.pictures figure{margin:0}\
-.pictures img{width:9rem;image-rendering:auto;display:block}pre{background:#f4f4f4;padding:.8rem;overflow-x:auto}";
+.pictures img{width:9rem;display:block}.wide{max-width:100%}pre{background:#f4f4f4;padding:.8rem;overflow-x:auto}";
 
 /// A page that is being written.
 pub struct Page {
@@ -42,6 +42,14 @@ impl Page {
     /// A drawing that this crate made.
     pub fn drawing(&mut self, svg: &str, caption: &str) {
         self.html += &format!("<figure>{svg}<figcaption>{}</figcaption></figure>\n", escaped(caption));
+    }
+
+    /// A picture in its own size, or as wide as the page: the bytes of a PNG file.
+    pub fn picture(&mut self, png: &[u8], caption: &str) {
+        let (data, caption) = (STANDARD.encode(png), escaped(caption));
+        self.html += &format!(
+            "<figure><img class=\"wide\" src=\"data:image/png;base64,{data}\" alt=\"{caption}\"><figcaption>{caption}</figcaption></figure>\n"
+        );
     }
 
     /// Pictures in rows, each the bytes of a PNG file with a caption.

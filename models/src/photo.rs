@@ -5,7 +5,7 @@ use std::path::Path;
 
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-use ndarray::{Array3, ArrayView3, Axis};
+use ndarray::{Array3, ArrayView3};
 
 use crate::Error;
 
@@ -117,12 +117,6 @@ pub fn grid(rows: &[Vec<Array3<f32>>], gap: usize) -> Result<Array3<f32>, Error>
         }
     }
     Ok(all)
-}
-
-/// Rows of a batch of pictures [n, 3, height, width], `columns` in each.
-pub fn rows(pictures: &ndarray::Array4<f32>, columns: usize) -> Vec<Vec<Array3<f32>>> {
-    let all: Vec<Array3<f32>> = pictures.axis_iter(Axis(0)).map(|p| p.to_owned()).collect();
-    all.chunks(columns.max(1)).map(<[_]>::to_vec).collect()
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         forward_seconds: seconds(&["forward"]),
         trainable,
         memory,
-        peak_resident: peak_resident(),
+        peak_resident: report::peak_resident(),
         programs,
     };
     if args.json {
@@ -222,11 +222,4 @@ fn set_inputs(executor: &mut Executor, program: &str) -> Result<(), Failure> {
         executor.set_input(program, name, tensor)?;
     }
     Ok(())
-}
-
-/// Largest resident memory of this process so far, in bytes.
-fn peak_resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -1,13 +1,15 @@
 //! `sara cache`: latents and text embeddings of a dataset.
 
 use super::options::{Size, Threads, parse_size};
+use super::sample::{self, decoded, scheduler, write_png};
 use super::{Failure, report};
 use crate::pipeline::Pipeline;
 use crate::pipeline::cache::{Cache, Request, build};
+use crate::pipeline::sample::{Painter, noise};
 use crate::pipeline::shapes::name;
 use indicatif::{ProgressBar, ProgressStyle};
 use sara_models::bucket::Buckets;
-use sara_models::dataset::{Folder, Item, Problems, read_toml};
+use sara_models::dataset::{Folder, Item, Problems, is_picture, read_toml};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -44,6 +46,9 @@ pub(super) struct Args {
     /// Caption of those that have none.
     #[arg(long, value_name = "TEXT", requires = "class_data_dir")]
     class_prompt: Option<String>,
+    /// Draw pictures of --class-prompt with the pipeline until --class-data-dir holds this many.
+    #[arg(long, value_name = "N", requires = "class_prompt")]
+    num_class_images: Option<usize>,
     #[command(flatten)]
     threads: Threads,
     /// Report as JSON.
@@ -93,6 +98,7 @@ impl Sizes {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut pipeline = Pipeline::open(&args.pipeline, args.threads.count())?;
+    draw_class_images(args, &mut pipeline)?;
     let (folders, configured) = match &args.dataset_config {
         Some(path) => {
             let found = read_toml(path)?;
@@ -144,6 +150,45 @@ fn folders(args: &Args) -> Vec<Folder> {
     };
     let own = args.train_data_dir.iter().map(|path| folder(path, &args.instance_prompt, false));
     own.chain(args.class_data_dir.iter().map(|path| folder(path, &args.class_prompt, true))).collect()
+}
+
+/// Steps of sampling and seed of the first of the class pictures.
+const CLASS_STEPS: usize = 30;
+const CLASS_SEED: u64 = 42;
+
+/// Draws what --class-data-dir lacks. Picture `i` is a function of `i`; those that are there stay.
+fn draw_class_images(args: &Args, pipeline: &mut Pipeline) -> Result<(), Failure> {
+    let (Some(folder), Some(prompt), Some(count)) = (&args.class_data_dir, &args.class_prompt, args.num_class_images)
+    else {
+        return Ok(());
+    };
+    let failed = |e: std::io::Error| Failure::Plain(format!("{}: {e}", folder.display()));
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let there =
+        std::fs::read_dir(folder).map_err(failed)?.filter(|f| f.as_ref().is_ok_and(|f| is_picture(&f.path()))).count();
+    if there >= count {
+        return Ok(());
+    }
+    let [height, width] = match &args.sizes.resolution[..] {
+        [] => pipeline.own_size()?,
+        [size, ..] => *size,
+    };
+    let scale = pipeline.downscale()?;
+    let sampler = scheduler(None, pipeline)?;
+    let mut painter = Painter::open(pipeline, sampler, CLASS_STEPS, None)?;
+    let (text, avoided) = (pipeline.conditions(Some(prompt))?, pipeline.conditions(None)?);
+    pipeline.release();
+    let bar = ProgressBar::new(((count - there) * painter.steps()) as u64).with_style(sample::style());
+    let names = (0..).map(|i: u64| (i, folder.join(format!("class-{i:05}.png")))).filter(|(_, path)| !path.exists());
+    for (i, path) in names.take(count - there) {
+        let start = noise(CLASS_SEED.wrapping_add(i), pipeline.latent_channels(), height / scale, width / scale);
+        let latents = painter.latents(pipeline, start, [&text, &avoided], || bar.inc(1))?;
+        write_png(&path, &decoded(pipeline, latents, &format!("class picture {i}"))?)?;
+    }
+    bar.finish_and_clear();
+    pipeline.release();
+    eprintln!("drew {} pictures of \"{prompt}\" into {}", count - there, folder.display());
+    Ok(())
 }
 
 /// The pictures of all folders; everything that is wrong with any is told at once.

@@ -91,6 +91,13 @@ impl Memory {
     }
 }
 
+/// Largest resident memory of this process so far, in bytes.
+pub(super) fn peak_resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Selection of a plan, in words.
 pub(super) fn selection(plan: &Plan) -> String {
     let s = &plan.selection;

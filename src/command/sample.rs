@@ -2,16 +2,15 @@
 
 use super::Failure;
 use super::options::{Threads, parse_scaled, parse_share};
+use crate::pipeline::Pipeline;
 use crate::pipeline::conditions::Conditions;
-use crate::pipeline::denoiser::{DISTILLED_GUIDANCE, Denoiser};
-use crate::pipeline::sample::{Settings, latents, noise};
-use crate::pipeline::{Error, Pipeline};
+use crate::pipeline::sample::{Painter, noise};
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array4, Axis};
 use sara_models::{photo, sampler};
 use sara_runtime::adapter::Adapter;
 use sara_runtime::files::write_atomic;
-use sara_runtime::tensor::{Tensor, Tensors, read_safetensors, write_safetensors};
+use sara_runtime::tensor::{Tensor, read_safetensors, write_safetensors};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -67,17 +66,14 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut pipeline = Pipeline::open(&args.pipeline, args.threads.count())?;
-    let mut network = pipeline.denoiser()?;
-    let distilled = Denoiser::new(&pipeline.folder, network.inputs(), 0.0).distilled();
-    let guidance = args.guidance_scale.unwrap_or(if distilled { DISTILLED_GUIDANCE } else { 7.5 });
-    let denoiser = Denoiser::new(&pipeline.folder, network.inputs(), guidance);
     let sampler = scheduler(args.scheduler.as_deref(), &pipeline)?;
-    let settings = Settings { sampler, steps: args.num_inference_steps, guidance };
+    let mut painter = Painter::open(&pipeline, sampler, args.num_inference_steps, args.guidance_scale)?;
     if !args.adapter.is_empty() {
-        network = network.with_adapter(combined(&args.adapter)?);
+        let adapter = combined(&args.adapter)?;
+        painter = painter.with(|network| network.with_adapter(adapter));
     }
     if let Some(share) = args.zero_smallest {
-        network = network.with_zeroed(share);
+        painter = painter.with(|network| network.with_zeroed(share));
     }
     let starts = starts(args, &pipeline)?;
     let avoided = pipeline.conditions(args.negative_prompt.as_deref())?;
@@ -86,24 +82,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         texts.push(pipeline.conditions(Some(prompt))?);
     }
     pipeline.release();
-    let extra = usize::from(settings.sampler == "pndm" && settings.steps > 1);
-    let bar = ProgressBar::new((starts.len() * (settings.steps + extra)) as u64).with_style(style());
+    let bar = ProgressBar::new((starts.len() * painter.steps()) as u64).with_style(style());
     let mut found = Vec::new();
     for (start, text) in starts.into_iter().zip(texts.iter().flat_map(|t| (0..args.num_images).map(move |_| t))) {
-        let run = |inputs: &Tensors| first(network.run(inputs)?);
-        let conditions = [text, &avoided];
-        found.push(latents(&pipeline, &denoiser, &settings, start, conditions, run, || bar.inc(1))?);
+        found.push(painter.latents(&pipeline, start, [text, &avoided], || bar.inc(1))?);
     }
     bar.finish_and_clear();
-    drop(network);
+    drop(painter);
     let mut pictures = Vec::new();
     for (i, latents) in found.iter().enumerate() {
-        let picture = pipeline.decode_latents(latents.clone())?;
-        if !picture.iter().all(|v| v.is_finite()) {
-            return Err(Failure::Plain(format!(
-                "picture {i} holds NaN or infinity; the model, an adapter or the guidance scale is at fault"
-            )));
-        }
+        let picture = decoded(&mut pipeline, latents.clone(), &format!("picture {i}"))?;
         let path = args.output.join(format!("{i:03}.png"));
         write_png(&path, &picture)?;
         say!("{}", path.display());
@@ -155,33 +143,34 @@ fn starts(args: &Args, pipeline: &Pipeline) -> Result<Vec<Array4<f32>>, Failure>
         let one = |i: usize| Array4::from_shape_vec(shape, all[i * size..(i + 1) * size].to_vec());
         return (0..count).map(|i| one(i).map_err(|e| Failure::Plain(e.to_string()))).collect();
     }
-    let config = &pipeline.folder.denoiser.config;
-    let vae = pipeline.folder.vae().ok_or_else(|| {
-        Failure::Plain(format!("{}: holds no vae_decoder, which turns latents into pictures", args.pipeline.display()))
-    })?;
-    let scale = vae.downscale();
-    let own = config.sample_size.map_or([64, 64], |size| size.sides());
-    let side = |asked: Option<usize>, own: usize, flag: &str| match asked {
-        Some(pixels) if pixels == 0 || pixels % scale > 0 => {
+    let scale = pipeline.downscale()?;
+    let own = pipeline.own_size()?;
+    let side = |asked: Option<usize>, own: usize, flag: &str| match asked.unwrap_or(own) {
+        pixels if pixels == 0 || pixels % scale > 0 => {
             Err(Failure::Usage(format!("{flag} must be a multiple of {scale}, not {pixels}")))
         }
-        Some(pixels) => Ok(pixels / scale),
-        None => Ok(own),
+        pixels => Ok(pixels / scale),
     };
     let (height, width) = (side(args.height, own[0], "--height")?, side(args.width, own[1], "--width")?);
-    let channels = vae.latent_channels;
+    let channels = pipeline.latent_channels();
     let seeds = args.prompt.iter().flat_map(|_| (0..args.num_images).map(|i| args.seed.wrapping_add(i)));
     Ok(seeds.map(|seed| noise(seed, channels, height, width)).collect())
-}
-
-/// The denoiser's prediction: its first output.
-fn first(outputs: Vec<(String, Tensor)>) -> Result<Tensor, Error> {
-    outputs.into_iter().next().map(|o| o.1).ok_or_else(|| Error::Misfit("the denoiser has no output".into()))
 }
 
 fn joined(list: &[Array4<f32>]) -> Result<Array4<f32>, Failure> {
     let views: Vec<_> = list.iter().map(|a| a.view()).collect();
     ndarray::concatenate(Axis(0), &views).map_err(|e| Failure::Plain(e.to_string()))
+}
+
+/// The picture of latents; numbers that are no colours are an error.
+pub(super) fn decoded(pipeline: &mut Pipeline, latents: Array4<f32>, what: &str) -> Result<Array4<f32>, Failure> {
+    let picture = pipeline.decode_latents(latents)?;
+    if picture.iter().all(|v| v.is_finite()) {
+        return Ok(picture);
+    }
+    Err(Failure::Plain(format!(
+        "{what} holds NaN or infinity; the model, an adapter or the guidance scale is at fault"
+    )))
 }
 
 /// Writes the first picture of a batch, and returns what the file holds.
@@ -191,7 +180,7 @@ pub(super) fn write_png(path: &Path, pictures: &Array4<f32>) -> Result<Vec<u8>, 
     Ok(bytes)
 }
 
-fn style() -> ProgressStyle {
+pub(super) fn style() -> ProgressStyle {
     let template = "{bar:32} {pos}/{len}  {per_sec}  {eta} left";
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

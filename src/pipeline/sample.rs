@@ -1,7 +1,8 @@
 //! Pictures from noise.
 
 use super::conditions::Conditions;
-use super::denoiser::{Denoiser, Geometry, Sample};
+use super::denoiser::{DISTILLED_GUIDANCE, Denoiser, Geometry, Sample};
+use super::network::Network;
 use super::{Error, Pipeline};
 use ndarray::Array4;
 use sara_models::sampler::{Sampler, guided};
@@ -20,6 +21,53 @@ pub struct Settings {
     pub steps: usize,
     /// Strength of classifier-free guidance; 1 for none.
     pub guidance: f32,
+}
+
+/// Strength of guidance where none is asked for and the model was not distilled for one.
+const GUIDANCE: f32 = 7.5;
+
+/// A pipeline's denoiser, ready to draw.
+pub struct Painter {
+    network: Network,
+    denoiser: Denoiser,
+    settings: Settings,
+}
+
+impl Painter {
+    /// Opens the denoiser. Without `guidance`, what is usual for it.
+    pub fn open(pipeline: &Pipeline, sampler: String, steps: usize, guidance: Option<f32>) -> Result<Painter, Error> {
+        let network = pipeline.denoiser()?;
+        let distilled = Denoiser::new(&pipeline.folder, network.inputs(), 0.0).distilled();
+        let guidance = guidance.unwrap_or(if distilled { DISTILLED_GUIDANCE } else { GUIDANCE });
+        let denoiser = Denoiser::new(&pipeline.folder, network.inputs(), guidance);
+        Ok(Painter { network, denoiser, settings: Settings { sampler, steps, guidance } })
+    }
+
+    /// The same with another network, made of this one.
+    pub fn with(self, change: impl FnOnce(Network) -> Network) -> Painter {
+        Painter { network: change(self.network), ..self }
+    }
+
+    /// Steps that one picture takes.
+    pub fn steps(&self) -> usize {
+        self.settings.steps + usize::from(self.settings.sampler == "pndm" && self.settings.steps > 1)
+    }
+
+    /// Latents from noise, as [`latents`] gives them.
+    pub fn latents(
+        &mut self,
+        pipeline: &Pipeline,
+        noise: Array4<f32>,
+        conditions: [&Conditions; 2],
+        after: impl FnMut(),
+    ) -> Result<Array4<f32>, Error> {
+        let Painter { network, denoiser, settings } = self;
+        let run = |inputs: &Tensors| {
+            let output = network.run(inputs)?.into_iter().next();
+            output.map(|o| o.1).ok_or_else(|| Error::Misfit("the denoiser has no output".into()))
+        };
+        latents(pipeline, denoiser, settings, noise, conditions, run, after)
+    }
 }
 
 /// Standard normal latents of one picture: [1, channels, height, width]. A function of the seed.

@@ -3,6 +3,7 @@
 mod data;
 mod flags;
 mod signals;
+mod summary;
 mod watch;
 
 pub use flags::check_config;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use signals::Signals;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+pub(super) use summary::Summary;
 use watch::Watch;
 
 /// The flags; a TOML file given by `--config` holds the same, with underscores.
@@ -166,7 +168,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     };
     // The executor's memory is given back first: the adapter must not raise the peak that `compile` announced.
     let Trainer { executor, step, .. } = trainer;
-    save_adapter(&executor.into_plan(), &values, step, &model, &args.output_dir)?;
+    let resident = report::peak_resident();
+    let plan = executor.into_plan();
+    let adapter = save_adapter(&plan, &values, step, &model, &args.output_dir)?;
+    let planned = report::Memory::of(&plan, threads).total;
+    Summary::new(planned, resident, &plan, &values, &adapter).write(&args.output_dir)?;
+    drop((plan, adapter, values));
     eprintln!("wrote {}", adapter_path(&args.output_dir).display());
     if let Some(page) = super::page::write(&args.output_dir)?.last() {
         eprintln!("wrote {}", page.display());
