@@ -81,8 +81,8 @@ pub struct SchedulerConfig {
     pub timestep_spacing: Option<Spacing>,
     /// Added to the timesteps of [`Spacing::Leading`].
     pub steps_offset: usize,
-    /// Whether the last step of DDIM leaves no noise, rather than that of the first timestep.
-    pub set_alpha_to_one: bool,
+    /// Whether the last step of DDIM and PNDM leaves no noise, rather than that of the first timestep. Each has its own default.
+    pub set_alpha_to_one: Option<bool>,
     /// Whether DDIM clips predicted images.
     pub clip_sample: bool,
     /// To what they are clipped.
@@ -132,7 +132,7 @@ impl Default for SchedulerConfig {
             prediction_type: Prediction::Epsilon,
             timestep_spacing: None,
             steps_offset: 0,
-            set_alpha_to_one: true,
+            set_alpha_to_one: None,
             clip_sample: true,
             clip_sample_range: 1.0,
             thresholding: false,

@@ -24,7 +24,7 @@ pub struct Settings {
 }
 
 /// Strength of guidance where none is asked for and the model was not distilled for one.
-const GUIDANCE: f32 = 7.5;
+pub const GUIDANCE: f32 = 7.5;
 
 /// A pipeline's denoiser, ready to draw.
 pub struct Painter {

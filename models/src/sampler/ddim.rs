@@ -21,7 +21,7 @@ pub(super) fn steps(config: &SchedulerConfig, count: usize, _: usize) -> Result<
     let step = |t: i64| -> Result<Step, Error> {
         let to = match t - stride {
             before if before >= 0 => schedule.alphas_cumprod(before)?,
-            _ if config.set_alpha_to_one => 1.0,
+            _ if config.set_alpha_to_one.unwrap_or(true) => 1.0,
             _ => last,
         };
         let from = Level::of_variance(schedule.alphas_cumprod(t)?);

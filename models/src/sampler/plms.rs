@@ -25,7 +25,7 @@ pub(super) fn steps(config: &SchedulerConfig, count: usize, _: usize) -> Result<
             (0..count).rev().map(|i| (i as f64 * step).round_ties_even() as i64).collect()
         }
     };
-    let last = if config.set_alpha_to_one { 1.0 } else { schedule.alphas_cumprod(0)? };
+    let last = if config.set_alpha_to_one.unwrap_or(false) { 1.0 } else { schedule.alphas_cumprod(0)? };
     let level =
         |t: i64| if t < 0 { Ok(Level::of_variance(last)) } else { schedule.alphas_cumprod(t).map(Level::of_variance) };
     let mut steps = Vec::with_capacity(count + 1);

@@ -3,6 +3,7 @@
 use super::Failure;
 use crate::pipeline::batches::Settings;
 use crate::pipeline::denoiser::DISTILLED_GUIDANCE;
+use crate::pipeline::sample::GUIDANCE;
 use sara_models::objective::{Options, Weighting};
 use sara_models::scheduler::Prediction;
 use sara_runtime::schedule::{Schedule, auto_learning_rate};
@@ -109,6 +110,9 @@ pub(super) struct Flags {
     /// Pictures of each. Default 1.
     #[arg(long, value_name = "N")]
     num_validation_images: Option<u64>,
+    /// Guidance with which they are drawn. Default 7.5.
+    #[arg(long, value_name = "G")]
+    validation_guidance_scale: Option<f32>,
 }
 
 /// A weighting scheme, as a flag and in TOML.
@@ -210,6 +214,7 @@ impl Flags {
             validation_steps: self.validation_steps.or(other.validation_steps),
             validation_prompt: self.validation_prompt.or(other.validation_prompt),
             num_validation_images: self.num_validation_images.or(other.num_validation_images),
+            validation_guidance_scale: self.validation_guidance_scale.or(other.validation_guidance_scale),
         }
     }
 
@@ -280,6 +285,7 @@ impl Flags {
             every: self.validation_steps.unwrap_or(250),
             prompts: self.validation_prompt.clone().unwrap_or_default(),
             images: self.num_validation_images.unwrap_or(1),
+            guidance: self.validation_guidance_scale.unwrap_or(GUIDANCE),
         }
     }
 }
@@ -288,6 +294,8 @@ impl Flags {
 pub(super) struct Watched {
     /// Steps between.
     pub(super) every: u64,
+    /// Strength of guidance, for models that were not distilled for it.
+    pub(super) guidance: f32,
     /// Texts that are drawn.
     pub(super) prompts: Vec<String>,
     /// Pictures of each.

@@ -8,9 +8,10 @@ use sara_runtime::plan::Plan;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Classes of a histogram, each a twentieth of the threshold wide; the last holds everything beyond.
-const CLASSES: usize = 60;
-const CLASS_PERCENT: u64 = 5;
+/// Classes of the histogram; the last holds everything beyond.
+const CLASSES: usize = 40;
+/// Share of the trained entries that the classes before the last are to hold at least.
+const SHOWN: f64 = 0.98;
 
 /// What `summary.json` holds.
 #[derive(Serialize, Deserialize)]
@@ -34,22 +35,19 @@ impl Summary {
         values: &[Vec<f32>],
         adapter: &Adapter,
     ) -> Summary {
-        let (mut before, mut after) = (vec![0; CLASSES], vec![0; CLASSES]);
+        let (mut before, mut after) = (Vec::new(), Vec::new());
         for (sparse, values) in plan.sparse.iter().zip(values) {
-            let class = |w: f32| {
-                let percent = f64::from(w.abs()) / sparse.threshold * 100.0;
-                ((percent / CLASS_PERCENT as f64) as usize).min(CLASSES - 1)
-            };
+            let percent = |w: f32| (f64::from(w.abs()) / sparse.threshold * 100.0) as f32;
             let delta = adapter.deltas.get(&plan.weights[sparse.weight as usize].path);
             let mut moved = delta.into_iter().flat_map(|d| d.index.iter().zip(&d.delta)).peekable();
             for (i, value) in sparse.index.iter().zip(values) {
                 let delta = moved.next_if(|(at, _)| *at == i).map_or(0.0, |(_, delta)| *delta);
-                before[class(value - delta)] += 1;
-                after[class(*value)] += 1;
+                before.push(percent(value - delta));
+                after.push(percent(*value));
             }
         }
-        let counted = |counts: Vec<u64>| (0..).map(|i| i * CLASS_PERCENT).zip(counts).collect();
-        Summary { planned, resident, before: counted(before), after: counted(after) }
+        let width = class_width(&after);
+        Summary { planned, resident, before: histogram(&before, width), after: histogram(&after, width) }
     }
 
     fn path(run: &Path) -> PathBuf {
@@ -87,9 +85,39 @@ impl Summary {
     }
 }
 
+/// Width of classes, in percent, so that all but the last hold most values.
+fn class_width(values: &[f32]) -> u64 {
+    let mut values = values.to_vec();
+    let most = (values.len() as f64 * SHOWN) as usize;
+    if most >= values.len() {
+        return 1;
+    }
+    let (_, bound, _) = values.select_nth_unstable_by(most, f32::total_cmp);
+    ((f64::from(*bound) / (CLASSES - 1) as f64).ceil() as u64).max(1)
+}
+
+/// The least value of each class, and how many values it holds.
+fn histogram(values: &[f32], width: u64) -> Vec<(u64, u64)> {
+    let mut counts = [0; CLASSES];
+    values.iter().for_each(|v| counts[((v / width as f32) as usize).min(CLASSES - 1)] += 1);
+    (0u64..).map(|i| i.saturating_mul(width)).zip(counts).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_are_as_wide_as_most_values_need() {
+        let values: Vec<f32> = (0..1000u16).map(|i| if i < 990 { f32::from(i) / 10.0 } else { 1e6 }).collect();
+        let width = class_width(&values);
+        assert_eq!(width, 3);
+        let found = histogram(&values, width);
+        assert_eq!((found[0], found[1], found[CLASSES - 1]), ((0, 30), (3, 30), (117, 10)));
+        assert_eq!(class_width(&[]), 1);
+        // Values that no number bounds are in the last class, and those that are none in the first.
+        assert_eq!(histogram(&[f32::INFINITY, f32::NAN], 1)[CLASSES - 1].1, 1);
+    }
 
     #[test]
     fn entries_are_counted_by_their_size_before_and_after() {

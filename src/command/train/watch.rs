@@ -19,8 +19,6 @@ use std::path::{Path, PathBuf};
 
 /// Steps of sampling.
 const STEPS: usize = 20;
-/// Strength of guidance, for models that were not distilled for it.
-const GUIDANCE: f32 = 7.5;
 
 /// A picture: its file, the bytes, height and width.
 pub(super) type Drawn = (PathBuf, Vec<u8>, [usize; 2]);
@@ -122,7 +120,7 @@ impl Watch {
         let scale = self.pipeline.downscale()?;
         let [height, width] = self.size.map(|side| side / scale);
         let denoiser = Denoiser::new(&self.pipeline.folder, &inputs, crate::pipeline::denoiser::DISTILLED_GUIDANCE);
-        let guidance = if denoiser.distilled() { 1.0 } else { GUIDANCE };
+        let guidance = if denoiser.distilled() { 1.0 } else { self.watched.guidance };
         let settings = Settings { sampler: scheduler(None, &self.pipeline)?, steps: STEPS, guidance };
         let start = noise(seed, self.pipeline.latent_channels(), height, width);
         // A program takes whole batches: the sample fills one, and the first of its results counts.
