@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
 
 use ndarray::Array3;
+use sara::runtime::tensor::{Tensor, write_safetensors};
 use sara_models::photo;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,6 +57,29 @@ fn the_example_of_the_readme_runs() {
     for file in ["samples/000.png", "run/report.html", "run/plots/loss.svg", "sd15-tuned/unet/model.onnx"] {
         assert!(folder.path().join(file).is_file(), "{file}");
     }
+}
+
+/// The README's example of a model alone.
+#[test]
+fn the_example_of_a_model_alone_runs() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let example = readme.split("```\nsara inspect").nth(1).unwrap().split("```").next().unwrap();
+    let folder = place();
+    std::fs::rename(folder.path().join("sd15/unet"), folder.path().join("unet")).unwrap();
+    let numbers =
+        |shape: &[usize]| Tensor::f32(shape, (0..shape.iter().product()).map(|i: usize| (i as f32).sin()).collect());
+    let batches = [
+        ("sample", numbers(&[2, 1, 4, 8, 8])),
+        ("target", numbers(&[2, 1, 4, 8, 8])),
+        ("encoder_hidden_states", numbers(&[2, 1, 77, 32])),
+        ("timestep", Tensor::i64(&[2, 1], vec![10, 500])),
+    ];
+    let batches = batches.into_iter().map(|(name, tensor)| (name.to_owned(), tensor.unwrap())).collect();
+    write_safetensors(&folder.path().join("batches.safetensors"), &batches, None).unwrap();
+    for line in format!("sara inspect{example}").lines() {
+        run(&line.replace("=64", "=8"), folder.path());
+    }
+    assert!(folder.path().join("tuned/model.onnx").is_file());
 }
 
 /// The bundled pipeline as `sd15`, and pictures.

@@ -22,12 +22,14 @@ import onnx  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
 import tell  # noqa: E402
+import zero  # noqa: E402
 from methods import METHODS, tune  # noqa: E402
 from tasks import TASKS, session  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KEPT = ROOT / "target/study"             # rows of pictures
 TRIAL, SEEDS = 100, (1, 2, 3, 4, 5)      # learning rates are chosen with a seed that the tables do not hold
+ZEROED = ("zeroed-smallest", "zeroed-random")   # methods whose rate is the share of weights that are set to zero
 WIDENED = 2                              # how often the learning rates are widened where the best one is the first or the last
 
 
@@ -39,6 +41,9 @@ def run(task, method, seed, rate, judged, sara):
         start, trained = time.time(), 0
         if method == "base":
             model = task.model
+        elif method in ZEROED:
+            model = folder / "zeroed.onnx"
+            zero.write(task, rate, method == ZEROED[0], model)
         else:
             batches = task.batches(seed)
             save_file({k: np.ascontiguousarray(v) for k, v in batches.items()}, folder / "batches.safetensors")
@@ -107,7 +112,7 @@ def main():
                 row, pictures = done.result()
                 results.add(row)
                 if row["seed"] == SEEDS[0]:
-                    tell.keep(KEPT, row["task"], row["method"], pictures)
+                    tell.keep(KEPT, row["task"], row["method"] + f"-{row['rate']:g}" * (row["method"] in ZEROED), pictures)
 
     rates = {(t, m): list(method.rates) for t in tasks for m, method in METHODS.items() if not method.rate_of}
     best = {}
@@ -123,7 +128,8 @@ def main():
             break
     rate_of = {(t, m): best[t, method.rate_of or m] for t in tasks for m, method in METHODS.items()} | {(t, "base"): 0.0 for t in tasks}
     all_of([(t, m, s, rate) for s in SEEDS for (t, m), rate in rate_of.items()], True)
-    rows = [r for r in results.rows.values() if r["seed"] == TRIAL or r["rate"] == rate_of.get((r["task"], r["method"]))]
+    all_of([(t, m, SEEDS[0], share) for t in tasks for m in ZEROED for share in zero.SHARES], True)
+    rows = [r for r in results.rows.values() if r["seed"] == TRIAL or r["method"] in ZEROED or r["rate"] == rate_of.get((r["task"], r["method"]))]
     tell.tell(rows, METHODS, TRIAL, KEPT, args.out)
 
 

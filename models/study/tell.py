@@ -5,6 +5,8 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+import zero
+
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -31,18 +33,17 @@ def keep(rows, task, method, pictures):
         Image.fromarray((row * 255).round().astype(np.uint8)).save(rows / f"{task}-{method}.png")
 
 
-def grid(kept, task, methods, path):
-    """The kept rows below each other, each with the name of its method."""
-    rows = [(m, kept / f"{task}-{m}.png") for m in SHOWN]
-    rows = [(m, Image.open(row)) for m, row in rows if row.exists()]
+def grid(kept, task, titles, path):
+    """The kept rows below each other, each with its title."""
+    rows = [(title, kept / f"{task}-{name}.png") for name, title in titles.items()]
+    rows = [(title, Image.open(row)) for title, row in rows if row.exists()]
     if not rows:
         return
     height = 0.62 * len(rows)
     figure, axes = plt.subplots(len(rows), 1, figsize=(9, height * (1 if task == "shapes" else 1.35)))
-    for (method, image), axis in zip(rows, np.atleast_1d(axes)):
+    for (title, image), axis in zip(rows, np.atleast_1d(axes)):
         axis.imshow(image, interpolation="nearest")
         axis.set_axis_off()
-        title = "before" if method == "base" else methods[method].title
         axis.text(-6, image.height / 2, title, ha="right", va="center", fontsize=8)
     figure.subplots_adjust(left=0.16, right=1, top=1, bottom=0, hspace=0.04)
     figure.savefig(path, dpi=140, metadata={"Software": None})
@@ -94,6 +95,21 @@ def against(rows, methods, trial):
     return "\n".join(lines)
 
 
+def zeroing(rows):
+    """What is left of the models when weights are set to zero."""
+    heads = ["digits: loss", "digits: right digit", "shapes: loss", "shapes: colour and shape right"]
+    lines = ["| set to zero | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    kinds = [("base", 0.0)] + [(f"zeroed-{which}", share) for which in ("smallest", "random") for share in zero.SHARES]
+    for kind, share in kinds:
+        found = {r["task"]: r for r in rows if (r["method"], r["rate"], r["seed"]) == (kind, share, 1)}
+        if len(found) == 2:
+            title = "nothing" if kind == "base" else f"{kind.removeprefix('zeroed-')} {100 * share:g} %"
+            digits, shapes = found["digits"], found["shapes"]
+            lines.append(f"| {title} | {digits['old_loss']:.4f} | {100 * digits['new_agrees']:.0f} % | {shapes['old_loss']:.4f} | "
+                         f"{100 * shapes['old_agrees']:.0f} % |")
+    return "\n".join(lines)
+
+
 def trade(rows, methods, trial, path):
     """What is learned against what is forgotten, at each learning rate that was tried."""
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.6))
@@ -116,11 +132,14 @@ def trade(rows, methods, trial, path):
 def tell(rows, methods, trial, kept, out):
     """Writes the figures, and the tables between the marks of study.md."""
     page = out / "study.md"
-    text = page.read_text() if page.exists() else "".join(f"<!-- {n} -->\n<!-- end -->\n\n" for n in (*COLUMNS, "against"))
-    tables = {task: table(rows, methods, trial, task) for task in COLUMNS} | {"against": against(rows, methods, trial)}
+    text = page.read_text() if page.exists() else "".join(f"<!-- {n} -->\n<!-- end -->\n\n" for n in (*COLUMNS, "against", "zeroing"))
+    tables = {task: table(rows, methods, trial, task) for task in COLUMNS}
+    tables |= {"against": against(rows, methods, trial), "zeroing": zeroing(rows)}
     for name, content in tables.items():
         text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}\n{content}\n\n{m[2]}", text, flags=re.S)
     page.write_text(text)
     trade(rows, methods, trial, out / "study" / "trade.svg")
     for task in COLUMNS:
-        grid(kept, task, methods, out / "study" / f"{task}.png")
+        grid(kept, task, {m: "before" if m == "base" else methods[m].title for m in SHOWN}, out / "study" / f"{task}.png")
+        titles = {f"zeroed-{which}-{share:g}": f"{which} {100 * share:g} %" for which in ("smallest", "random") for share in zero.SHARES}
+        grid(kept, task, {"base": "none"} | titles, out / "study" / f"{task}-zeroed.png")
