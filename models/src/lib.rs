@@ -34,6 +34,7 @@ pub mod digits;
 pub mod distance;
 pub mod events;
 mod font;
+mod json;
 pub mod layers;
 pub mod lines;
 pub mod look;

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::json;
 use crate::scheduler::SchedulerConfig;
 use crate::tokenizer::Tokenizer;
 
@@ -223,7 +224,7 @@ fn part<C: DeserializeOwned + Default>(root: &Path, name: &str) -> Result<Option
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(path, e))
+    json::from_str(&text).map_err(|e| Error::file(path, e))
 }
 
 #[cfg(test)]

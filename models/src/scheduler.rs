@@ -4,6 +4,7 @@
 use serde::Deserialize;
 
 use crate::Error;
+use crate::json;
 use crate::schedule::NoiseSchedule;
 
 /// What a model's output stands for, with `x = alpha x0 + sigma eps`.
@@ -157,7 +158,7 @@ impl Default for SchedulerConfig {
 impl SchedulerConfig {
     /// Reads the text of a `scheduler_config.json`.
     pub fn parse(text: &str) -> Result<SchedulerConfig, Error> {
-        let config: SchedulerConfig = serde_json::from_str(text).map_err(|e| Error::Invalid(e.to_string()))?;
+        let config: SchedulerConfig = json::from_str(text).map_err(|e| Error::Invalid(e.to_string()))?;
         let refused = [
             ("thresholding", config.thresholding),
             ("use_exponential_sigmas", config.use_exponential_sigmas),
@@ -245,6 +246,15 @@ fn betas(schedule: BetaSchedule, start: f64, end: f64, count: usize) -> Vec<f64>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// diffusers saves DPM-Solver's settings with a number that JSON does not have.
+    #[test]
+    fn settings_as_python_writes_them_are_read() {
+        let text =
+            r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity, "beta_end": 0.02}"#;
+        let config = SchedulerConfig::parse(text).unwrap();
+        assert_eq!((config.class_name.as_str(), config.beta_end), ("DPMSolverMultistepScheduler", 0.02));
+    }
 
     #[test]
     fn betas_are_those_of_diffusers() {

@@ -15,7 +15,9 @@ const LENGTH: usize = 77;
 const SD3_T5_LENGTH: usize = 256;
 /// The same of Flux.
 const FLUX_T5_LENGTH: usize = 512;
-/// The same of PixArt and Sana.
+/// The same of the first PixArt.
+const PIXART_ALPHA_LENGTH: usize = 120;
+/// The same of PixArt Sigma and Sana.
 const MASKED_LENGTH: usize = 300;
 
 /// What a text encoder makes of a text: its outputs without a batch dimension, and the mask of the tokens.
@@ -28,14 +30,15 @@ struct Family {
     embed: fn(&mut Pipeline, &str) -> Result<Conditions, Error>,
 }
 
-const FAMILIES: [Family; 8] = [
+const FAMILIES: [Family; 9] = [
     Family { class: "StableDiffusion", embed: stable_diffusion },
     Family { class: "LatentConsistencyModel", embed: stable_diffusion },
     Family { class: "StableDiffusionXL", embed: stable_diffusion_xl },
     Family { class: "StableDiffusion3", embed: stable_diffusion_3 },
     Family { class: "Flux", embed: flux },
-    Family { class: "PixArt", embed: masked },
-    Family { class: "Sana", embed: masked },
+    Family { class: "PixArtAlpha", embed: |pipeline, text| masked(pipeline, text, PIXART_ALPHA_LENGTH) },
+    Family { class: "PixArt", embed: |pipeline, text| masked(pipeline, text, MASKED_LENGTH) },
+    Family { class: "Sana", embed: |pipeline, text| masked(pipeline, text, MASKED_LENGTH) },
     Family { class: "DiT", embed: none },
 ];
 
@@ -176,9 +179,9 @@ fn flux(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
 }
 
 /// One encoder whose padding is masked.
-fn masked(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
+fn masked(pipeline: &mut Pipeline, text: &str, length: usize) -> Result<Conditions, Error> {
     let missing = || Error::Misfit("the pipeline lacks its text encoder".into());
-    let (outputs, mask) = pipeline.encode(0, text, Some(MASKED_LENGTH))?.ok_or_else(missing)?;
+    let (outputs, mask) = pipeline.encode(0, text, Some(length))?.ok_or_else(missing)?;
     let states = output(&outputs, "last_hidden_state")?;
     Ok(named([("encoder_hidden_states", states), ("encoder_attention_mask", mask)]))
 }
