@@ -8,7 +8,7 @@ mod common;
 use common::{Dim, Tensor as Initialiser, declare, graph, node, noise};
 use sara::compiler::compile::{TrainOptions, compile_training, unobserved};
 use sara::compiler::import::{Binding, Model};
-use sara::compiler::passes::differentiate::TARGET;
+use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::kernels::hyper;
 use sara::runtime::executor::Executor;
@@ -114,7 +114,7 @@ fn allocations(f: impl FnOnce()) -> Taken {
 fn compile(model: &Path, shapes: &Tensors) -> Plan {
     let shapes = shapes.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape().to_vec()));
     let binding = Binding { shapes: shapes.collect(), ..Binding::default() };
-    let options = TrainOptions { binding, select: select::Options::default(), amount: Amount::Density(0.1) };
+    let options = TrainOptions::new(binding, select::Options::default(), Amount::Density(0.1));
     compile_training(&Model::open(model).unwrap(), &options, &mut unobserved()).unwrap()
 }
 

@@ -15,6 +15,16 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// A limit that no training meets, and one that this does.
+#[test]
+fn memory_limits_are_met_or_refused_with_code_5() {
+    let place = Place::new();
+    let compile = ["compile", "model.onnx", "-o", "model.plan", "--memory-limit"];
+    place.fails(5, &[&compile[..], &["1KiB"]].concat(), &["at least", "MiB", "--memory-limit"]);
+    place.fails(2, &[&compile[..], &["much"]].concat(), &["6GiB"]);
+    place.ok(&[&compile[..], &["1GiB"]].concat());
+}
+
 fn reference(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(file)
 }

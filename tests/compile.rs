@@ -12,7 +12,7 @@ use sara_compiler::compile::{TrainOptions, canonical, compile_forward, compile_t
 use sara_compiler::import::{Binding, Model};
 use sara_compiler::ir::verify::verify;
 use sara_compiler::ir::{Def, Graph, Stage};
-use sara_compiler::select::{self, Amount, Role, Scope};
+use sara_compiler::select::{self, Amount, Pick, Role, Scope};
 use sara_runtime::executor::Executor;
 use sara_runtime::oracle::OracleType::*;
 use sara_runtime::plan::Plan;
@@ -51,7 +51,7 @@ impl Folder {
     fn train(&self, scope: Scope, exclude: Option<&str>) -> Result<Plan, String> {
         let select =
             select::Options { scope, exclude: exclude.map(|e| Regex::new(e).unwrap()), ..select::Options::default() };
-        let options = TrainOptions { binding: Binding::default(), select, amount: Amount::Density(0.5) };
+        let options = TrainOptions::new(Binding::default(), select, Amount::Density(0.5));
         compile_training(&self.open(), &options, &mut unobserved()).map_err(|e| e.to_string())
     }
 
@@ -60,6 +60,41 @@ impl Folder {
     fn trained(&self, scope: Scope) -> Vec<String> {
         let plan = self.train(scope, None).unwrap_or_else(|e| panic!("{e}"));
         plan.sparse.iter().map(|s| plan.weights[s.weight as usize].name.clone()).collect()
+    }
+}
+
+/// The entries of `w`, 40 by 50, that are picked.
+fn picked(pick: Pick, amount: Amount) -> Result<(Vec<f64>, Vec<u32>), String> {
+    let nodes = vec![node("MatMul", &["x", "w"], &["h"], &[]), node("MatMul", &["h", "v"], &["y"], &[])];
+    let folder = Folder::new(&plain(nodes, &[2, 40], vec![floats("w", &[40, 50]), floats("v", &[50, 3])]));
+    let graph = folder.graph();
+    let options = select::Options { pick, exclude: Some(Regex::new("^v$").unwrap()), ..select::Options::default() };
+    let chosen = select::choose(&folder.open(), &graph, &options, amount).map_err(|e| e.to_string())?;
+    let (_, index) = chosen.index.into_iter().next().unwrap();
+    Ok((noise(1, 2000), index))
+}
+
+#[test]
+fn the_smallest_the_largest_or_drawn_entries_are_picked() {
+    let size = |w: &[f64], i: u32| w[i as usize].abs();
+    for amount in [Amount::Count(300), Amount::Density(0.15)] {
+        let (w, smallest) = picked(Pick::Smallest, amount).unwrap();
+        let (_, largest) = picked(Pick::Largest, amount).unwrap();
+        assert_eq!((smallest.len(), largest.len()), (300, 300));
+        let bound = |index: &[u32], from: f64, f: fn(f64, f64) -> f64| index.iter().map(|i| size(&w, *i)).fold(from, f);
+        let others = |index: &[u32]| (0..2000).filter(|i| !index.contains(i)).collect::<Vec<u32>>();
+        assert!(bound(&smallest, 0.0, f64::max) < bound(&others(&smallest), f64::MAX, f64::min));
+        assert!(bound(&largest, f64::MAX, f64::min) > bound(&others(&largest), 0.0, f64::max));
+        let (_, drawn) = picked(Pick::Random(1), amount).unwrap();
+        assert!((250..350).contains(&drawn.len()) && drawn.is_sorted());
+        assert_eq!(picked(Pick::Random(1), amount).unwrap().1, drawn);
+        assert_ne!(picked(Pick::Random(2), amount).unwrap().1, drawn);
+        let mean = drawn.iter().map(|i| size(&w, *i)).sum::<f64>() / drawn.len() as f64;
+        let all = (0..2000).map(|i| size(&w, i)).sum::<f64>() / 2000.0;
+        assert!((mean / all - 1.0).abs() < 0.15, "{mean} of {all}");
+    }
+    for pick in [Pick::Largest, Pick::Random(1)] {
+        assert!(picked(pick, Amount::Threshold(0.1)).unwrap_err().contains("--trainable-params"));
     }
 }
 

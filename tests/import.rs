@@ -365,7 +365,7 @@ fn tensors_of_unknown_types_are_refused() {
     {
         t.elem_type = 8;
     }
-    refused(&model, &["model.onnx", "input `x`", "element type 8", "not supported"]);
+    refused(&model, &["model.onnx", "input `x`", "element type STRING (8)", "not supported"]);
 }
 
 #[test]
@@ -522,7 +522,11 @@ fn operands_that_do_not_fit_are_named() {
     check(vec![node("Reshape", &["x", "s"], &["y"], &[])], s(&[-1.0, -1.0]), &["`Reshape_of_y`"]);
     check(vec![node("Add", &["x"], &["y"], &[])], vec![], &["`Add_of_y`", "operand 1 is missing"]);
     check(vec![node("Concat", &["x", "x"], &["y"], &[("axis", Value::Int(7))])], vec![], &["axis 7", "rank 2"]);
-    check(vec![node("Cast", &["x"], &["y"], &[("to", Value::Int(8))])], vec![], &["`Cast_of_y`", "element type 8"]);
+    check(
+        vec![node("Cast", &["x"], &["y"], &[("to", Value::Int(8))])],
+        vec![],
+        &["`Cast_of_y`", "element type STRING (8)"],
+    );
     for positions in [&[9.0][..], &[0.0, 9.0]] {
         check(vec![node("Gather", &["x", "s"], &["y"], &[])], s(positions), &["`Gather_of_y`", "index 9", "outside"]);
     }

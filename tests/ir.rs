@@ -9,8 +9,10 @@ mod agree;
 
 use agree::{agree, every_third};
 use libtest_mimic::{Arguments, Failed, Trial};
+use sara_compiler::compile::{Precision, Residency};
 use sara_compiler::ir::parse;
 use sara_compiler::ir::verify::verify;
+use sara_compiler::loss::Loss;
 use sara_compiler::passes::{Context, PIPELINE, apply};
 use std::path::{Path, PathBuf};
 
@@ -62,7 +64,18 @@ fn run(path: &Path) -> Result<(), String> {
     let chosen = every_third(&after);
     for name in command.split_whitespace() {
         let pass = PIPELINE.iter().find(|p| p.name == name).ok_or(format!("there is no pass `{name}`"))?;
-        apply(pass, &mut after, &Context { selection: &chosen }).map_err(|e| e.to_string())?;
+        apply(
+            pass,
+            &mut after,
+            &Context {
+                selection: &chosen,
+                loss: Loss::default(),
+                limit: None,
+                weights: Residency::Streamed,
+                precision: Precision::Bf16,
+            },
+        )
+        .map_err(|e| e.to_string())?;
     }
     agree(&before, &after)?;
     let found = after.to_string();

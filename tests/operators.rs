@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const SECOND_ORDER: &[&str] = &[
     "AttentionGrad",
     "ConvGradWeight",
+    "Fetch",
     "GatherGrad",
     "GroupNormGrad",
     "GroupNormGradAffine",

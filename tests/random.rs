@@ -22,9 +22,10 @@ use generator::{Random, Step, generate};
 use outcome::Outcome;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
-use sara_compiler::compile::{canonical, compile_forward, unobserved};
+use sara_compiler::compile::{Precision, Residency, canonical, compile_forward, unobserved};
 use sara_compiler::import::{Model, import};
 use sara_compiler::ir::{Graph, rewrite};
+use sara_compiler::loss::Loss;
 use sara_compiler::passes::canonicalise::RULES;
 use sara_compiler::passes::{Context, PIPELINE, apply};
 use sara_compiler::select::Chosen;
@@ -35,7 +36,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 /// Random models in an ordinary run.
-const GRAPHS: u32 = 300;
+const GRAPHS: u32 = 1000;
 
 /// Everything that is known about a model, compared.
 fn check(recipe: &[Step], oracle: &Oracle) -> Result<(), String> {
@@ -69,7 +70,18 @@ fn check(recipe: &[Step], oracle: &Oracle) -> Result<(), String> {
 
 fn pass(graph: &mut Graph, name: &str, chosen: &Chosen) -> Result<(), String> {
     let pass = PIPELINE.iter().find(|p| p.name == name).ok_or_else(|| format!("there is no pass `{name}`"))?;
-    apply(pass, graph, &Context { selection: chosen }).map_err(|e| format!("{name}: {e}"))
+    apply(
+        pass,
+        graph,
+        &Context {
+            selection: chosen,
+            loss: Loss::default(),
+            limit: None,
+            weights: Residency::Resident,
+            precision: Precision::Single,
+        },
+    )
+    .map_err(|e| format!("{name}: {e}"))
 }
 
 fn same(case: &Case, model: &Model, graph: &Graph, data: &HashMap<String, Array>) -> Result<(), String> {

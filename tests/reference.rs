@@ -5,11 +5,13 @@
 mod common;
 
 use common::pytorch::{Export, inputs, run};
-use sara::compiler::compile::{TrainOptions, compile_gradients, compile_training, unobserved};
+use sara::compiler::Error;
+use sara::compiler::compile::{Precision, Residency, TrainOptions, compile_gradients, compile_training, unobserved};
 use sara::compiler::import::{Binding, Model};
-use sara::compiler::passes::differentiate::TARGET;
+use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
-use sara::runtime::executor::Executor;
+use sara::kernels::DType;
+use sara::runtime::executor::{Executor, memory};
 use sara::runtime::schedule::Schedule;
 use sara::runtime::tensor::{Tensors, read_safetensors};
 use sara::runtime::train::{self, Trainer};
@@ -83,15 +85,32 @@ struct Trajectory {
 }
 
 fn trajectory_trainer(name: &str, settings: &Trajectory, threads: usize) -> (Trainer, Tensors) {
+    limited_trainer(name, settings, threads, None, (Residency::Resident, Precision::Single)).unwrap()
+}
+
+/// The same within a limit on memory; or the least that there is.
+fn limited_trainer(
+    name: &str,
+    settings: &Trajectory,
+    threads: usize,
+    memory_limit: Option<u64>,
+    (weights, precision): (Residency, Precision),
+) -> Result<(Trainer, Tensors), u64> {
     let batches = tensors(&format!("trajectory/{name}.batches.safetensors"));
     let shapes = batches.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape()[1..].to_vec()));
     let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
+    let binding = Binding { shapes: shapes.collect(), ..Binding::default() };
+    let amount = Amount::Threshold(settings.threshold);
     let options = TrainOptions {
-        binding: Binding { shapes: shapes.collect(), ..Binding::default() },
-        select: select::Options::default(),
-        amount: Amount::Threshold(settings.threshold),
+        memory_limit,
+        weights,
+        precision,
+        ..TrainOptions::new(binding, select::Options::default(), amount)
     };
-    let plan = compile_training(&model, &options, &mut unobserved()).unwrap();
+    let plan = match compile_training(&model, &options, &mut unobserved()) {
+        Err(Error::Memory { least, .. }) => return Err(least),
+        plan => plan.unwrap(),
+    };
     let mut chosen: Vec<&str> = plan.sparse.iter().map(|s| plan.weights[s.weight as usize].name.as_str()).collect();
     chosen.sort_unstable();
     for name in chosen {
@@ -109,7 +128,7 @@ fn trajectory_trainer(name: &str, settings: &Trajectory, threads: usize) -> (Tra
         lambda_rank: 0.0,
         ..train::TrainOptions::default()
     };
-    (Trainer::new(Executor::new(plan, threads, None).unwrap(), options).unwrap(), batches)
+    Ok((Trainer::new(Executor::new(plan, threads, None).unwrap(), options).unwrap(), batches))
 }
 
 fn batch(batches: &Tensors, step: u64) -> Tensors {
@@ -154,7 +173,7 @@ fn training_is_that_of_the_reference() {
 }
 
 fn weight(trainer: &Trainer, w: usize) -> &[f32] {
-    trainer.executor.weight(w as u32)
+    trainer.executor.weight(w as u32).unwrap_or_default()
 }
 
 #[test]
@@ -177,6 +196,82 @@ fn runs_are_equal_to_the_bit_on_one_and_two_threads() {
 }
 
 #[test]
+fn less_memory_gives_the_same_bits() {
+    for name in ["dit.dynamo", "sd15_unet.ts"] {
+        let text = std::fs::read_to_string(path(&format!("trajectory/{name}.json"))).unwrap();
+        let settings: Trajectory = serde_json::from_str(&text).unwrap();
+        let least = |how| {
+            let least = limited_trainer(name, &settings, 1, Some(1), how).err().unwrap();
+            assert_eq!(limited_trainer(name, &settings, 1, Some(least - 1), how).err(), Some(least));
+            least
+        };
+        let outcome = |limit: Option<u64>, how| {
+            let (mut trainer, batches) = limited_trainer(name, &settings, 1, limit, how).unwrap();
+            let losses: Vec<u64> =
+                (0..4).map(|s| trainer.step(&[batch(&batches, s)]).unwrap().loss.to_bits()).collect();
+            let values =
+                |s| trainer.executor.state(s).map(|state| state.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+            let state: Vec<_> = (0..trainer.executor.plan().sparse.len()).map(values).collect();
+            let bytes: u64 = memory(trainer.executor.plan(), 1).iter().map(|kind| kind.1).sum();
+            (bytes, (losses, state))
+        };
+        for precision in [Precision::Single, Precision::Bf16] {
+            let free = outcome(None, (Residency::Resident, precision));
+            assert!(outcome(None, (Residency::Streamed, precision)).1 == free.1, "{name}");
+            let mut before = free.0;
+            for weights in [Residency::Resident, Residency::Streamed] {
+                let how = (weights, precision);
+                let tight = outcome(Some(least(how)), how);
+                println!("{name}: {} bytes instead of {before}, {how:?}", tight.0);
+                assert!(tight.0 < before, "{name}");
+                if precision == Precision::Single {
+                    assert!(tight.1 == free.1, "{name}");
+                }
+                // What is rounded before it is kept, and made again from what was not, differs by a rounding.
+                for (a, b) in tight.1.0.iter().zip(&free.1.0) {
+                    let (a, b) = (f64::from_bits(*a), f64::from_bits(*b));
+                    assert!((a - b).abs() < 1e-3 * b, "{name}: a loss of {a}, not {b}");
+                }
+                before = tight.0;
+            }
+        }
+    }
+}
+
+#[test]
+fn mixed_precision_follows_single_precision() {
+    for name in ["dit.dynamo", "sd15_unet.ts", "sd15_unet.dynamo"] {
+        let text = std::fs::read_to_string(path(&format!("trajectory/{name}.json"))).unwrap();
+        let settings: Trajectory = serde_json::from_str(&text).unwrap();
+        let how = (Residency::Resident, Precision::Bf16);
+        let (mut trainer, batches) = limited_trainer(name, &settings, 2, None, how).unwrap();
+        assert!(trainer.executor.plan().buffers.iter().any(|b| b.dtype == DType::Bf16));
+        let mut worst: f64 = 0.0;
+        for (step, expected) in settings.losses.iter().enumerate() {
+            let metrics = trainer.step(&[batch(&batches, step as u64)]).unwrap();
+            worst = worst.max((metrics.loss - expected).abs() / expected);
+        }
+        // What trains goes where it goes in single precision: the values are compared with how far they went.
+        let plan = trainer.executor.plan();
+        let last = tensors(&format!("trajectory/{name}.final.safetensors"));
+        let (mut apart, mut went) = (0.0, 0.0);
+        let first = limited_trainer(name, &settings, 1, None, how).unwrap().0;
+        for (s, sparse) in plan.sparse.iter().enumerate() {
+            let expected = last[&plan.weights[sparse.weight as usize].name].to_f64();
+            let (found, start) = (trainer.executor.values(s), first.executor.values(s));
+            for ((i, found), start) in sparse.index.iter().zip(found).zip(start) {
+                let expected = expected[*i as usize];
+                apart += (expected - f64::from(found)).powi(2);
+                went += (expected - f64::from(start)).powi(2);
+            }
+        }
+        let share = (apart / went).sqrt();
+        println!("{name}: losses differ by {worst:.1e}, values by {share:.1e} of their way");
+        assert!(worst < 1e-3 && share < 0.1, "{name}: {worst:e}, {share:e}");
+    }
+}
+
+#[test]
 fn masked_gradients_are_the_dense_ones_at_the_mask() {
     for name in ["sd15_unet.ts", "dit.dynamo"] {
         let case = tensors(&format!("{name}.case.safetensors"));
@@ -185,7 +280,7 @@ fn masked_gradients_are_the_dense_ones_at_the_mask() {
         let dense = compile_gradients(&model, &binding, &select::Options::default(), &mut unobserved()).unwrap();
         let mut dense = Executor::new(dense, 2, None).unwrap();
         run(&mut dense, "gradients", &inputs);
-        let options = TrainOptions { binding, select: select::Options::default(), amount: Amount::Density(0.1) };
+        let options = TrainOptions::new(binding, select::Options::default(), Amount::Density(0.1));
         let plan = compile_training(&model, &options, &mut unobserved()).unwrap();
         let mut sparse = Executor::new(plan, 2, None).unwrap();
         sparse.hyper()[sara::kernels::hyper::GRADIENT_SCALE] = 1.0;

@@ -4,21 +4,22 @@
 
 use nalgebra::DMatrix;
 use prost::Message;
-use sara::compiler::compile::{TrainOptions, compile_training, unobserved};
+use sara::compiler::compile::{Residency, TrainOptions, compile_training, unobserved};
 use sara::compiler::import::proto::{
     DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetId, TensorProto, TensorShapeProto, TensorTypeProto,
     TypeProto, ValueInfoProto, data_type,
 };
 use sara::compiler::import::{Binding, Model};
-use sara::compiler::passes::differentiate::TARGET;
+use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::kernels::hyper;
 use sara::runtime::adapter;
 use sara::runtime::checkpoint;
-use sara::runtime::executor::Executor;
+use sara::runtime::executor::{Executor, SparseState};
 use sara::runtime::plan::{Plan, Stored};
 use sara::runtime::rng::CounterRng;
 use sara::runtime::schedule::Schedule;
+use sara::runtime::source::Source;
 use sara::runtime::tensor::{Tensor, Tensors, read_safetensors};
 use sara::runtime::train::{self, Trainer};
 use std::path::{Path, PathBuf};
@@ -98,7 +99,7 @@ fn three() -> Vec<Matrix> {
 
 fn compile(model: &Path, binding: Binding, amount: Amount) -> Plan {
     let model = Model::open(model).unwrap();
-    let options = TrainOptions { binding, select: select::Options::default(), amount };
+    let options = TrainOptions::new(binding, select::Options::default(), amount);
     compile_training(&model, &options, &mut unobserved()).unwrap()
 }
 
@@ -155,7 +156,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn weights(executor: &Executor) -> Vec<Vec<u32>> {
     let all = executor.plan().weights.iter().enumerate();
     all.filter(|(_, w)| w.stored == Stored::Plain(sara::kernels::DType::F32))
-        .map(|(i, _)| bits(executor.weight(i as u32)))
+        .map(|(i, _)| bits(executor.weight(i as u32).unwrap_or_default()))
         .collect()
 }
 
@@ -172,10 +173,16 @@ fn snapshot(trainer: &Trainer) -> Snapshot {
 
 /// A bundled transformer with its batches.
 fn dit() -> (Plan, Vec<Tensors>) {
+    dit_with(Residency::Resident)
+}
+
+fn dit_with(weights: Residency) -> (Plan, Vec<Tensors>) {
     let (all, _) = read_safetensors(&reference("trajectory/dit.dynamo.batches.safetensors")).unwrap();
     let shapes = all.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape()[1..].to_vec()));
     let binding = Binding { shapes: shapes.collect(), ..Binding::default() };
-    let plan = compile(&reference("dit.dynamo.onnx"), binding, Amount::Threshold(5e-3));
+    let model = Model::open(&reference("dit.dynamo.onnx")).unwrap();
+    let options = TrainOptions::new(binding, select::Options::default(), Amount::Threshold(5e-3));
+    let plan = compile_training(&model, &TrainOptions { weights, ..options }, &mut unobserved()).unwrap();
     let steps = all[TARGET].shape()[0];
     let batch = |i| all.iter().map(|(n, t)| (n.clone(), t.at(i).unwrap())).collect();
     (plan, (0..steps).map(batch).collect())
@@ -213,7 +220,7 @@ fn a_resumed_run_is_the_unbroken_run() {
                 first.step(&micro(batches, &options, step)).unwrap();
             }
             let run = tempfile::tempdir().unwrap();
-            let saved = checkpoint::save(&first, run.path()).unwrap();
+            let saved = checkpoint::save(&first, run.path(), 2).unwrap();
             let before = snapshot(&first);
             drop(first);
             let mut second = trainer(plan, 2, &train::TrainOptions { seed: 7, ..options.clone() });
@@ -238,12 +245,42 @@ fn a_resumed_run_is_the_unbroken_run() {
 }
 
 #[test]
+fn a_run_may_go_on_with_its_weights_in_their_file() {
+    let (resident, batches) = dit();
+    let (streamed, _) = dit_with(Residency::Streamed);
+    let threshold = resident.selection.threshold;
+    let options = train::TrainOptions { threshold, progressive_iter: Some(2), learning_rate: 2e-3, ..options() };
+    let end = |first: &Plan, second: &Plan| {
+        let run = tempfile::tempdir().unwrap();
+        let mut t = trainer(first, 2, &options);
+        for batch in &batches[..3] {
+            t.step(std::slice::from_ref(batch)).unwrap();
+        }
+        let saved = checkpoint::save(&t, run.path(), 2).unwrap();
+        let mut t = trainer(second, 1, &options);
+        checkpoint::load(&mut t, &saved).unwrap();
+        let losses: Vec<u64> =
+            batches[3..6].iter().map(|b| t.step(std::slice::from_ref(b)).unwrap().loss.to_bits()).collect();
+        let sparse = 0..t.executor.plan().sparse.len();
+        let state: Vec<_> = sparse.clone().map(|s| t.executor.state(s).map(bits)).collect();
+        let values: Vec<_> = sparse.clone().map(|s| bits(&t.executor.values(s))).collect();
+        let left: Vec<_> = sparse.map(|s| (t.executor.left(s).0.to_vec(), bits(t.executor.left(s).1))).collect();
+        assert!(left.iter().any(|l| !l.0.is_empty()), "nothing was left behind");
+        (losses, state, values, left)
+    };
+    let straight = end(&resident, &resident);
+    assert!(end(&streamed, &streamed) == straight);
+    assert!(end(&resident, &streamed) == straight);
+    assert!(end(&streamed, &resident) == straight);
+}
+
+#[test]
 fn a_checkpoint_of_something_else_or_damaged_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let plan = chain_plan(folder.path(), &three(), 1, Amount::Density(0.1));
     let mut trained = trainer(&plan, 1, &options());
     trained.step(&[data(&plan, 1)]).unwrap();
-    let saved = checkpoint::save(&trained, folder.path()).unwrap();
+    let saved = checkpoint::save(&trained, folder.path(), 2).unwrap();
     let refusal = |plan: &Plan| {
         let mut fresh = trainer(plan, 1, &options());
         let before = snapshot(&fresh);
@@ -276,7 +313,7 @@ fn the_latest_checkpoint_is_the_one_of_most_steps() {
     let mut t = trainer(&plan, 1, &options());
     for step in [7, 1_000_000, 999_999, 20] {
         t.step = step;
-        checkpoint::save(&t, run.path()).unwrap();
+        checkpoint::save(&t, run.path(), 2).unwrap();
     }
     std::fs::create_dir(run.path().join("checkpoint-2000000")).unwrap();
     assert_eq!(checkpoint::latest(run.path()).unwrap(), Some((1_000_000, run.path().join("checkpoint-1000000"))));
@@ -380,7 +417,7 @@ fn reselection_shrinks_keeps_moments_and_leaves_the_rest_in_place() {
     // The re-selection alone, on a twin.
     let run = tempfile::tempdir().unwrap();
     let mut twin = trainer(&plan, 2, &options);
-    checkpoint::load(&mut twin, &checkpoint::save(&t, run.path()).unwrap()).unwrap();
+    checkpoint::load(&mut twin, &checkpoint::save(&t, run.path(), 2).unwrap()).unwrap();
     let kept = twin.executor.reselect();
     assert!(0 < kept && kept < plan.selection.trainable, "{kept}");
     assert!(snapshot(&twin).weights == before.weights, "re-selection changed a weight");
@@ -432,7 +469,9 @@ fn reselection_takes_the_threshold_of_each_weight() {
         let mut values = t.executor.state(s)[0].to_vec();
         values.iter_mut().step_by(2).for_each(|v| *v = 1.5 * *threshold as f32);
         let zero = vec![0.0; index.len()];
-        t.executor.set_state(s, &index, &values, &zero, &zero).unwrap();
+        let moments = [&zero[..], &zero[..]];
+        let state = SparseState { index: &index, values: &values, moments, left: &[], left_values: &[] };
+        t.executor.set_state(s, &state).unwrap();
         expected.push(index.into_iter().skip(1).step_by(2).collect::<Vec<_>>());
     }
     t.step = 1;
@@ -480,7 +519,7 @@ fn external_data_of_another_model_is_refused() {
     let plan = make(1);
     assert_eq!(other.model.sha256, plan.model.sha256, "only the external data differs");
     let values: Vec<Vec<f32>> = plan.sparse.iter().map(|s| vec![0.0; s.index.len()]).collect();
-    adapter::between(&plan, &path, &values).unwrap();
+    adapter::between(&plan, &Source::new(&path), &values).unwrap();
     let refusal = |plan: &Plan| Executor::new(plan.clone(), 2, None).map(drop).unwrap_err().to_string();
     let error = refusal(&other);
     for part in ["chain.data: ", "weight `w0`", "compile the plan again"] {
@@ -494,7 +533,7 @@ fn external_data_of_another_model_is_refused() {
     std::fs::write(&data, &bytes).unwrap();
     let error = refusal(&plan);
     assert!(error.contains("weight `w1`"), "{error}");
-    let error = adapter::between(&plan, &path, &values).unwrap_err().to_string();
+    let error = adapter::between(&plan, &Source::new(&path), &values).unwrap_err().to_string();
     assert!(error.contains("chain.data: ") && error.contains("weight `w1`"), "{error}");
 }
 
@@ -512,7 +551,7 @@ fn a_checkpoint_of_other_external_data_is_refused() {
     let plan = make(1.0);
     let mut trained = trainer(&plan, 1, &options());
     trained.step(&[data(&plan, 1)]).unwrap();
-    let saved = checkpoint::save(&trained, folder.path()).unwrap();
+    let saved = checkpoint::save(&trained, folder.path(), 2).unwrap();
     let other = make(2.0);
     assert_eq!(other.model.sha256, plan.model.sha256);
     assert_eq!(other.sparse[0].index, plan.sparse[0].index, "the same entries are the smallest");

@@ -4,23 +4,74 @@ use crate::error::{Error, Result};
 use crate::import::{Binding, Model, import};
 use crate::ir::verify::{LOSS, verify};
 use crate::ir::{Block, Def, Graph, Payload, Stage, State, Type, ValueId};
+use crate::loss::Loss;
 use crate::lower::{Buffers, lower, sparse_numbers};
 use crate::ops::{Accumulate, LowRank};
-use crate::passes::{Context, PIPELINE, apply, differentiate, update};
+use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, update};
 use crate::place::place;
 use crate::select::{self, Amount, Chosen};
 use sara_kernels::{DType, hyper};
-use sara_runtime::plan::{Plan, Selection, Sparse, Weight};
+use sara_runtime::executor::{memory, memory_by_kind};
+use sara_runtime::plan::{Plan, Program, Selection, Sparse, Weight};
+
+/// Where weights are while a plan runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residency {
+    /// In memory.
+    #[default]
+    Resident,
+    /// The large ones in the model's files, which are mapped; each is copied for the launch that reads it.
+    Streamed,
+}
+
+/// What is stored in half precision. Sums are in single precision, and so is what trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Nothing.
+    #[default]
+    Single,
+    /// Weights of products and convolutions, and what is kept for the backward, in bfloat16.
+    Bf16,
+}
 
 /// What to compile for training.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
     /// Shapes.
     pub binding: Binding,
+    /// Further shapes, each with a name: programs of their own over the same weights.
+    pub buckets: Vec<(String, Binding)>,
     /// Which weights may train.
     pub select: select::Options,
     /// How many of their entries train.
     pub amount: Amount,
+    /// What is made small.
+    pub loss: Loss,
+    /// Bytes of memory that training may take.
+    pub memory_limit: Option<u64>,
+    /// Where weights are while training.
+    pub weights: Residency,
+    /// What is stored in half precision.
+    pub precision: Precision,
+    /// Threads that training will run on; each needs memory of its own.
+    pub threads: usize,
+}
+
+impl TrainOptions {
+    /// Options without a limit on memory, for one thread.
+    pub fn new(binding: Binding, select: select::Options, amount: Amount) -> TrainOptions {
+        TrainOptions {
+            binding,
+            buckets: Vec::new(),
+            select,
+            amount,
+            loss: Loss::default(),
+            memory_limit: None,
+            weights: Residency::Resident,
+            precision: Precision::Single,
+            threads: 1,
+        }
+    }
 }
 
 /// Called with the name of each pass and the graph after it.
@@ -36,38 +87,48 @@ pub fn canonical(model: &Model, binding: &Binding, observe: Observer<'_>) -> Res
     let mut graph = import(model, binding)?;
     verify(&graph, "import")?;
     observe("import", &graph)?;
-    run_passes(&mut graph, &Chosen::default(), Stage::Imported..=Stage::Canonical, observe)?;
+    let context = Context {
+        selection: &Chosen::default(),
+        loss: Loss::default(),
+        limit: None,
+        weights: Residency::Resident,
+        precision: Precision::Single,
+    };
+    run_passes(&mut graph, &context, Stage::Imported..=Stage::Canonical, observe)?;
     Ok(graph)
 }
 
 fn run_passes(
     graph: &mut Graph,
-    chosen: &Chosen,
+    context: &Context<'_>,
     stages: std::ops::RangeInclusive<Stage>,
     observe: Observer<'_>,
 ) -> Result<()> {
-    let context = Context { selection: chosen };
     for pass in PIPELINE.iter().filter(|p| stages.contains(&p.stage)) {
-        apply(pass, graph, &context)?;
+        apply(pass, graph, context)?;
         observe(pass.name, graph)?;
     }
     Ok(())
 }
 
-/// Compiles a model for training: programs `train`, `forward`, `update`, and one for each matrix that takes part in the low-rank
-/// term.
+/// Compiles a model for training: programs `train`, `forward`, `update`, one for each matrix that takes part in the low-rank
+/// term, and `train:NAME` and `forward:NAME` for each bucket.
 pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
-    let mut graph = canonical(model, &options.binding, observe)?;
+    let graph = canonical(model, &options.binding, observe)?;
     let chosen = select::choose(model, &graph, &options.select, options.amount)?;
-    run_passes(&mut graph, &chosen, Stage::Sparse..=Stage::Fused, observe)?;
+    let mut graph = sparse_graph(graph, &chosen, options, observe)?;
     let mut buffers = Buffers::new(sparse_numbers(&graph));
-    let loss: Vec<_> = graph.returns.iter().filter(|r| r.0 == LOSS).cloned().collect();
-    let outputs: Vec<_> = graph.returns.iter().filter(|r| r.0 != LOSS).cloned().collect();
-    let mut programs = vec![
-        lower(&graph, "train", &[Block::Forward, Block::Backward], &loss, &mut buffers),
-        lower(&graph, "forward", &[Block::Forward], &outputs, &mut buffers),
-        lower(&graph, "update", &[Block::Update], &[], &mut buffers),
-    ];
+    let mut programs = training_programs(&graph, &mut buffers);
+    for (name, binding) in &options.buckets {
+        let own = canonical(model, binding, &mut unobserved())?;
+        let own = sparse_graph(own, &chosen, options, &mut unobserved())?;
+        if own.weights != graph.weights {
+            return Err(Error::Option(format!(
+                "the model has other weights at the shapes of {name}; compile a plan for them alone"
+            )));
+        }
+        programs.extend(shaped_programs(&own, &format!(":{name}"), &mut buffers));
+    }
     let mut sparse = Vec::new();
     let indices: Vec<(ValueId, ValueId, Vec<u32>)> = graph
         .values()
@@ -92,7 +153,66 @@ pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer
         let (threshold, base_sha256) = chosen.base.get(&weight).cloned().unwrap_or_default();
         sparse.push(Sparse { weight: weight as u32, index, threshold, base_sha256, low_rank });
     }
-    finish(model, &graph, buffers, programs, sparse, chosen.summary)
+    let plan = finish(model, &graph, buffers, programs, sparse, chosen.summary)?;
+    let least = total(memory(&plan, options.threads));
+    match options.memory_limit.filter(|limit| *limit < least) {
+        Some(limit) => Err(Error::Memory { limit, least }),
+        None => Ok(plan),
+    }
+}
+
+/// The graph of a training step, for a canonical graph and what trains.
+fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, observe: Observer<'_>) -> Result<Graph> {
+    let (weights, precision) = (options.weights, options.precision);
+    let unlimited = Context { selection: chosen, loss: options.loss, limit: None, weights, precision };
+    let measure = |graph: &Graph| {
+        let mut graph = graph.clone();
+        for pass in PIPELINE.iter().skip_while(|p| p.name != "rematerialise").skip(1) {
+            (pass.run)(&mut graph, &unlimited)?;
+        }
+        let mut buffers = Buffers::new(sparse_numbers(&graph));
+        let mut programs = training_programs(&graph, &mut buffers);
+        programs.iter_mut().for_each(|p| place(p, &mut buffers.list));
+        let arena = arena_bytes(&programs);
+        let trained = chosen.index.values().map(Vec::len);
+        Ok(total(memory_by_kind(
+            &graph.weights,
+            &buffers.list,
+            trained,
+            buffers.constants.len(),
+            arena,
+            options.threads,
+        )))
+    };
+    let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
+    let context = Context { limit, ..unlimited };
+    run_passes(&mut graph, &context, Stage::Sparse..=Stage::Fused, observe)?;
+    Ok(graph)
+}
+
+/// The programs that every training has, not placed yet.
+fn training_programs(graph: &Graph, buffers: &mut Buffers) -> Vec<Program> {
+    let mut programs = shaped_programs(graph, "", buffers).to_vec();
+    programs.push(lower(graph, "update", &[Block::Update], &[], buffers));
+    programs
+}
+
+/// Those of them that depend on shapes, their names followed by `suffix`.
+fn shaped_programs(graph: &Graph, suffix: &str, buffers: &mut Buffers) -> [Program; 2] {
+    let (loss, outputs): (Vec<_>, Vec<_>) = graph.returns.iter().cloned().partition(|r| r.0 == LOSS);
+    [
+        lower(graph, &format!("train{suffix}"), &[Block::Forward, Block::Backward], &loss, buffers),
+        lower(graph, &format!("forward{suffix}"), &[Block::Forward], &outputs, buffers),
+    ]
+}
+
+fn total(kinds: [(&str, u64); 6]) -> u64 {
+    kinds.iter().map(|k| k.1).sum()
+}
+
+/// Programs run one at a time and share the arena.
+fn arena_bytes(programs: &[Program]) -> u64 {
+    programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0)
 }
 
 /// Compiles a model for inference: the program `forward`.
@@ -119,7 +239,7 @@ pub fn compile_gradients(
         .filter(|(_, v)| matches!(v.def, Def::Weight(w) if eligible.contains(&w)))
         .map(|(id, _)| id)
         .collect();
-    let loss = differentiate::add_loss(&mut graph)?;
+    let loss = Loss::default().add(&mut graph)?;
     let found = differentiate::gradients(&mut graph, loss, &wanted)?;
     graph.returns = vec![(LOSS.to_owned(), loss)];
     for (weight, gradient) in found {
@@ -159,7 +279,7 @@ fn finish(
     model: &Model,
     graph: &Graph,
     mut buffers: Buffers,
-    mut programs: Vec<sara_runtime::plan::Program>,
+    mut programs: Vec<Program>,
     sparse: Vec<Sparse>,
     selection: Selection,
 ) -> Result<Plan> {
@@ -170,7 +290,7 @@ fn finish(
         name: graph.name.clone(),
         model: model.identity()?,
         selection,
-        arena_bytes: programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0),
+        arena_bytes: arena_bytes(&programs),
         buffers: buffers.list,
         weights: graph.weights.clone(),
         sparse,

@@ -45,6 +45,14 @@ pub enum Error {
     /// An option does not fit the model.
     #[error("{0}")]
     Option(String),
+    /// No plan takes as little memory as was asked for.
+    #[error("training takes at least {least} bytes of memory; the limit is {limit}")]
+    Memory {
+        /// Bytes that were asked for.
+        limit: u64,
+        /// Bytes that are needed.
+        least: u64,
+    },
     /// A text could not be parsed.
     #[error("line {line}: {reason}")]
     Text {

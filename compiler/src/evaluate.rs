@@ -36,6 +36,10 @@ pub fn execute(
         let buffer = match &value.def {
             Def::Arg(name) => program.inputs.iter().find(|p| p.name == *name).map(|p| p.buffer),
             Def::Node(..) | Def::Const(_) => None,
+            Def::Index(..) | Def::Param(_) => {
+                let place = buffers.place_of(graph, id);
+                place.and_then(|p| buffer_at(&buffers, p).or_else(|| buffer_at(&buffers, p.whole()?)))
+            }
             _ => buffers.place_of(graph, id).and_then(|place| buffer_at(&buffers, place)),
         };
         let Some(buffer) = buffer else { continue };
@@ -53,6 +57,8 @@ pub fn execute(
             )));
         }
         memory.set(buffer, &bytes);
+        let whole = buffers.place_of(graph, id).and_then(Place::whole).and_then(|place| buffer_at(&buffers, place));
+        whole.into_iter().for_each(|whole| memory.set(whole, &bytes));
         if matches!(value.def, Def::State(State::Gradient, _) | Def::Param(_)) {
             states.push((value.name.clone(), buffer));
         }

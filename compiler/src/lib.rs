@@ -8,6 +8,8 @@ mod error;
 pub mod evaluate;
 pub mod import;
 pub mod ir;
+pub mod limits;
+pub mod loss;
 pub mod lower;
 pub mod ops;
 pub mod passes;

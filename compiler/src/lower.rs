@@ -32,6 +32,7 @@ impl Buffers {
         let sparse = || self.sparse[&weight_of(graph, value)];
         Some(match graph.value(value).def {
             Def::Weight(weight) => Place::Weight(weight as u32),
+            Def::File(of) => Place::File(weight_of(graph, of) as u32),
             Def::Index(..) => Place::Index(sparse()),
             Def::Param(_) => Place::Param(sparse()),
             Def::State(State::Gradient, _) => Place::Gradient(sparse()),
@@ -77,6 +78,8 @@ pub struct Lower<'a> {
     buffers: &'a mut Buffers,
     bound: &'a mut HashMap<ValueId, BufferId>,
     steps: &'a mut Vec<Step>,
+    /// Operands whose memory nothing reads after this node.
+    dying: &'a HashSet<ValueId>,
 }
 
 impl Lower<'_> {
@@ -92,6 +95,15 @@ impl Lower<'_> {
     pub fn try_input(&mut self, i: usize) -> Option<BufferId> {
         let value = self.graph.node(self.node).inputs.get(i).copied().flatten()?;
         Some(self.bind(value))
+    }
+
+    /// Buffer of operand `i`; of an index or a param, with what trains no more.
+    pub fn try_whole(&mut self, i: usize) -> Option<BufferId> {
+        let value = self.graph.node(self.node).inputs.get(i).copied().flatten()?;
+        let whole = self.buffers.place_of(self.graph, value).and_then(Place::whole);
+        let Some(whole) = whole else { return Some(self.bind(value)) };
+        let v = self.graph.value(value);
+        Some(self.buffers.fixed(&v.name, &v.ty, whole))
     }
 
     /// Buffer of result `i`.
@@ -118,6 +130,11 @@ impl Lower<'_> {
         let buffer = self.input(input);
         let value = self.graph.node(self.node).outputs[output];
         self.bound.insert(value, buffer);
+    }
+
+    /// Whether operand `i` lies in memory that nothing reads after this node, so that a result may take its place.
+    pub fn dies(&self, i: usize) -> bool {
+        self.graph.node(self.node).inputs.get(i).copied().flatten().is_some_and(|v| self.dying.contains(&v))
     }
 
     /// Working memory for the launches of this node.
@@ -185,7 +202,7 @@ pub fn contiguous(shape: &[usize]) -> Scalar {
 fn weight_of(graph: &Graph, value: ValueId) -> usize {
     match graph.value(value).def {
         Def::Weight(weight) => weight,
-        Def::Index(of, _) | Def::Param(of) | Def::State(_, of) => weight_of(graph, of),
+        Def::File(of) | Def::Index(of, _) | Def::Param(of) | Def::State(_, of) => weight_of(graph, of),
         _ => unreachable!("`%{}` belongs to no weight", graph.value(value).name),
     }
 }
@@ -239,12 +256,38 @@ pub fn lower(
             inputs.push(port(name, id, buffer));
         }
     }
-    for node in nodes {
-        let mut l = Lower { graph, node, buffers, bound: &mut bound, steps: &mut steps };
-        graph.node(node).op.lower(&mut l);
+    for (node, dying) in nodes.iter().zip(deaths(graph, &nodes, returns)) {
+        let mut l = Lower { graph, node: *node, buffers, bound: &mut bound, steps: &mut steps, dying: &dying };
+        graph.node(*node).op.lower(&mut l);
     }
     let outputs = returns.iter().map(|(name, v)| port(name, *v, bind(graph, *v, buffers, &mut bound))).collect();
     Program { name: name.to_owned(), inputs, outputs, steps, arena_bytes: 0, peak: Default::default() }
+}
+
+/// For each node the operands that lie in the arena and that neither a later node nor a return reads, themselves or through
+/// another view.
+fn deaths(graph: &Graph, nodes: &[NodeId], returns: &[(String, ValueId)]) -> Vec<HashSet<ValueId>> {
+    let mut viewed: HashMap<ValueId, ValueId> = HashMap::new();
+    for node in nodes.iter().map(|id| graph.node(*id)).filter(|n| n.op.is_view()) {
+        if let Some(Some(of)) = node.inputs.first() {
+            viewed.insert(node.outputs[0], viewed.get(of).copied().unwrap_or(*of));
+        }
+    }
+    let memory = |v: ValueId| viewed.get(&v).copied().unwrap_or(v);
+    let mut read_later: HashSet<ValueId> = returns.iter().map(|r| memory(r.1)).collect();
+    let mut deaths = Vec::with_capacity(nodes.len());
+    for id in nodes.iter().rev() {
+        let node = graph.node(*id);
+        let operands = || node.inputs.iter().flatten().copied();
+        let made = |v: &ValueId| matches!(graph.value(memory(*v)).def, Def::Node(..));
+        let mut seen = HashSet::new();
+        let twice: HashSet<ValueId> = operands().map(memory).filter(|v| !seen.insert(*v)).collect();
+        let alone = |v: &ValueId| !read_later.contains(&memory(*v)) && !twice.contains(&memory(*v));
+        deaths.push(if node.op.is_view() { HashSet::new() } else { operands().filter(made).filter(alone).collect() });
+        read_later.extend(operands().map(memory));
+    }
+    deaths.reverse();
+    deaths
 }
 
 /// The nodes of the blocks that the returns depend on, and those that act on state.
@@ -266,7 +309,8 @@ fn needed(graph: &Graph, blocks: &[Block], returns: &[(String, ValueId)]) -> Vec
 pub fn lower_node(graph: &Graph, node: NodeId, buffers: &mut Buffers) -> (Vec<Step>, Vec<BufferId>) {
     let mut bound = HashMap::new();
     let mut steps = Vec::new();
-    let mut l = Lower { graph, node, buffers, bound: &mut bound, steps: &mut steps };
+    let dying = HashSet::new();
+    let mut l = Lower { graph, node, buffers, bound: &mut bound, steps: &mut steps, dying: &dying };
     graph.node(node).op.lower(&mut l);
     let outputs = graph.node(node).outputs.iter().map(|v| bind(graph, *v, buffers, &mut bound)).collect();
     (steps, outputs)

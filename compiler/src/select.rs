@@ -9,7 +9,11 @@ use regex::Regex;
 use sara_kernels::DType;
 use sara_runtime::files::sha256;
 use sara_runtime::plan::{Selection, Weight};
+use sara_runtime::rng::CounterRng;
 use std::collections::BTreeMap;
+
+/// The threshold of entries that were not chosen by magnitude: all stay below it, so re-selection drops none.
+const NO_THRESHOLD: f64 = f32::MAX as f64;
 
 /// Which kinds of weights are eligible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -32,11 +36,25 @@ pub enum Amount {
     Density(f64),
 }
 
+/// Which entries the amount is made up of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pick {
+    /// Those of smallest magnitude, the paper's rule.
+    #[default]
+    Smallest,
+    /// Those of largest magnitude, to compare with.
+    Largest,
+    /// Those that this seed draws, to compare with.
+    Random(u64),
+}
+
 /// What the user asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Kinds of weights.
     pub scope: Scope,
+    /// Which of their entries.
+    pub pick: Pick,
     /// Only weights whose name or path matches.
     pub target: Option<Regex>,
     /// No weights whose name or path matches.
@@ -177,10 +195,17 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
     let eligible: u64 = weights.iter().map(|w| graph.weights[*w].len()).sum();
     let read =
         |weight: usize| read_weight(model, &graph.weights[weight]).map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(&b));
-    let threshold = match amount {
-        Amount::Threshold(t) => t,
-        Amount::Count(count) => threshold_for(count, &weights, read)?,
-        Amount::Density(_) => 0.0,
+    let threshold = match (amount, options.pick) {
+        (Amount::Threshold(t), Pick::Smallest) => t,
+        (Amount::Threshold(_), _) => {
+            return Err(Error::Option(
+                "--threshold chooses the smallest entries; with another --pick use --trainable-params or --density"
+                    .into(),
+            ));
+        }
+        (Amount::Count(count), Pick::Smallest) => threshold_for(count, &weights, read)?,
+        (Amount::Count(count), Pick::Largest) => threshold_for(eligible.saturating_sub(count), &weights, read)?,
+        (Amount::Count(_), Pick::Random(_)) | (Amount::Density(_), _) => 0.0,
     };
     let mut chosen = Chosen::default();
     let mut largest: f64 = threshold;
@@ -190,17 +215,27 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
             let name = &graph.weights[weight].name;
             return Err(Error::file(
-                &model.path,
+                model.path(),
                 format!("weight `{name}` is {} at {at}; repair it or exclude it", values[at]),
             ));
         }
         smallest = values.iter().fold(smallest, |m, v| m.min(v.abs()));
-        let (own, index) = match amount {
-            Amount::Density(share) => smallest_share(&values, share),
-            _ => {
-                let below = (0u32..).zip(&values).filter(|(_, v)| f64::from(v.abs()) < threshold);
-                (threshold, below.map(|(i, _)| i).collect())
+        let below = |wanted: bool| {
+            let found = (0u32..).zip(&values).filter(move |(_, v)| (f64::from(v.abs()) < threshold) == wanted);
+            found.map(|(i, _)| i).collect()
+        };
+        let (own, index) = match (options.pick, amount) {
+            (Pick::Smallest, Amount::Density(share)) => smallest_share(&values, share),
+            (Pick::Smallest, _) => (threshold, below(true)),
+            (Pick::Largest, Amount::Density(share)) => {
+                (NO_THRESHOLD, all_but(smallest_share(&values, 1.0 - share).1, &values))
             }
+            (Pick::Largest, _) => (NO_THRESHOLD, below(false)),
+            (Pick::Random(seed), Amount::Density(share)) => (NO_THRESHOLD, drawn(&values, share, seed, weight)),
+            (Pick::Random(seed), Amount::Count(count)) => {
+                (NO_THRESHOLD, drawn(&values, count as f64 / eligible as f64, seed, weight))
+            }
+            (Pick::Random(_), Amount::Threshold(_)) => continue,
         };
         largest = largest.max(own);
         chosen.index.insert(weight, index);
@@ -274,6 +309,18 @@ fn smallest_share(values: &[f32], share: f64) -> (f64, Vec<u32>) {
         }
     }
     (f64::from(f32::from_bits(nth.to_bits() + 1)), index)
+}
+
+/// The positions that `without`, which is ascending, leaves out.
+fn all_but(without: Vec<u32>, values: &[f32]) -> Vec<u32> {
+    let mut without = without.into_iter().peekable();
+    (0..values.len() as u32).filter(|i| without.next_if_eq(i).is_none()).collect()
+}
+
+/// Each position with this probability. Each weight has a stream of its own.
+fn drawn(values: &[f32], share: f64, seed: u64, weight: usize) -> Vec<u32> {
+    let mut rng = CounterRng::new(seed, weight as u64);
+    (0..values.len() as u32).filter(|_| rng.uniform() < share).collect()
 }
 
 /// Refuses weights whose training would be lost or would change another weight, and weights with more positions than an index

@@ -1,6 +1,6 @@
 // What attention and its gradient share: tiles of scores.
 #pragma once
-#include "kernel.h"
+#include "half.h"
 
 // Queries and keys of a tile, elements of a row that are loaded at once, and threads of a block.
 constexpr int SIDE = 32;
@@ -34,8 +34,15 @@ DEVICE int own_column() {
     return thread_id() % 8 * 4;
 }
 
+// An operand of a product, rounded to bfloat16 if HALF.
+template <bool HALF, class T>
+DEVICE T operand(T x) {
+    if constexpr (HALF) return wide(narrow(x));
+    else return x;
+}
+
 // Products of rows of a, from row on of a_rows, with rows of b, all of `width` elements. Rows beyond the end are zero.
-template <class T>
+template <bool HALF, class T>
 DEVICE Own<T> rows_by_rows(const T* a, i64 row, i64 a_rows, const T* b, i64 column, i64 b_rows, i64 width, Square<T>& left,
                            Square<T>& right) {
     Own<T> sum;
@@ -44,8 +51,8 @@ DEVICE Own<T> rows_by_rows(const T* a, i64 row, i64 a_rows, const T* b, i64 colu
         for (int place = thread_id(); place < SIDE * CHUNK; place += SQUARE) {
             int r = place / CHUNK, c = place % CHUNK;
             bool inside = first + c < width;
-            left.of[r][c] = inside && row + r < a_rows ? a[(row + r) * width + first + c] : T(0);
-            right.of[r][c] = inside && column + r < b_rows ? b[(column + r) * width + first + c] : T(0);
+            left.of[r][c] = inside && row + r < a_rows ? operand<HALF>(a[(row + r) * width + first + c]) : T(0);
+            right.of[r][c] = inside && column + r < b_rows ? operand<HALF>(b[(column + r) * width + first + c]) : T(0);
         }
         __syncthreads();
         for (int k = 0; k < CHUNK; k++) {
@@ -60,20 +67,23 @@ DEVICE Own<T> rows_by_rows(const T* a, i64 row, i64 a_rows, const T* b, i64 colu
 }
 
 // sum += p @ v, or p^T @ v: 32 columns of v from `first` on, whose rows begin at `row`. Waits before and after.
-template <bool TURNED, class T>
+template <bool HALF, bool TURNED, class T>
 DEVICE void add_rows(Own<T>& sum, const Square<T>& p, const T* v, i64 row, i64 rows, i64 width, i64 first, Square<T>& right) {
     for (int place = thread_id(); place < SIDE * CHUNK; place += SQUARE) {
         int r = place / CHUNK, c = place % CHUNK;
-        right.of[r][c] = row + r < rows && first + c < width ? v[(row + r) * width + first + c] : T(0);
+        right.of[r][c] = row + r < rows && first + c < width ? operand<HALF>(v[(row + r) * width + first + c]) : T(0);
     }
     __syncthreads();
     for (int k = 0; k < SIDE; k++) {
         UNROLL
         for (int i = 0; i < 2; i++) {
-            T weight = TURNED ? p.of[k][own_row() + i] : p.of[own_row() + i][k];
+            T weight = operand<HALF>(TURNED ? p.of[k][own_row() + i] : p.of[own_row() + i][k]);
             UNROLL
             for (int j = 0; j < 4; j++) sum.of[i][j] = fma(weight, right.of[k][own_column() + j], sum.of[i][j]);
         }
     }
     __syncthreads();
 }
+
+// Makes entry points for the types of the arguments: make(type, name, whether operands of products are rounded).
+#define FOR_ATTENTION(make) make(f32, f32, false) make(f64, f64, false) make(f32, half, true)

@@ -1,4 +1,4 @@
-// The shape of a convolution, as cuda_geometry in conv/geometry.rs writes it; spatial dimensions are depth, height, width.
+// The shape of a convolution, as Geometry::param writes it; spatial dimensions are depth, height, width.
 #pragma once
 #include "product.h"
 
@@ -15,32 +15,132 @@ struct Geometry {
     DEVICE i64 taps() const {
         return kernel[0] * kernel[1] * kernel[2];
     }
+};
 
-    // Input element that an output element reads through a tap; -1 where it is padding.
-    DEVICE i64 source(i64 point, i64 tap) const {
-        i64 at = 0, scale = 1;
-        for (int d = 2; d >= 0; d--) {
-            i64 i = point % output[d] * strides[d] + tap % kernel[d] * dilations[d] - pads[d];
-            if (i < 0 || i >= input[d]) return -1;
-            at += i * scale;
-            scale *= input[d];
-            point /= output[d];
-            tap /= kernel[d];
-        }
-        return at;
+// Where an element of an image lies: of its channels the first element, and its place.
+struct Point {
+    i64 at;
+    int place[3];
+};
+
+// The point that the flat place i of an image has.
+DEVICE Point point(i64 i, const i64 (&extents)[3], i64 at) {
+    Point p;
+    p.at = at;
+    for (int d = 2; d >= 0; d--) {
+        p.place[d] = int(i % extents[d]);
+        i /= extents[d];
     }
+    return p;
+}
 
-    // Output element that reads an input element through a tap; -1 if there is none.
-    DEVICE i64 target(i64 element, i64 tap) const {
-        i64 at = 0, scale = 1;
-        for (int d = 2; d >= 0; d--) {
-            i64 o = element % input[d] + pads[d] - tap % kernel[d] * dilations[d];
-            if (o < 0 || o % strides[d] != 0 || o / strides[d] >= output[d]) return -1;
-            at += o / strides[d] * scale;
-            scale *= output[d];
-            element /= input[d];
-            tap /= kernel[d];
+// Elements of the input that output elements read: a line is an output element of an image, a term a channel of the group and a
+// tap.
+template <class S>
+struct Sources {
+    const Geometry& g;
+    const S* x;
+    i64 group;
+
+    using Line = Point;
+    using Term = Point;
+    DEVICE Line line(i64 i) const {
+        i64 points = g.outputs();
+        Point p = point(i % points, g.output, (i / points * g.ci + group * (g.ci / g.groups)) * g.inputs());
+        for (int d = 0; d < 3; d++) p.place[d] = int(p.place[d] * g.strides[d] - g.pads[d]);
+        return p;
+    }
+    DEVICE Term term(i64 k) const {
+        Point p = point(k % g.taps(), g.kernel, k / g.taps() * g.inputs());
+        for (int d = 0; d < 3; d++) p.place[d] *= int(g.dilations[d]);
+        return p;
+    }
+    DEVICE auto load(const Line& line, const Term& term) const {
+        i64 at = 0;
+        bool inside = true;
+        UNROLL
+        for (int d = 0; d < 3; d++) {
+            int i = line.place[d] + term.place[d];
+            inside = inside && u32(i) < u32(g.input[d]);
+            at = at * g.input[d] + i;
         }
-        return at;
+        decltype(wide(*x)) zero = 0;
+        return inside ? wide(x[line.at + term.at + at]) : zero;
+    }
+};
+
+// Elements of the output that read input elements: a line is an input element of an image, a term a channel of the group and a
+// tap.
+template <class S>
+struct Targets {
+    const Geometry& g;
+    const S* dy;
+    i64 group;
+
+    using Line = Point;
+    using Term = Point;
+    DEVICE Line line(i64 i) const {
+        i64 elements = g.inputs();
+        Point p = point(i % elements, g.input, (i / elements * g.co + group * (g.co / g.groups)) * g.outputs());
+        for (int d = 0; d < 3; d++) p.place[d] += int(g.pads[d]);
+        return p;
+    }
+    DEVICE Term term(i64 k) const {
+        Point p = point(k % g.taps(), g.kernel, k / g.taps() * g.outputs());
+        for (int d = 0; d < 3; d++) p.place[d] *= int(g.dilations[d]);
+        return p;
+    }
+    DEVICE auto load(const Line& line, const Term& term) const {
+        i64 at = 0;
+        bool inside = true;
+        UNROLL
+        for (int d = 0; d < 3; d++) {
+            int o = line.place[d] - term.place[d], stride = int(g.strides[d]);
+            if (stride != 1) {
+                inside = inside && o % stride == 0;
+                o = o < 0 ? o : o / stride;
+            }
+            inside = inside && u32(o) < u32(g.output[d]);
+            at = at * g.output[d] + o;
+        }
+        decltype(wide(*dy)) zero = 0;
+        return inside ? wide(dy[line.at + term.at + at]) : zero;
+    }
+};
+
+// Elements of an image's channels: a line is a channel of the group, a term an element of an image.
+template <class S>
+struct Channels {
+    const S* at;
+    i64 channels, first, elements;
+
+    using Line = i64;
+    using Term = i64;
+    DEVICE Line line(i64 i) const {
+        return (first + i) * elements;
+    }
+    DEVICE Term term(i64 k) const {
+        return k / elements * channels * elements + k % elements;
+    }
+    DEVICE auto load(Line line, Term term) const {
+        return wide(at[line + term]);
+    }
+};
+
+// An operand whose lines are another's terms.
+template <class O>
+struct Turned {
+    O of;
+
+    using Line = typename O::Term;
+    using Term = typename O::Line;
+    DEVICE Line line(i64 i) const {
+        return of.term(i);
+    }
+    DEVICE Term term(i64 k) const {
+        return of.line(k);
+    }
+    DEVICE auto load(const Line& line, const Term& term) const {
+        return of.load(term, line);
     }
 };

@@ -13,6 +13,7 @@ pub const SHARED: &[(&str, &str)] = &[
     ("attention.h", include_str!("attention.h")),
     ("conv.h", include_str!("conv.h")),
     ("function.h", include_str!("function.h")),
+    ("half.h", include_str!("half.h")),
     ("masked.h", include_str!("masked.h")),
     ("norm.h", include_str!("norm.h")),
     ("product.h", include_str!("product.h")),
@@ -51,6 +52,11 @@ impl<'a> Task<'a> {
     /// Element type of the argument `name`.
     pub fn dtype(&self, name: &str) -> DType {
         self.dtypes[self.kernel.arg(name)].unwrap_or(DType::U8)
+    }
+
+    /// Whether the argument `name` is present.
+    pub fn has(&self, name: &str) -> bool {
+        self.dtypes[self.kernel.arg(name)].is_some()
     }
 
     /// The name of its type in the names of entry points; truth values are bytes.
@@ -133,9 +139,21 @@ pub enum Param {
     F64(f64),
     /// A structure of integers of 64 bits.
     Struct(Vec<i64>),
+    /// `Split` of `product.h`: a byte of the launch's own memory, if any, and the terms of a share.
+    Split {
+        /// The byte.
+        parts: Option<usize>,
+        /// The terms.
+        share: i64,
+    },
 }
 
 impl Param {
+    /// An integer of 64 bits.
+    pub(crate) fn long(value: usize) -> Param {
+        Param::I64(value as i64)
+    }
+
     /// The kind: `p` an address, `i` and `l` integers of 32 and 64 bits, `f` and `d` floats, `sN` a structure of `N` bytes.
     pub fn kind(&self) -> String {
         match self {
@@ -145,6 +163,7 @@ impl Param {
             Param::F32(_) => "f".to_owned(),
             Param::F64(_) => "d".to_owned(),
             Param::Struct(words) => format!("s{}", words.len() * 8),
+            Param::Split { .. } => "s16".to_owned(),
         }
     }
 
@@ -158,6 +177,10 @@ impl Param {
             Param::F32(v) => v.to_ne_bytes().to_vec(),
             Param::F64(v) => v.to_ne_bytes().to_vec(),
             Param::Struct(words) => words.iter().flat_map(|w| w.to_ne_bytes()).collect(),
+            Param::Split { parts, share } => {
+                let parts = parts.map_or(0, |at| scratch + at as u64);
+                [parts.to_ne_bytes(), share.to_ne_bytes()].concat()
+            }
         }
     }
 }
@@ -195,10 +218,12 @@ pub struct Work {
 
 /// Threads of a block of most kernels, as `kernel.h` has it.
 pub const THREADS: u32 = 256;
-/// Rows and columns of a tile of a product, as `product.h` has it.
-pub(crate) const TILE: usize = 64;
 /// Elements of a block of an elementwise kernel, as `kernel.h` has it.
 const GRAIN: usize = 1024;
+/// Blocks that occupy a device: a product of fewer tiles has its terms shared out.
+const BLOCKS: usize = 256;
+/// Terms of a share at least.
+const LEAST_SHARE: usize = 256;
 /// Blocks in the second and third direction at most.
 pub(crate) const MOST_ACROSS: usize = 65_535;
 
@@ -222,11 +247,72 @@ impl Work {
         self.blocks(entry, n.div_ceil(GRAIN), THREADS, params);
     }
 
+    /// Shares out the terms of a product of `dims` rows, columns and terms, for each of `images`, whose sums are `dtype`.
+    pub(crate) fn split(&mut self, dims: [usize; 3], images: usize, dtype: DType) -> Split {
+        let [m, n, _] = dims;
+        self.split_places(dims, images, images * m * n, dtype)
+    }
+
+    /// As [`Work::split`], where only `places` results are kept.
+    pub(crate) fn split_places(&mut self, dims: [usize; 3], images: usize, places: usize, dtype: DType) -> Split {
+        let [m, n, terms] = dims;
+        let side = if dtype == DType::F64 { 64 } else { 128 };
+        let tiles = m.div_ceil(side) * n.div_ceil(side);
+        let shares = (BLOCKS / (tiles * images).max(1)).min(terms / LEAST_SHARE);
+        if shares < 2 {
+            return Split { tiles, shares: 1, share: terms, parts: None };
+        }
+        // Shares end with whole steps.
+        let share = terms.div_ceil(shares).next_multiple_of(32);
+        let shares = terms.div_ceil(share);
+        let Param::Scratch(at) = self.scratch(shares * places * dtype.size()) else { unreachable!() };
+        Split { tiles, shares, share, parts: Some(at) }
+    }
+
+    /// Adds the launch of a product over `images` whose terms are shared out.
+    pub(crate) fn tiles(&mut self, entry: impl Into<String>, split: &Split, images: usize, params: Vec<Param>) {
+        self.launch(entry, [split.tiles, split.shares, images.min(MOST_ACROSS)], THREADS, params);
+    }
+
+    /// Adds the launch that sums up the shares of `n` results, if there are several.
+    pub(crate) fn join(&mut self, entry: impl Into<String>, split: &Split, out: Param, n: usize) {
+        if let Some(parts) = split.parts() {
+            self.each(entry, n, vec![parts, out, Param::long(n), Param::long(split.shares)]);
+        }
+    }
+
     /// Takes `bytes` of memory for the launches of this call.
     pub fn scratch(&mut self, bytes: usize) -> Param {
         let at = self.scratch;
         self.scratch += bytes.next_multiple_of(64);
         Param::Scratch(at)
+    }
+}
+
+/// How the terms of a product are shared out.
+pub(crate) struct Split {
+    /// Tiles of the result.
+    tiles: usize,
+    /// Shares of the terms.
+    shares: usize,
+    share: usize,
+    parts: Option<usize>,
+}
+
+impl Split {
+    /// The parameter of the product.
+    pub(crate) fn param(&self) -> Param {
+        Param::Split { parts: self.parts, share: self.share as i64 }
+    }
+
+    /// How many shares.
+    pub(crate) fn shares(&self) -> usize {
+        self.shares
+    }
+
+    /// Where the sums of the shares lie, if there are several.
+    pub(crate) fn parts(&self) -> Option<Param> {
+        self.parts.map(Param::Scratch)
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// Element type of a buffer.
 ///
-/// Half-precision types exist only in files: they are widened to `F32` on the way in and rounded on the way out, so no
-/// kernel meets them.
+/// Of half-precision types only `Bf16` is met by kernels, and only by those that multiply by a weight or convert: nothing is computed
+/// in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// IEEE single precision.
@@ -30,6 +30,8 @@ pub enum DType {
     U8,
     /// Truth value, one byte, 0 or 1.
     Bool,
+    /// The upper half of `F32`: what weights and kept values are stored in to save memory.
+    Bf16,
 }
 
 impl DType {
@@ -46,6 +48,7 @@ impl DType {
         DType::U16,
         DType::U8,
         DType::Bool,
+        DType::Bf16,
     ];
 
     /// Bytes of one element.
@@ -53,7 +56,7 @@ impl DType {
         match self {
             DType::F64 | DType::I64 | DType::U64 => 8,
             DType::F32 | DType::I32 | DType::U32 => 4,
-            DType::I16 | DType::U16 => 2,
+            DType::I16 | DType::U16 | DType::Bf16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
         }
     }
@@ -72,12 +75,21 @@ impl DType {
             DType::U16 => "u16",
             DType::U8 => "u8",
             DType::Bool => "bool",
+            DType::Bf16 => "bf16",
         }
     }
 
     /// The inverse of [`DType::name`].
     pub fn from_name(name: &str) -> Option<DType> {
         DType::ALL.iter().copied().find(|d| d.name() == name)
+    }
+
+    /// The type in which values of this type are computed with.
+    pub const fn computed(self) -> DType {
+        match self {
+            DType::Bf16 => DType::F32,
+            other => other,
+        }
     }
 
     /// Whether values of this type are real numbers that gradients can flow through.
@@ -107,7 +119,7 @@ macro_rules! elements {
         }
     )*};
 }
-elements!(f32: F32, f64: F64, i64: I64, i32: I32, i16: I16, i8: I8, u64: U64, u32: U32, u16: U16, u8: U8 | Bool);
+elements!(f32: F32, f64: F64, i64: I64, i32: I32, i16: I16, i8: I8, u64: U64, u32: U32, u16: U16, u8: U8 | Bool, half::bf16: Bf16);
 
 /// Floating-point elements, with the functions that kernels written once for both widths need.
 pub trait Float:
@@ -151,6 +163,53 @@ macro_rules! floats {
     )*};
 }
 floats!(f32, f64);
+
+/// An element type that weights are stored in, for arithmetic in `T`.
+pub trait Stored<T>: Element {
+    /// The number it stands for.
+    fn wide(self) -> T;
+    /// That number in half precision.
+    fn half(self) -> half::bf16;
+    /// The same memory, if it is stored as it is computed with.
+    fn plain(stored: &[Self]) -> Option<&[T]>;
+}
+
+impl<T: Float> Stored<T> for T {
+    #[inline(always)]
+    fn wide(self) -> T {
+        self
+    }
+    #[inline(always)]
+    fn half(self) -> half::bf16 {
+        narrow(self.f64() as f32)
+    }
+    fn plain(stored: &[T]) -> Option<&[T]> {
+        Some(stored)
+    }
+}
+
+impl Stored<f32> for half::bf16 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn half(self) -> half::bf16 {
+        self
+    }
+    fn plain(_: &[half::bf16]) -> Option<&[f32]> {
+        None
+    }
+}
+
+/// Rounds to the nearest bfloat16, ties to even, in a form that compilers can vectorise.
+#[inline(always)]
+pub fn narrow(value: f32) -> half::bf16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    // A NaN stays one.
+    half::bf16::from_bits(if value.is_nan() { (bits >> 16 | 0x40) as u16 } else { rounded as u16 })
+}
 
 /// Calls a generic function for the float type of a run-time [`DType`]: `for_float!(dtype, T => f::<T>(..))`.
 #[macro_export]

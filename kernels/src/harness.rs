@@ -18,6 +18,11 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<f64> {
         .collect()
 }
 
+/// [`noise`], rounded to bfloat16.
+pub(crate) fn halves(len: usize, seed: u64) -> Vec<f64> {
+    noise(len, seed).into_iter().map(|v| half::bf16::from_f32(v as f32).to_f64()).collect()
+}
+
 /// About `density * len` ascending positions below `len`.
 pub(crate) fn places(len: usize, density: f64) -> Vec<u32> {
     let draws = noise(len, 9);
@@ -44,6 +49,15 @@ pub(crate) fn assert_close(got: &[f64], want: &[f64], tolerance: f64) {
 
 /// Floating-point operations of a launch at most for its CUDA form to be run, too.
 const SHIM_FLOPS: u64 = 4 << 20;
+
+/// Fails unless both are the same numbers, to the last bit.
+#[track_caller]
+pub(crate) fn assert_same_bits(got: &[f64], want: impl ExactSizeIterator<Item = f64>) {
+    assert_eq!(got.len(), want.len());
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert_eq!(g.to_bits(), w.to_bits(), "element {i} is {g}, not {w}");
+    }
+}
 
 /// One launch of a kernel, with its own copies of the arguments.
 pub(crate) struct Bench {
@@ -72,7 +86,10 @@ impl Bench {
 
     /// Gives a floating-point argument.
     pub(crate) fn float(&mut self, name: &str, dtype: DType, values: &[f64]) {
-        if dtype == DType::F32 {
+        if dtype == DType::Bf16 {
+            let halves: Vec<u16> = values.iter().map(|&v| half::bf16::from_f32(v as f32).to_bits()).collect();
+            self.set(name, dtype, bytemuck::cast_slice(&halves));
+        } else if dtype == DType::F32 {
             let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
             self.set(name, dtype, bytemuck::cast_slice(&narrow));
         } else {
@@ -89,6 +106,7 @@ impl Bench {
                 DType::F64 => bytes.extend((v as f64).to_ne_bytes()),
                 DType::I64 => bytes.extend(v.to_ne_bytes()),
                 DType::I32 => bytes.extend((v as i32).to_ne_bytes()),
+                DType::Bf16 => bytes.extend(half::bf16::from_f32(v as f32).to_ne_bytes()),
                 DType::I16 => bytes.extend((v as i16).to_ne_bytes()),
                 DType::U64 => bytes.extend((v as u64).to_ne_bytes()),
                 DType::U32 => bytes.extend((v as u32).to_ne_bytes()),
@@ -193,11 +211,13 @@ impl Bench {
                 assert!(same || near, "element {i} of {name} is {got} on a GPU and {want} on a CPU");
             };
             let terms = (flops as f64 / len.max(1) as f64).max(1.0).sqrt();
+            // Probabilities that differ in their last bit may be rounded to different halves.
+            let half = self.kernel.scalars.iter().zip(&self.scalars).any(|(s, v)| s.0 == "half" && *v == Scalar::Int(1));
             match dtype {
                 DType::F32 => {
                     let [got, want] = [&got, want].map(|w| &bytemuck::cast_slice::<u64, f32>(w)[..len]);
                     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-                        close(i, (*g).into(), (*w).into(), 1e-6 * terms);
+                        close(i, (*g).into(), (*w).into(), if half { 8e-3 } else { 1e-6 * terms });
                     }
                 }
                 DType::F64 => {
@@ -235,6 +255,10 @@ impl Bench {
                     let values = &bytemuck::cast_slice::<u64, f32>(&words)[..len];
                     out.insert(name, values.iter().map(|&v| f64::from(v)).collect());
                 }
+                DType::Bf16 => {
+                    let values = &bytemuck::cast_slice::<u64, half::bf16>(&words)[..len];
+                    out.insert(name, values.iter().map(|v| v.to_f64()).collect());
+                }
                 DType::F64 => {
                     out.insert(name, bytemuck::cast_slice::<u64, f64>(&words)[..len].to_vec());
                 }
@@ -253,6 +277,7 @@ impl Bench {
             let values: Option<Vec<i64>> = match dtype {
                 DType::F32 => bytemuck::cast_slice(bytes).iter().map(|&v: &f32| whole(v.into())).collect(),
                 DType::F64 => bytemuck::cast_slice(bytes).iter().map(|&v: &f64| whole(v)).collect(),
+                DType::Bf16 => None,
                 DType::I64 => Some(bytemuck::cast_slice(bytes).to_vec()),
                 DType::I32 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &i32| v.into()).collect()),
                 DType::I16 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &i16| v.into()).collect()),

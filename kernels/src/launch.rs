@@ -18,9 +18,13 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Types {
     /// Anything.
+    Stored,
+    /// Anything but `bf16`, in which nothing is computed.
     Any,
     /// `f32` or `f64`.
     Float,
+    /// A weight: as [`Types::Float`], or `bf16` where those are `f32`.
+    Weight,
     /// Exactly this one.
     Only(DType),
 }
@@ -29,8 +33,10 @@ impl Types {
     /// Whether `dtype` is admitted.
     pub fn admits(self, dtype: DType) -> bool {
         match self {
-            Types::Any => true,
+            Types::Stored => true,
+            Types::Any => dtype != DType::Bf16,
             Types::Float => dtype.is_float(),
+            Types::Weight => dtype.is_float() || dtype == DType::Bf16,
             Types::Only(d) => d == dtype,
         }
     }

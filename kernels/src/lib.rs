@@ -6,6 +6,7 @@ pub mod accumulate;
 pub mod attention;
 pub mod attention_grad;
 pub mod binary;
+pub mod binary_in_place;
 pub mod cast;
 pub mod clip_norm;
 pub mod conv;
@@ -14,6 +15,7 @@ pub mod conv_grad_weight;
 pub mod copy;
 pub mod cuda;
 mod dtype;
+pub mod fetch;
 pub mod fill;
 mod function;
 pub mod gather;
@@ -37,8 +39,10 @@ pub mod mse_loss;
 pub mod mse_loss_grad;
 mod norm;
 pub mod normalize;
+mod pairs;
 mod pool;
 mod product;
+mod rate;
 pub mod reduce;
 pub mod resample;
 pub mod resample_grad;
@@ -55,12 +59,14 @@ pub mod softmax_grad;
 pub mod sparse_adamw;
 pub mod sum_squares;
 pub mod take;
+mod tile;
 pub mod unary;
 pub mod unary_grad;
 
-pub use dtype::{DType, Element, Float};
+pub use dtype::{DType, Element, Float, Stored, narrow};
 pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Types};
 pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
+pub use rate::dense_rate;
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[
@@ -68,12 +74,14 @@ pub const KERNELS: &[&Kernel] = &[
     &attention::KERNEL,
     &attention_grad::KERNEL,
     &binary::KERNEL,
+    &binary_in_place::KERNEL,
     &cast::KERNEL,
     &clip_norm::KERNEL,
     &conv::KERNEL,
     &conv_grad_input::KERNEL,
     &conv_grad_weight::KERNEL,
     &copy::KERNEL,
+    &fetch::KERNEL,
     &fill::KERNEL,
     &gather::KERNEL,
     &gather_grad::KERNEL,

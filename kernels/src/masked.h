@@ -13,36 +13,53 @@ DEVICE i64 place_of(const u32* idx, i64 count, i64 position) {
     return low;
 }
 
-template <class T>
-struct Result {
-    T of[TILE][TILE + 1];
-};
-
-// A warp for each place: the sum over terms of term(row, column, k).
-template <class T, class F>
-DEVICE void sample_places(const u32* idx, i64 count, i64 cols, i64 terms, T* dp, F term) {
+// A warp for each place: the sum of products over the terms. Lines of b are counted within the image of the row.
+template <class T, class A, class B>
+DEVICE void sample_places(const u32* idx, i64 count, i64 cols, i64 terms, T* dp, const A& a, const B& b) {
     i64 place = block_id() * (THREADS / WARP) + thread_id() / WARP;
     if (place >= count) return;
-    i64 row = idx[place] / cols, column = idx[place] % cols;
+    auto row = a.line(idx[place] / cols);
+    auto column = b.line(idx[place] % cols);
     T sum = T(0);
-    for (i64 k = thread_id() % WARP; k < terms; k += WARP) sum += term(row, column, k);
+    for (i64 k = thread_id() % WARP; k < terms; k += WARP) sum = fma(a.load(row, a.term(k)), b.load(column, b.term(k)), sum);
     sum = warp_join(sum, Add());
     if (thread_id() % WARP == 0) dp[place] = sum;
 }
 
-// A block for each tile of the whole product, of which the wanted places are kept. The tile has rows of [row, row + TILE) among
-// those before `end`.
+// Rows of a tile that are kept at once while places are taken from them.
+constexpr int BAND = 32;
+template <class T>
+struct Band {
+    T of[BAND][TILE<T> + 1];
+};
+
+// A block for each tile of the whole product, as in `product`, of which the wanted places are kept. Rows are those of an image,
+// `first_row` being its first; parts are [share, place].
 template <class T, class A, class B>
-DEVICE void tile_places(const u32* idx, i64 count, i64 cols, i64 row, i64 end, i64 column, i64 terms, bool a_rows,
-                        bool b_terms, T* dp, A left, B right) {
-    i64 from = place_of(idx, count, row * cols), to = place_of(idx, count, least(end, row + TILE) * cols);
+DEVICE void tile_places(const u32* idx, i64 count, i64 first_row, i64 rows, i64 cols, i64 terms, bool a_lines, bool b_lines,
+                        const A& a, const B& b, T* dp, const Split<T>& split) {
+    i64 across = div_up(cols, TILE<T>), row = block_id() / across * TILE<T>, column = block_id() % across * TILE<T>;
+    i64 last = first_row + least(rows, row + TILE<T>);
+    i64 from = place_of(idx, count, (first_row + row) * cols), to = place_of(idx, count, last * cols);
     if (from == to) return;
-    SHARED(Result<T>, result);
-    product_tile<T>(row, column, end, cols, terms, a_rows, b_terms, left, right,
-                    [&](i64 i, i64 j, T sum) { result.of[i - row][j - column] = sum; });
-    __syncthreads();
-    for (i64 place = from + thread_id(); place < to; place += THREADS) {
-        i64 i = idx[place] / cols - row, j = idx[place] % cols - column;
-        if (j >= 0 && j < TILE) dp[place] = result.of[i][j];
+    i64 first = split.parts ? blockIdx.y * split.share : 0, end = split.parts ? least(terms, first + split.share) : terms;
+    auto sums = product_tile<T, false>(row, column, rows, cols, first, end, a_lines, b_lines, a, b);
+    T* out = split.parts ? split.parts + blockIdx.y * count : dp;
+    SHARED(Band<T>, band);
+    for (int base = 0; base < TILE<T>; base += BAND) {
+        __syncthreads();
+        sums.each([&](i64 i, i64 j, T sum) {
+            if (i >= base && i < base + BAND) band.of[i - base][j] = sum;
+        });
+        __syncthreads();
+        for (i64 place = from + thread_id(); place < to; place += THREADS) {
+            i64 i = idx[place] / cols - first_row - row - base, j = idx[place] % cols - column;
+            if (i >= 0 && i < BAND && j >= 0 && j < TILE<T>) out[place] = band.of[i][j];
+        }
     }
 }
+
+#define MASKED_JOIN(T, name)                                                                                          \
+    KERNEL(THREADS, name, const T* parts, T* dp, i64 count, i64 shares) {                                             \
+        each(count, [&](i64 e) { dp[e] = joined(parts, e, count, shares); });                                         \
+    }

@@ -1,60 +1,211 @@
-// Dense products of tiles, in the precision of the operands. What is multiplied is given by functions, so that a convolution
-// is a product whose operands are read where they lie.
+// Dense products of tiles. What is multiplied is given by two operands, so that a convolution is a product whose operands are
+// read where they lie. An operand has
+//
+//   Line line(i64 i)     what finds the elements of its row or column i,
+//   Term term(i64 k)     what finds those of the term k,
+//   T load(Line, Term)   the element.
+//
+// Sums are in the type T; with HALF the operands are rounded to bfloat16 and multiplied by tensor cores, and T is f32.
 #pragma once
-#include "kernel.h"
+#include "half.h"
 
-// Rows and columns of a tile, terms that are loaded at once, and results of a thread in each direction.
-constexpr int TILE = 64;
-constexpr int TERMS = 16;
-constexpr int EACH = 4;
-
+// Rows and columns of a tile, and terms that are loaded at once.
 template <class T>
-struct Operands {
-    // Rows are padded so that neither storing nor loading meets one bank again and again.
-    T a[TERMS][TILE + 4];
-    T b[TERMS][TILE + 4];
+constexpr int TILE = sizeof(T) == 8 ? 64 : 128;
+template <bool HALF>
+constexpr int TERMS = HALF ? 32 : 16;
+
+// An operand in memory.
+template <class S>
+struct Plain {
+    const S* at;
+    i64 line_stride, term_stride;
+
+    using Line = i64;
+    using Term = i64;
+    DEVICE Line line(i64 i) const {
+        return i * line_stride;
+    }
+    DEVICE Term term(i64 k) const {
+        return k * term_stride;
+    }
+    DEVICE auto load(Line line, Term term) const {
+        return wide(at[line + term]);
+    }
 };
 
-// The tile of a @ b at (row, column): left(i, k) and right(k, j) are the operands' elements, already checked against their
-// extents; put(i, j, sum) takes the results within m rows and n columns. Threads are 16 by 16. A left operand that is
-// contiguous along its rows, and a right one along its terms, are loaded that way.
-template <class T, class A, class B, class P>
-DEVICE void product_tile(i64 row, i64 column, i64 m, i64 n, i64 terms, bool a_rows, bool b_terms, A left, B right, P put) {
-    SHARED(Operands<T>, s);
-    const int thread = thread_id(), x = thread % 16, y = thread / 16;
-    T sum[EACH][EACH];
-    UNROLL
-    for (int i = 0; i < EACH; i++) UNROLL for (int j = 0; j < EACH; j++) sum[i][j] = T(0);
-    for (i64 first = 0; first < terms; first += TERMS) {
+// Results of a thread: in each direction the places of EACH neighbours, or of what the tensor cores give it.
+template <class T, bool HALF>
+struct Sums {
+    static constexpr int SIDE = TILE<T>, EACH = SIDE / 16;
+    T of[EACH][EACH];
+
+    // Calls f(row, column, sum) within the tile.
+    template <class F>
+    DEVICE void each(F f) const {
+        const int thread = thread_id();
         UNROLL
-        for (int load = 0; load < TILE * TERMS / THREADS; load++) {
-            int place = load * THREADS + thread;
-            int i = a_rows ? place % TILE : place / TERMS, k = a_rows ? place / TILE : place % TERMS;
-            s.a[k][i] = row + i < m && first + k < terms ? left(row + i, first + k) : T(0);
-            int j = b_terms ? place / TERMS : place % TILE;
-            k = b_terms ? place % TERMS : place / TILE;
-            s.b[k][j] = column + j < n && first + k < terms ? right(first + k, column + j) : T(0);
-        }
-        __syncthreads();
+        for (int i = 0; i < EACH; i++) UNROLL for (int j = 0; j < EACH; j++) f(thread / 16 * EACH + i, thread % 16 * EACH + j, of[i][j]);
+    }
+};
+template <>
+struct Sums<f32, true> {
+    f32 of[4][4][4];
+
+    // Warps are two by four, each with 64 rows and 32 columns.
+    template <class F>
+    DEVICE void each(F f) const {
+        const int warp = thread_id() / WARP, lane = thread_id() % WARP;
         UNROLL
-        for (int k = 0; k < TERMS; k++) {
-            T a[EACH], b[EACH];
+        for (int i = 0; i < 4; i++) {
             UNROLL
-            for (int e = 0; e < EACH; e++) {
-                a[e] = s.a[k][y * EACH + e];
-                b[e] = s.b[k][x * EACH + e];
+            for (int j = 0; j < 4; j++) {
+                UNROLL
+                for (int e = 0; e < 4; e++)
+                    f(warp / 4 * 64 + i * 16 + lane / 4 + e / 2 * 8, warp % 4 * 32 + j * 8 + lane % 4 * 2 + e % 2, of[i][j][e]);
             }
-            UNROLL
-            for (int i = 0; i < EACH; i++) UNROLL for (int j = 0; j < EACH; j++) sum[i][j] = fma(a[i], b[j], sum[i][j]);
         }
+    }
+};
+
+// Both operands of some terms; rows are padded so that neither storing nor loading meets one bank again and again.
+template <class T, bool HALF>
+struct Operands {
+    T a[TERMS<HALF>][TILE<T> + 4];
+    T b[TERMS<HALF>][TILE<T> + 4];
+};
+template <>
+struct Operands<f32, true> {
+    u32 a[TILE<f32>][TERMS<true> / 2 + 4];
+    u32 b[TILE<f32>][TERMS<true> / 2 + 4];
+};
+
+template <class T, class A, class B, bool HALF>
+struct Tables {
+    Operands<T, HALF> s;
+    typename A::Line rows[TILE<T>];
+    typename B::Line columns[TILE<T>];
+    typename A::Term left[TERMS<HALF>];
+    typename B::Term right[TERMS<HALF>];
+};
+
+// Neighbouring threads load neighbouring lines, or neighbouring terms.
+template <int SIDE, int COUNT>
+DEVICE void place(int i, bool by_lines, int& line, int& term) {
+    line = by_lines ? i % SIDE : i / COUNT;
+    term = by_lines ? i / SIDE : i % COUNT;
+}
+
+// The tile of a @ b at (row, column) of m by n, over the terms of [first, end). An operand that is contiguous along its lines
+// is loaded that way. Threads are THREADS, and all call it.
+template <class T, bool HALF, class A, class B>
+DEVICE Sums<T, HALF> product_tile(i64 row, i64 column, i64 m, i64 n, i64 first, i64 end, bool a_lines, bool b_lines, const A& a,
+                                  const B& b) {
+    using Table = Tables<T, A, B, HALF>;
+    constexpr int SIDE = TILE<T>, STEP = TERMS<HALF>;
+    SHARED(Table, t);
+    const int thread = thread_id(), rows = int(least(m - row, i64(SIDE))), columns = int(least(n - column, i64(SIDE)));
+    if (thread < SIDE) {
+        if (thread < rows) t.rows[thread] = a.line(row + thread);
+        if (thread < columns) t.columns[thread] = b.line(column + thread);
+    }
+    Sums<T, HALF> sum = {};
+    for (; first < end; first += STEP) {
+        const int count = int(least(end - first, i64(STEP)));
+        if (thread < count) t.left[thread] = a.term(first + thread);
+        else if (thread >= WARP && thread - WARP < count) t.right[thread - WARP] = b.term(first + thread - WARP);
         __syncthreads();
-    }
-    UNROLL
-    for (int i = 0; i < EACH; i++) {
-        UNROLL
-        for (int j = 0; j < EACH; j++) {
-            i64 r = row + y * EACH + i, c = column + x * EACH + j;
-            if (r < m && c < n) put(r, c, sum[i][j]);
+        if constexpr (HALF) {
+            UNROLL
+            for (int load = 0; load < SIDE * STEP / 2 / THREADS; load++) {
+                int i, k;
+                auto pair = [&](auto& operand, auto& lines, auto& terms, int lines_count) {
+                    f32 low = i < lines_count && 2 * k < count ? operand.load(lines[i], terms[2 * k]) : 0.0f;
+                    f32 high = i < lines_count && 2 * k + 1 < count ? operand.load(lines[i], terms[2 * k + 1]) : 0.0f;
+                    return pack(low, high);
+                };
+                place<SIDE, STEP / 2>(load * THREADS + thread, a_lines, i, k);
+                t.s.a[i][k] = pair(a, t.rows, t.left, rows);
+                place<SIDE, STEP / 2>(load * THREADS + thread, b_lines, i, k);
+                t.s.b[i][k] = pair(b, t.columns, t.right, columns);
+            }
+            __syncthreads();
+            const int warp = thread / WARP, group = thread % WARP / 4, lane = thread % 4;
+            UNROLL
+            for (int k = 0; k < STEP / 2; k += 8) {
+                u32 right[4][2];
+                UNROLL
+                for (int j = 0; j < 4; j++) {
+                    UNROLL
+                    for (int e = 0; e < 2; e++) right[j][e] = t.s.b[warp % 4 * 32 + j * 8 + group][k + lane + 4 * e];
+                }
+                UNROLL
+                for (int i = 0; i < 4; i++) {
+                    u32 left[4];
+                    UNROLL
+                    for (int e = 0; e < 4; e++)
+                        left[e] = t.s.a[warp / 4 * 64 + i * 16 + group + e % 2 * 8][k + lane + e / 2 * 4];
+                    UNROLL
+                    for (int j = 0; j < 4; j++) multiply_add(sum.of[i][j], left, right[j]);
+                }
+            }
+        } else {
+            constexpr int EACH = SIDE / 16;
+            UNROLL
+            for (int load = 0; load < SIDE * STEP / THREADS; load++) {
+                int i, k;
+                place<SIDE, STEP>(load * THREADS + thread, a_lines, i, k);
+                t.s.a[k][i] = i < rows && k < count ? T(a.load(t.rows[i], t.left[k])) : T(0);
+                place<SIDE, STEP>(load * THREADS + thread, b_lines, i, k);
+                t.s.b[k][i] = i < columns && k < count ? T(b.load(t.columns[i], t.right[k])) : T(0);
+            }
+            __syncthreads();
+            UNROLL
+            for (int k = 0; k < STEP; k++) {
+                T left[EACH], right[EACH];
+                UNROLL
+                for (int e = 0; e < EACH; e++) {
+                    left[e] = t.s.a[k][thread / 16 * EACH + e];
+                    right[e] = t.s.b[k][thread % 16 * EACH + e];
+                }
+                UNROLL
+                for (int i = 0; i < EACH; i++)
+                    UNROLL for (int j = 0; j < EACH; j++) sum.of[i][j] = fma(left[i], right[j], sum.of[i][j]);
+            }
         }
     }
+    return sum;
+}
+
+// How the terms of a product are shared out, so that a product with few tiles occupies the device: blocks of the second
+// direction take `share` terms each, and leave their sums in `parts`, [share, image, row, column]. Without parts there is one.
+template <class T>
+struct Split {
+    T* parts;
+    i64 share;
+};
+
+// A tile of a product: blocks of the first direction are tiles, row by row, those of the third images, which may be more.
+// put(row, column, sum) takes the results if the terms are not shared out.
+template <class T, bool HALF, class A, class B, class P>
+DEVICE void product(i64 image, i64 m, i64 n, i64 terms, bool a_lines, bool b_lines, const A& a, const B& b, const Split<T>& split,
+                    i64 images, P put) {
+    i64 across = div_up(n, TILE<T>), row = block_id() / across * TILE<T>, column = block_id() % across * TILE<T>;
+    i64 first = split.parts ? blockIdx.y * split.share : 0, end = split.parts ? least(terms, first + split.share) : terms;
+    auto sums = product_tile<T, HALF>(row, column, m, n, first, end, a_lines, b_lines, a, b);
+    T* own = split.parts ? split.parts + (blockIdx.y * images + image) * m * n : nullptr;
+    sums.each([&](i64 i, i64 j, T sum) {
+        i += row, j += column;
+        if (i >= m || j >= n) return;
+        if (own) own[i * n + j] = sum;
+        else put(i, j, sum);
+    });
+}
+
+// The sum of an element's parts; elements are all results of the product, and parts have their number.
+template <class T>
+DEVICE T joined(const T* parts, i64 element, i64 elements, i64 count) {
+    T sum = parts[element];
+    for (i64 part = 1; part < count; part++) sum += parts[part * elements + element];
+    return sum;
 }

@@ -5,15 +5,28 @@ use crate::{Float, Shared};
 /// A matrix that is read: element `(i, j)` is `data[i * rs + j * cs]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a, T> {
-    data: &'a [T],
-    rs: usize,
-    cs: usize,
+    /// The elements, from the first on.
+    pub(crate) data: &'a [T],
+    /// Distance of rows.
+    pub(crate) rs: usize,
+    /// Distance of columns.
+    pub(crate) cs: usize,
 }
 
-impl<'a, T> Mat<'a, T> {
+impl<'a, T: Copy> Mat<'a, T> {
     /// The matrix that starts at `data[0]`.
     pub(crate) fn new(data: &'a [T], rs: usize, cs: usize) -> Self {
         Mat { data, rs, cs }
+    }
+
+    /// The matrix that starts `elements` later.
+    pub(crate) fn skip(self, elements: usize) -> Self {
+        Mat { data: &self.data[elements.min(self.data.len())..], ..self }
+    }
+
+    /// The matrix from a row and a column on.
+    pub(crate) fn from(self, row: usize, column: usize) -> Self {
+        self.skip(row * self.rs + column * self.cs)
     }
 }
 

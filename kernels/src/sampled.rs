@@ -4,33 +4,48 @@
 //! contiguous runs of elements, computed whole by one task.
 
 use crate::Shared;
-use crate::simd::{Job, LANES, Real, total};
+use crate::simd::{Job, LANES, Real, prefetch, total};
 use std::ops::Range;
 
 /// Dot products computed at once.
 const AT_ONCE: usize = 8;
+/// Rows whose positions are asked for before they are needed.
+const AHEAD: usize = 8;
 /// Rows whose places a task looks up together.
 pub(crate) const ROWS: usize = 1 << 15;
 
-/// Writes the range of places of each of `rows` whose column is in `columns` to `table`, first and end alternating.
-pub(crate) fn locate(idx: &[u32], row_len: usize, rows: Range<usize>, columns: &Range<usize>, table: &mut [u32]) {
-    // Positions sought are near the last one found, so steps from there grow until they pass it.
-    let find = |from: usize, position: usize| {
-        let before = |at: usize| idx.get(at).is_some_and(|&i| (i as usize) < position);
-        let (mut low, mut step) = (from, 1);
-        while before(low + step - 1) {
-            low += step;
+/// The first of the ascending positions `idx` that is not below `position`, sought from the place `near`.
+fn seek(idx: &[u32], near: usize, position: usize) -> usize {
+    let before = |at: usize| (idx[at] as usize) < position;
+    let near = near.min(idx.len());
+    let (mut low, mut high, mut step) = (near, near, 4);
+    if near < idx.len() && before(near) {
+        while high < idx.len() && before(high) {
+            low = high + 1;
+            high = idx.len().min(high + step);
             step *= 2;
         }
-        let end = idx.len().min(low + step - 1);
-        low + idx[low..end].partition_point(|&i| (i as usize) < position)
-    };
+    } else {
+        while low > 0 && !before(low - 1) {
+            high = low - 1;
+            low = low.saturating_sub(step);
+            step *= 2;
+        }
+    }
+    low + idx[low..high].partition_point(|&i| (i as usize) < position)
+}
+
+/// Writes the range of places of each of `rows` whose column is in `columns` to `table`, first and end alternating.
+pub(crate) fn locate(idx: &[u32], row_len: usize, rows: Range<usize>, columns: &Range<usize>, table: &mut [u32]) {
     let mut at = idx.partition_point(|&i| (i as usize) < rows.start * row_len);
+    // Rows hold about as many places as the one before.
+    let mut apart = 0;
     for (row, ends) in rows.zip(table.chunks_exact_mut(2)) {
-        at = find(at, row * row_len + columns.start);
-        ends[0] = at as u32;
-        at = find(at, row * row_len + columns.end);
-        ends[1] = at as u32;
+        let first = seek(idx, at + apart, row * row_len + columns.start);
+        let end = seek(idx, first, row * row_len + columns.end);
+        apart = first.saturating_sub(at);
+        at = end;
+        ends.copy_from_slice(&[first as u32, end as u32]);
     }
 }
 
@@ -95,6 +110,10 @@ impl<T: Real, A: Fn(usize) -> (usize, usize), B: Fn(u32) -> usize> Job for Sampl
         let mut waiting = 0;
         for (row, ends) in self.rows.clone().zip(self.table.chunks_exact(2)) {
             let (mut place, end) = (ends[0] as usize, ends[1] as usize);
+            // Rows are far apart in the list of positions.
+            if let Some(&ahead) = self.table.get(2 * (row - self.rows.start + AHEAD)) {
+                prefetch(self.idx, ahead as usize);
+            }
             if place == end {
                 continue;
             }
@@ -205,4 +224,34 @@ fn dots_of_row<T: Real, const FMA: bool>(left: &[T], right: [&[T]; AT_ONCE]) -> 
         finish::<T, FMA>(left, r6, s6),
         finish::<T, FMA>(left, r7, s7),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::places;
+
+    #[test]
+    fn locates_every_place_once() {
+        let row_len = 90;
+        for density in [0.0, 0.02, 0.3, 1.0] {
+            // Some rows are full, some empty.
+            let mut idx = places(40 * row_len, density);
+            idx.retain(|&i| !(300..900).contains(&i));
+            idx.extend((300..500).filter(|_| density > 0.0));
+            idx.sort_unstable();
+            for columns in [0..90, 0..7, 31..80, 89..90] {
+                for rows in [0..40, 3..11, 39..40] {
+                    let mut table = vec![0; 2 * rows.len()];
+                    locate(&idx, row_len, rows.clone(), &columns, &mut table);
+                    for (row, ends) in rows.zip(table.chunks_exact(2)) {
+                        let inside =
+                            |&i: &u32| i as usize / row_len == row && columns.contains(&(i as usize % row_len));
+                        let want: Vec<u32> = idx.iter().copied().filter(inside).collect();
+                        assert_eq!(idx[ends[0] as usize..ends[1] as usize], want);
+                    }
+                }
+            }
+        }
+    }
 }

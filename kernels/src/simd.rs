@@ -262,7 +262,7 @@ const AHEAD: usize = TILE;
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 #[expect(unsafe_code, reason = "the hint takes a pointer")]
-fn prefetch<T>(slice: &[T], at: usize) {
+pub(crate) fn prefetch<T>(slice: &[T], at: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     if let Some(element) = slice.get(at) {
         // SAFETY: a hint does not access memory, and every processor of this architecture has it.
@@ -273,7 +273,7 @@ fn prefetch<T>(slice: &[T], at: usize) {
 /// Would bring element `at` nearer.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn prefetch<T>(_slice: &[T], _at: usize) {}
+pub(crate) fn prefetch<T>(_slice: &[T], _at: usize) {}
 
 #[inline(always)]
 fn transpose<T: Real, const FMA: bool>(

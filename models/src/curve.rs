@@ -104,15 +104,15 @@ impl Drawing<'_> {
     }
 }
 
-fn failed(error: impl Display) -> Error {
+pub(crate) fn failed(error: impl Display) -> Error {
     Error::Curve(error.to_string())
 }
 
-fn finite(points: &[(u64, f64)]) -> Points {
+pub(crate) fn finite(points: &[(u64, f64)]) -> Points {
     points.iter().filter(|p| p.1.is_finite()).map(|&(step, loss)| (step as f64, loss)).collect()
 }
 
-fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
+pub(crate) fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
 }
 
@@ -127,7 +127,7 @@ fn moving_average(points: &[(f64, f64)], window: usize) -> Points {
 }
 
 /// At most two points for each column of the drawing: the lowest and the highest, in their order.
-fn thinned(points: &[(f64, f64)]) -> Points {
+pub(crate) fn thinned(points: &[(f64, f64)]) -> Points {
     let size = points.len().div_ceil(SIZE.0 as usize);
     if size <= 2 {
         return points.to_vec();

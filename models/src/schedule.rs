@@ -4,7 +4,7 @@ use ndarray::{Array4, Axis, Zip};
 
 use crate::{Error, same_shape};
 
-/// Linear betas and what follows from them, for models that predict epsilon.
+/// The share of the image in the variance, for each timestep.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseSchedule {
     alphas_cumprod: Vec<f64>,
@@ -13,21 +13,29 @@ pub struct NoiseSchedule {
 impl Default for NoiseSchedule {
     /// The schedule of Ho et al. section 4 and of the bundled model: 1000 timesteps, betas from 1e-4 to 0.02.
     fn default() -> NoiseSchedule {
-        NoiseSchedule { alphas_cumprod: cumprod(1e-4, 0.02, 1000) }
+        let step = (0.02 - 1e-4) / 999.0;
+        NoiseSchedule { alphas_cumprod: cumprod((0..1000).map(|i| 1e-4 + step * f64::from(i))) }
     }
 }
 
 impl NoiseSchedule {
-    /// Betas that rise linearly from `beta_start` to `beta_end`, both included. It is an error when there is no
-    /// timestep, or when the betas fall or leave 0..1.
-    pub fn linear(beta_start: f64, beta_end: f64, num_train_timesteps: usize) -> Result<NoiseSchedule, Error> {
-        if num_train_timesteps == 0 {
+    /// The schedule of these betas. It is an error when there are none, or when one is outside 0..1.
+    pub fn from_betas(betas: &[f64]) -> Result<NoiseSchedule, Error> {
+        if betas.is_empty() {
             return Err(Error::Invalid("a noise schedule needs at least one timestep".into()));
         }
-        if !(0.0 < beta_start && beta_start <= beta_end && beta_end < 1.0) {
-            return Err(Error::Invalid(format!("betas from {beta_start} to {beta_end} are no noise schedule")));
+        if let Some(beta) = betas.iter().find(|b| !(**b > 0.0 && **b < 1.0)) {
+            return Err(Error::Invalid(format!("a beta of {beta} is not between 0 and 1")));
         }
-        Ok(NoiseSchedule { alphas_cumprod: cumprod(beta_start, beta_end, num_train_timesteps) })
+        Ok(NoiseSchedule { alphas_cumprod: cumprod(betas.iter().copied()) })
+    }
+
+    /// The schedule stretched so that the last timestep holds noise alone (Lin et al. 2024, algorithm 1).
+    #[must_use]
+    pub fn zero_terminal_snr(self) -> NoiseSchedule {
+        let (first, last) = (self.alphas_cumprod[0].sqrt(), self.alphas_cumprod[self.alphas_cumprod.len() - 1].sqrt());
+        let stretched = |a: &f64| (a.sqrt() - last) * first / (first - last).max(f64::MIN_POSITIVE);
+        NoiseSchedule { alphas_cumprod: self.alphas_cumprod.iter().map(|a| stretched(a).powi(2)).collect() }
     }
 
     /// The number of timesteps.
@@ -60,10 +68,8 @@ pub(crate) fn rates(a: f64) -> (f32, f32) {
     (a.sqrt() as f32, (1.0 - a).sqrt() as f32)
 }
 
-fn cumprod(start: f64, end: f64, count: usize) -> Vec<f64> {
-    let step = (end - start) / (count.max(2) - 1) as f64;
-    let alphas = (0..count).map(|i| 1.0 - (start + step * i as f64));
-    alphas.scan(1.0, |product, alpha| Some(*product * alpha).inspect(|p| *product = *p)).collect()
+fn cumprod(betas: impl Iterator<Item = f64>) -> Vec<f64> {
+    betas.scan(1.0, |product, beta| Some(*product * (1.0 - beta)).inspect(|p| *product = *p)).collect()
 }
 
 #[cfg(test)]
@@ -75,7 +81,7 @@ mod tests {
     #[test]
     fn alphas_cumprod_are_those_of_torch() {
         // torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
-        let schedule = NoiseSchedule::linear(1e-4, 0.02, 1000).unwrap();
+        let schedule = NoiseSchedule::default();
         let expected = [
             (0, 0.9999),
             (1, 0.9997800920720721),
@@ -88,7 +94,6 @@ mod tests {
             let found = schedule.alphas_cumprod(t).unwrap();
             assert!((found - a).abs() < 1e-12 * a, "{t}: {found} {a}");
         }
-        assert_eq!(schedule, NoiseSchedule::default());
         assert_eq!(schedule.num_train_timesteps(), 1000);
     }
 
@@ -115,8 +120,8 @@ mod tests {
         assert!(matches!(schedule.add_noise(&x, &Array4::zeros((2, 1, 4, 3)), &[0, 0]), Err(Error::Shape { .. })));
         assert!(matches!(schedule.add_noise(&x, &x, &[0, 1000]), Err(Error::Timestep { t: 1000, count: 1000 })));
         assert!(matches!(schedule.alphas_cumprod(-1), Err(Error::Timestep { t: -1, .. })));
-        assert!(NoiseSchedule::linear(1e-4, 0.02, 0).is_err());
-        assert!(NoiseSchedule::linear(0.02, 1e-4, 1000).is_err());
-        assert!(NoiseSchedule::linear(f64::NAN, 0.02, 1000).is_err());
+        for betas in [&[][..], &[0.1, 1.0], &[0.0], &[f64::NAN]] {
+            assert!(NoiseSchedule::from_betas(betas).is_err(), "{betas:?}");
+        }
     }
 }

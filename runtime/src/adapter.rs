@@ -7,10 +7,10 @@
 use crate::error::{Error, Result};
 use crate::files::sha256;
 use crate::plan::{Plan, Weight};
+use crate::source::Source;
 use crate::tensor::{Metadata, Tensor, View, read_safetensors, write_views};
 use sara_kernels::DType;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -124,7 +124,7 @@ impl Adapter {
 
     /// New values of the weights that the adapter changes: the weight's number in `weights`, positions and values. Refuses an adapter
     /// for another base.
-    pub fn apply(&self, model: &Path, weights: &[Weight]) -> Result<Vec<Tuned>> {
+    pub fn apply(&self, source: &Source, weights: &[Weight]) -> Result<Vec<Tuned>> {
         let mut patches = Vec::new();
         for (key, delta) in &self.deltas {
             let found = weights.iter().position(|w| w.path == *key);
@@ -140,7 +140,7 @@ impl Adapter {
                     ),
                 ));
             }
-            let bytes = stored_bytes(model, weight)?;
+            let bytes = stored_bytes(source, weight)?;
             if sha256(&bytes) != delta.base_sha256 {
                 return Err(Error::tensor(key, "the adapter is for another base: the model's weight has other values"));
             }
@@ -163,15 +163,15 @@ impl Adapter {
 ///
 /// A difference is rounded to `f32`, so base plus difference can miss the value by half a unit in the last place of the base. What
 /// is deployed, as a model or as an adapter, is base plus difference.
-pub fn between(plan: &Plan, model: &Path, values: &[Vec<f32>]) -> Result<Adapter> {
+pub fn between(plan: &Plan, source: &Source, values: &[Vec<f32>]) -> Result<Adapter> {
     let mut adapter = Adapter::default();
     for (sparse, values) in plan.sparse.iter().zip(values) {
         let weight = &plan.weights[sparse.weight as usize];
-        let bytes = stored_bytes(model, weight)?;
+        let bytes = stored_bytes(source, weight)?;
         let base_sha256 = sha256(&bytes);
         if base_sha256 != sparse.base_sha256 {
             return Err(Error::file(
-                weight.path_beside(model),
+                source.path(&weight.file),
                 format!("has other values of weight `{}` than were trained; put the file of then back", weight.name),
             ));
         }
@@ -189,10 +189,9 @@ pub fn between(plan: &Plan, model: &Path, values: &[Vec<f32>]) -> Result<Adapter
     Ok(adapter)
 }
 
-fn stored_bytes(model: &Path, weight: &Weight) -> Result<Vec<u8>> {
-    let path = weight.path_beside(model);
+fn stored_bytes(source: &Source, weight: &Weight) -> Result<Vec<u8>> {
+    let (path, file) = source.open(&weight.file)?;
     let mut bytes = vec![0; weight.stored_bytes() as usize];
-    let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
     file.read_exact_at(&mut bytes, weight.offset).map_err(|e| Error::io(&path, e))?;
     Ok(bytes)
 }
@@ -232,7 +231,7 @@ mod tests {
     }
 
     fn adapter(path: &Path) -> Adapter {
-        let bytes = stored_bytes(path, &weight("a", 0)).unwrap();
+        let bytes = stored_bytes(&Source::new(path), &weight("a", 0)).unwrap();
         let delta = Delta { index: vec![1, 3], delta: vec![0.5, -1.0], base_sha256: sha256(&bytes) };
         Adapter { deltas: BTreeMap::from([("/a/MatMul:1".to_owned(), delta)]), metadata: BTreeMap::new() }
     }
@@ -247,9 +246,9 @@ mod tests {
         let read = Adapter::read(&file).unwrap();
         assert_eq!(read, made);
         let weights = [weight("b", 16), weight("a", 0)];
-        assert_eq!(read.apply(&path, &weights).unwrap(), [(1, vec![1, 3], vec![2.5, 3.0])]);
+        assert_eq!(read.apply(&Source::new(&path), &weights).unwrap(), [(1, vec![1, 3], vec![2.5, 3.0])]);
         let twice = Adapter::combine(&[(read.clone(), 2.0), (read, -0.5)]).unwrap();
-        assert_eq!(twice.apply(&path, &weights).unwrap(), [(1, vec![1, 3], vec![2.75, 2.5])]);
+        assert_eq!(twice.apply(&Source::new(&path), &weights).unwrap(), [(1, vec![1, 3], vec![2.75, 2.5])]);
     }
 
     #[test]
@@ -258,7 +257,7 @@ mod tests {
         let path = model(folder.path());
         let made = adapter(&path);
         for weights in [vec![weight("c", 0)], vec![weight("a", 16)]] {
-            let error = made.apply(&path, &weights).unwrap_err().to_string();
+            let error = made.apply(&Source::new(&path), &weights).unwrap_err().to_string();
             assert!(error.contains("/a/MatMul:1") && error.contains("another base"), "{error}");
         }
     }
@@ -270,10 +269,10 @@ mod tests {
         let path = model(folder.path());
         let double = Weight { shape: vec![2], stored: Stored::Plain(DType::F64), ..weight("a", 0) };
         let mut made = adapter(&path);
-        let error = made.apply(&path, &[double]).unwrap_err().to_string();
+        let error = made.apply(&Source::new(&path), &[double]).unwrap_err().to_string();
         assert!(error.contains("/a/MatMul:1") && error.contains("f64"), "{error}");
         made.deltas.values_mut().for_each(|d| d.index = vec![1, 4]);
-        let error = made.apply(&path, &[weight("a", 0)]).unwrap_err().to_string();
+        let error = made.apply(&Source::new(&path), &[weight("a", 0)]).unwrap_err().to_string();
         assert!(error.contains("beyond the weight's 4 elements"), "{error}");
     }
 

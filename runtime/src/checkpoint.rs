@@ -1,23 +1,26 @@
 //! Checkpoints: what a run needs to go on as if it had never stopped.
 //!
-//! A checkpoint is a folder. It is written beside its place and renamed when it is complete; `manifest.json` holds the size and
-//! hash of every other file.
+//! A checkpoint is a folder. It is written beside its place and renamed when it is complete and on the disk; `manifest.json`, which is
+//! written last, holds the size and hash of every other file.
 
+use crate::ema::Ema;
 use crate::error::{Error, Result};
-use crate::files::{hex, sha256_file, write_atomic};
-use crate::tensor::{Tensor, View, read_safetensors, write_views};
+use crate::executor::SparseState;
+use crate::files::{Disk, Real, hex, sha256_file};
+use crate::tensor::{Tensor, View, encoded, read_safetensors};
 use crate::train::{TrainOptions, Trainer};
 use sara_kernels::DType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 const STATE: &str = "state.safetensors";
 const TRAINER: &str = "trainer.json";
 const MANIFEST: &str = "manifest.json";
+/// What is put behind the name of a checkpoint that is about to be replaced.
+const BEFORE: &str = ".before";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,51 +41,82 @@ struct Entry {
 /// Version of the format.
 const VERSION: u32 = 2;
 
-/// Writes `checkpoint-000500` into the run folder and returns its path.
-pub fn save(trainer: &Trainer, run: &Path) -> Result<PathBuf> {
-    let name = format!("checkpoint-{:06}", trainer.step);
-    let (target, partial) = (run.join(&name), run.join(format!(".{name}.partial")));
-    let clean = |path: &Path| match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
-        _ => Ok(()),
-    };
-    clean(&partial)?;
-    fs::create_dir_all(&partial).map_err(|e| Error::io(&partial, e))?;
-    let result = write_files(trainer, &partial).and_then(|()| {
-        clean(&target)?;
-        fs::rename(&partial, &target).map_err(|e| Error::io(&target, e))?;
-        File::open(run).and_then(|d| d.sync_all()).map_err(|e| Error::io(run, e))
-    });
-    if result.is_err() {
-        // The error that led here is the one to report.
-        let _ = clean(&partial);
-    }
-    result.map(|()| target)
+/// Writes `checkpoint-000500` into the run folder, deletes all but the newest `keep` checkpoints, and returns its path.
+pub fn save(trainer: &Trainer, run: &Path, keep: usize) -> Result<PathBuf> {
+    save_on(&Real, trainer, run, keep)
 }
 
-fn write_files(trainer: &Trainer, folder: &Path) -> Result<()> {
+/// The same on a given disk. Whatever fails, the checkpoints that were there can still be loaded: a new one takes its name when it is
+/// complete and on the disk, and an old one goes when the new one has been read again.
+pub fn save_on(disk: &dyn Disk, trainer: &Trainer, run: &Path, keep: usize) -> Result<PathBuf> {
+    let name = format!("checkpoint-{:06}", trainer.step);
+    let (target, partial, before) =
+        (run.join(&name), run.join(format!(".{name}.partial")), run.join(format!(".{name}{BEFORE}")));
+    disk.create_folder(run)?;
+    for stale in leftovers(run)? {
+        disk.remove_folder(&stale)?;
+    }
+    disk.create_folder(&partial)?;
+    let written =
+        write_files(disk, trainer, &partial).and_then(|()| disk.sync_folder(&partial)).and_then(|()| check(&partial));
+    if let Err(error) = written {
+        // The error that led here is the one to report.
+        let _ = disk.remove_folder(&partial);
+        return Err(error);
+    }
+    if target.exists() {
+        // Between the two renames the one before is found under its other name.
+        disk.rename(&target, &before)?;
+    }
+    disk.rename(&partial, &target)?;
+    disk.sync_folder(run)?;
+    disk.remove_folder(&before)?;
+    for (_, old) in all(run)?.into_iter().filter(|(step, _)| *step < trainer.step).skip(keep.max(1) - 1) {
+        disk.remove_folder(&old)?;
+    }
+    Ok(target)
+}
+
+/// Folders that a save which did not end has left, apart from a checkpoint that it was about to replace.
+fn leftovers(run: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(run).map_err(|e| Error::io(run, e))?;
+    let stale = entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|path| {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let own = name.strip_prefix('.').and_then(|name| name.strip_suffix(BEFORE)).map(|name| run.join(name));
+        name.starts_with(".checkpoint-") && (name.ends_with(".partial") || own.is_some_and(|own| own.exists()))
+    });
+    Ok(stale.collect())
+}
+
+fn write_files(disk: &dyn Disk, trainer: &Trainer, folder: &Path) -> Result<()> {
     let executor = &trainer.executor;
     let plan = executor.plan();
     let mut views = BTreeMap::new();
-    for (s, sparse) in plan.sparse.iter().enumerate() {
+    for s in 0..plan.sparse.len() {
         let index = executor.indices(s);
         let [param, _, moment1, moment2] = executor.state(s);
-        let left: Vec<u32> = sparse.index.iter().copied().filter(|i| index.binary_search(i).is_err()).collect();
-        let weight = executor.weight(sparse.weight);
-        let frozen: Vec<f32> = left.iter().map(|i| weight[*i as usize]).collect();
-        let owned = |view: View<'_>| View { bytes: Cow::Owned(view.bytes.into_owned()), ..view };
+        let (left, frozen) = executor.left(s);
+        if ![param, moment1, moment2, frozen].iter().all(|values| values.iter().all(|v| v.is_finite())) {
+            let name = &plan.weights[plan.sparse[s].weight as usize].name;
+            return Err(Error::tensor(name, "holds NaN or infinity, and is not saved; lower the learning rate"));
+        }
         for (column, view) in [
             ("index", View::vector(DType::U32, index)),
             ("value", View::vector(DType::F32, param)),
             ("moment1", View::vector(DType::F32, moment1)),
             ("moment2", View::vector(DType::F32, moment2)),
-            ("frozen_index", owned(View::vector(DType::U32, &left))),
-            ("frozen_value", owned(View::vector(DType::F32, &frozen))),
+            ("frozen_index", View::vector(DType::U32, left)),
+            ("frozen_value", View::vector(DType::F32, frozen)),
         ] {
             views.insert(format!("{s}.{column}"), view);
         }
     }
-    write_views(&folder.join(STATE), &views, None)?;
+    for (s, values) in trainer.ema.iter().flat_map(|ema| ema.values().iter().enumerate()) {
+        views.insert(format!("{s}.ema"), View::vector(DType::F32, values));
+    }
+    let path = folder.join(STATE);
+    let file = encoded(&path, &views, None)?;
+    disk.write(&path, &mut |out| file.write(out))?;
     let saved = Saved {
         version: VERSION,
         step: trainer.step,
@@ -90,16 +124,16 @@ fn write_files(trainer: &Trainer, folder: &Path) -> Result<()> {
         selection_sha256: selection_hash(trainer),
         options: trainer.options.clone(),
     };
-    write_json(&folder.join(TRAINER), &saved)?;
+    write_json(disk, &folder.join(TRAINER), &saved)?;
     let mut manifest = BTreeMap::new();
     for name in [STATE, TRAINER] {
         manifest.insert(name, entry(&folder.join(name))?);
     }
-    write_json(&folder.join(MANIFEST), &manifest)
+    write_json(disk, &folder.join(MANIFEST), &manifest)
 }
 
-/// Restores a trainer of the same plan from a checkpoint folder. The options of the checkpoint replace the trainer's.
-pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
+/// That a checkpoint is complete and as it was written.
+pub fn check(folder: &Path) -> Result<()> {
     let manifest: BTreeMap<String, Entry> = read_json(&folder.join(MANIFEST))?;
     for name in [STATE, TRAINER] {
         let path = folder.join(name);
@@ -107,12 +141,15 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
             manifest.get(name).ok_or_else(|| Error::file(folder.join(MANIFEST), format!("does not list {name}")))?;
         let found = entry(&path)?;
         if (found.bytes, &found.sha256) != (wanted.bytes, &wanted.sha256) {
-            return Err(Error::file(
-                path,
-                "is damaged: size or hash differ from the manifest; use an older checkpoint",
-            ));
+            return Err(Error::file(path, "is damaged: size or hash differ from the manifest"));
         }
     }
+    Ok(())
+}
+
+/// Restores a trainer of the same plan from a checkpoint folder. The options of the checkpoint replace the trainer's.
+pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
+    check(folder)?;
     let path = folder.join(TRAINER);
     let saved: Saved = read_json(&path)?;
     if saved.version != VERSION {
@@ -127,40 +164,63 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
             "selection_sha256 differs: the checkpoint is of a plan with other trained entries, or of other weights",
         ));
     }
-    let state = folder.join(STATE);
-    let (tensors, _) = read_safetensors(&state)?;
+    let path = folder.join(STATE);
+    let (tensors, _) = read_safetensors(&path)?;
     let column = |s: usize, name: &str| {
         let key = format!("{s}.{name}");
-        tensors.get(&key).map(Tensor::bytes).ok_or_else(|| Error::file(&state, format!("tensor `{key}` is missing")))
+        tensors.get(&key).map(Tensor::bytes).ok_or_else(|| Error::file(&path, format!("tensor `{key}` is missing")))
     };
     for s in 0..trainer.executor.plan().sparse.len() {
         let u32s = |name| column(s, name).map(|b| bytemuck::pod_collect_to_vec::<u8, u32>(&b));
         let f32s = |name| column(s, name).map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(&b));
-        let (left, frozen) = (u32s("frozen_index")?, f32s("frozen_value")?);
-        let (index, value, moment1, moment2) = (u32s("index")?, f32s("value")?, f32s("moment1")?, f32s("moment2")?);
-        let sparse = &trainer.executor.plan().sparse[s];
-        let weight = sparse.weight;
-        let mut all: Vec<u32> = index.iter().chain(&left).copied().collect();
-        all.sort_unstable();
-        if all != sparse.index || left.len() != frozen.len() {
-            return Err(Error::file(&state, format!("the positions of sparse weight {s} are not those of the plan")));
-        }
-        trainer.executor.set_state(s, &index, &value, &moment1, &moment2)?;
-        trainer.executor.set_frozen(weight, &left, &frozen);
+        let (left, left_values) = (u32s("frozen_index")?, f32s("frozen_value")?);
+        let (index, values, moment1, moment2) = (u32s("index")?, f32s("value")?, f32s("moment1")?, f32s("moment2")?);
+        let state = SparseState {
+            index: &index,
+            values: &values,
+            moments: [&moment1, &moment2],
+            left: &left,
+            left_values: &left_values,
+        };
+        trainer.executor.set_state(s, &state).map_err(|e| Error::file(&path, e.to_string()))?;
     }
+    trainer.ema = match saved.options.ema_decay {
+        None => None,
+        Some(decay) => {
+            let f32s = |s| column(s, "ema").map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(&b));
+            let values = (0..trainer.executor.plan().sparse.len()).map(f32s).collect::<Result<_>>()?;
+            let misfit = || Error::file(&path, "the averages do not fit the plan");
+            Some(Ema::restored(&trainer.executor, decay, values).ok_or_else(misfit)?)
+        }
+    };
     trainer.options = saved.options;
     trainer.step = saved.step;
     Ok(())
 }
 
-/// The complete checkpoint of a run that has the most steps, and how many.
-pub fn latest(run: &Path) -> Result<Option<(u64, PathBuf)>> {
+/// The checkpoints of a run and how many steps each has, that of most steps first. They may be damaged; [`check`] tells.
+pub fn all(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let entries = fs::read_dir(run).map_err(|e| Error::io(run, e))?;
-    let complete = entries.filter_map(|e| e.ok().map(|e| e.path())).filter_map(|path| {
-        let step: u64 = path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
-        path.join(MANIFEST).is_file().then_some((step, path))
-    });
-    Ok(complete.max())
+    let mut found: Vec<(u64, PathBuf)> = entries
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter_map(|path| {
+            let name = path.file_name()?.to_str()?;
+            // One that was about to be replaced stands in until there is the new one.
+            let hidden = name.strip_prefix('.').and_then(|name| name.strip_suffix(BEFORE));
+            if hidden.is_some_and(|own| run.join(own).exists()) {
+                return None;
+            }
+            let step: u64 = hidden.unwrap_or(name).strip_prefix("checkpoint-")?.parse().ok()?;
+            path.join(MANIFEST).is_file().then_some((step, path))
+        })
+        .collect();
+    found.sort_by(|a, b| b.cmp(a));
+    Ok(found)
+}
+
+/// The checkpoint of a run that has the most steps, and how many.
+pub fn latest(run: &Path) -> Result<Option<(u64, PathBuf)>> {
+    Ok(all(run)?.into_iter().next())
 }
 
 /// Identity of what trains: names, positions, and the values in the base.
@@ -180,9 +240,9 @@ fn entry(path: &Path) -> Result<Entry> {
     sha256_file(path).map(|(bytes, sha256)| Entry { bytes, sha256 })
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+fn write_json(disk: &dyn Disk, path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e.to_string()))?;
-    write_atomic(path, |out| out.write_all(text.as_bytes()))
+    disk.write(path, &mut |out| out.write_all(text.as_bytes()))
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {

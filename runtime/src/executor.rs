@@ -2,19 +2,25 @@
 
 use crate::block::Block;
 use crate::error::{Error, Result};
-use crate::load::load;
-use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program};
+use crate::load::{Loaded, load, resident, room};
+use crate::map::Map;
+use crate::plan::{self, ALIGN, BufferId, Place, Plan, Port, Program, Weight};
+use crate::source::Source;
 use crate::tensor::Tensor;
-use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, hyper};
-use std::collections::HashMap;
+use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, hyper, narrow};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::Path;
+use std::time::Instant;
 
 /// A plan with its memory: weights, sparse state, constants, arena.
 pub struct Executor {
     plan: Plan,
     pool: Pool,
     weights: Block,
-    weight_at: Vec<usize>,
+    weight_at: Vec<Option<(usize, DType)>>,
+    /// The files of weights that launches read from there, each with its name in the plan.
+    maps: Vec<(String, Map)>,
     constants: Block,
     arena: Block,
     state: Block,
@@ -24,7 +30,8 @@ pub struct Executor {
     poison: bool,
 }
 
-/// Where the state of a sparse weight lies, in bytes of the state block, and how many of its entries train now.
+/// Where the state of a sparse weight lies, in bytes of the state block, and how many of its entries train now. Behind those lie
+/// the positions and values of the entries that train no more.
 #[derive(Clone, Copy)]
 struct StateAt {
     index: usize,
@@ -33,14 +40,40 @@ struct StateAt {
     moment1: usize,
     moment2: usize,
     count: usize,
+    all: usize,
+}
+
+/// What a buffer lies in.
+enum Memory<'a> {
+    Block(&'a Block),
+    /// The number of the map.
+    File(usize),
+}
+
+/// What trains of a sparse weight, and what no more does.
+#[derive(Clone, Copy, Debug)]
+pub struct SparseState<'a> {
+    /// Positions of the entries that train, ascending.
+    pub index: &'a [u32],
+    /// Their values.
+    pub values: &'a [f32],
+    /// Their first and second moments.
+    pub moments: [&'a [f32]; 2],
+    /// Positions of the entries that train no more, ascending.
+    pub left: &'a [u32],
+    /// Their values.
+    pub left_values: &'a [f32],
 }
 
 /// The buffers of a program's launches, ready to be handed to kernels.
+#[derive(Default)]
 struct Bound {
     buffers: Vec<Buffer>,
     lens: Vec<usize>,
     /// Range of `buffers` for each step.
     ranges: Vec<(usize, usize)>,
+    /// Steps that read a file, in order: the map, and the bytes of it.
+    fetches: Vec<(usize, usize, Range<usize>)>,
 }
 
 // SAFETY: the pointers in `Bound` point into the executor's own blocks, which move with it without moving their memory.
@@ -49,6 +82,9 @@ unsafe impl Send for Bound {}
 // SAFETY: a shared executor only reads; everything that writes takes it exclusively.
 #[expect(unsafe_code, reason = "pointers into memory that the executor owns")]
 unsafe impl Sync for Bound {}
+
+/// Fetches by which reading a file runs ahead of the launches.
+const AHEAD: usize = 4;
 
 /// A tensor that holds a number that is not finite.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +99,15 @@ pub struct NotFinite {
     pub after: Option<String>,
 }
 
+/// What one launch took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Floating-point operations, as the kernel declares them.
+    pub flops: u64,
+}
+
 /// The worst that a tensor holds.
 enum Extreme {
     Finite,
@@ -73,9 +118,10 @@ enum Extreme {
 impl Executor {
     /// Reads the weights and takes all memory that the plan needs. `model` overrides the path that the plan remembers.
     pub fn new(plan: Plan, threads: usize, model: Option<&Path>) -> Result<Executor> {
-        let path = model.map_or_else(|| plan.model.path.clone(), Path::to_path_buf);
         let pool = Pool::new(threads).map_err(|e| Error::Option(format!("no threads could be started: {e}")))?;
-        let (weight_at, weights) = load(&plan, &path, &pool)?;
+        let source = plan.model.source(model);
+        let Loaded { at: weight_at, block: weights, values } = load(&plan, &source, &pool)?;
+        let maps = maps(&plan, &source)?;
         let mut constants = Block::new(plan.constants.len())?;
         constants.bytes_mut()[..plan.constants.len()].copy_from_slice(&plan.constants);
         let arena = Block::new(plan.arena_bytes as usize)?;
@@ -97,6 +143,7 @@ impl Executor {
                     moment1: take(bytes),
                     moment2: take(bytes),
                     count: s.index.len(),
+                    all: s.index.len(),
                 }
             })
             .collect();
@@ -108,6 +155,7 @@ impl Executor {
             pool,
             weights,
             weight_at,
+            maps,
             constants,
             arena,
             state,
@@ -116,16 +164,14 @@ impl Executor {
             bound: Vec::new(),
             poison,
         };
-        for s in 0..executor.plan.sparse.len() {
-            let index = executor.plan.sparse[s].index.clone();
-            let values: Vec<f32> = {
-                let w = executor.weight(executor.plan.sparse[s].weight);
-                index.iter().map(|i| w[*i as usize]).collect()
-            };
-            let at = executor.state_at[s];
-            executor.state.view_mut(at.index, at.count).copy_from_slice(&index);
-            executor.state.view_mut(at.param, at.count).copy_from_slice(&values);
+        let mut rest = values.as_slice();
+        for (sparse, at) in executor.plan.sparse.iter().zip(&executor.state_at) {
+            let (own, others) = rest.split_at(at.count);
+            executor.state.view_mut(at.index, at.count).copy_from_slice(&sparse.index);
+            executor.state.view_mut(at.param, at.count).copy_from_slice(own);
+            rest = others;
         }
+        drop(values);
         executor.bind();
         Ok(executor)
     }
@@ -150,10 +196,26 @@ impl Executor {
         self.pool.threads()
     }
 
-    /// Elements of a weight that is computed in `f32`.
-    pub fn weight(&self, weight: u32) -> &[f32] {
+    /// Elements of a weight that lies in memory in `f32`.
+    pub fn weight(&self, weight: u32) -> Option<&[f32]> {
         let w = &self.plan.weights[weight as usize];
-        self.weights.view(self.weight_at[weight as usize], w.len() as usize)
+        let (at, _) = self.weight_at[weight as usize].filter(|at| at.1 == DType::F32)?;
+        Some(self.weights.view(at, w.len() as usize))
+    }
+
+    /// Replaces elements of a weight that lies in memory. Indices are within the weight.
+    pub fn patch(&mut self, weight: u32, index: &[u32], values: &[f32]) -> Result<()> {
+        let w = &self.plan.weights[weight as usize];
+        let misfit = |what: &str| Error::tensor(&w.name, what);
+        let len = w.len() as usize;
+        let at = self.weight_at[weight as usize].ok_or_else(|| misfit("does not lie in memory"))?;
+        let (at, DType::F32) = at else { return Err(misfit("is not stored in single precision")) };
+        if index.len() != values.len() || index.iter().any(|i| *i as usize >= len) {
+            return Err(misfit("is given values for positions that it does not have"));
+        }
+        let all: &mut [f32] = self.weights.view_mut(at, len);
+        index.iter().zip(values).for_each(|(i, v)| all[*i as usize] = *v);
+        Ok(())
     }
 
     /// Entries of sparse weight `s` that train now.
@@ -173,52 +235,61 @@ impl Executor {
         [at.param, at.gradient, at.moment1, at.moment2].map(|offset| self.state.view(offset, at.count))
     }
 
-    /// Replaces the state of sparse weight `s`: positions (a subset of the plan's), values and moments. The gradient becomes zero,
-    /// and the weight takes the values.
-    pub fn set_state(
-        &mut self,
-        s: usize,
-        index: &[u32],
-        values: &[f32],
-        moment1: &[f32],
-        moment2: &[f32],
-    ) -> Result<()> {
+    /// Positions and values of the entries of sparse weight `s` that train no more, in ascending order.
+    pub fn left(&self, s: usize) -> (&[u32], &[f32]) {
+        let at = self.state_at[s];
+        let (index, values) = (self.state.view(at.index, at.all), self.state.view(at.param, at.all));
+        (&index[at.count..], &values[at.count..])
+    }
+
+    /// Values of all entries of sparse weight `s` that the plan trains, in the order of the plan, whether they still train or not.
+    pub fn values(&self, s: usize) -> Vec<f32> {
+        let at = self.state_at[s];
+        let (index, values): (&[u32], &[f32]) = (self.state.view(at.index, at.all), self.state.view(at.param, at.all));
+        let mut pairs: Vec<(u32, f32)> = index.iter().copied().zip(values.iter().copied()).collect();
+        pairs.sort_unstable_by_key(|p| p.0);
+        pairs.into_iter().map(|p| p.1).collect()
+    }
+
+    /// Replaces the state of sparse weight `s`. The gradient becomes zero, and the weight takes the values.
+    pub fn set_state(&mut self, s: usize, state: &SparseState<'_>) -> Result<()> {
+        let SparseState { index, values, moments, left, left_values } = *state;
         let sparse = &self.plan.sparse[s];
-        let name = self.plan.weights[sparse.weight as usize].name.clone();
+        let name = || self.plan.weights[sparse.weight as usize].name.clone();
         let n = index.len();
-        if [values.len(), moment1.len(), moment2.len()] != [n; 3] {
-            return Err(Error::tensor(name, "index, values and moments have different lengths"));
+        if [values.len(), moments[0].len(), moments[1].len()] != [n; 3] || left.len() != left_values.len() {
+            return Err(Error::tensor(name(), "index, values and moments have different lengths"));
         }
-        let subset = index.is_sorted_by(|a, b| a < b) && index.iter().all(|i| sparse.index.binary_search(i).is_ok());
-        if !subset {
-            return Err(Error::tensor(name, "its positions are not among those that the plan trains"));
+        let mut all = [index, left].concat();
+        all.sort_unstable();
+        if all != sparse.index || !index.is_sorted() || !left.is_sorted() {
+            return Err(Error::tensor(name(), "its positions are not those that the plan trains, in ascending order"));
         }
-        let (weight, at) = (sparse.weight, StateAt { count: n, ..self.state_at[s] });
-        self.state.view_mut(at.index, n).copy_from_slice(index);
-        self.state.view_mut(at.param, n).copy_from_slice(values);
-        self.state.view_mut(at.moment1, n).copy_from_slice(moment1);
-        self.state.view_mut(at.moment2, n).copy_from_slice(moment2);
+        let at = StateAt { count: n, ..self.state_at[s] };
+        self.state.view_mut(at.index, at.all).copy_from_slice(&[index, left].concat());
+        self.state.view_mut(at.param, at.all).copy_from_slice(&[values, left_values].concat());
+        self.state.view_mut(at.moment1, n).copy_from_slice(moments[0]);
+        self.state.view_mut(at.moment2, n).copy_from_slice(moments[1]);
         self.state.view_mut::<f32>(at.gradient, n).fill(0.0);
         self.state_at[s] = at;
-        let len = self.plan.weights[weight as usize].len() as usize;
-        let w = self.weights.view_mut::<f32>(self.weight_at[weight as usize], len);
-        for (i, v) in index.iter().zip(values) {
-            w[*i as usize] = *v;
+        let len = self.plan.weights[sparse.weight as usize].len() as usize;
+        let entries = index.iter().zip(values).chain(left.iter().zip(left_values));
+        match self.weight_at[sparse.weight as usize] {
+            None => {}
+            Some((place, DType::Bf16)) => {
+                let w = self.weights.view_mut::<half::bf16>(place, len);
+                entries.for_each(|(i, v)| w[*i as usize] = narrow(*v));
+            }
+            Some((place, _)) => {
+                let w = self.weights.view_mut::<f32>(place, len);
+                entries.for_each(|(i, v)| w[*i as usize] = *v);
+            }
         }
         self.bind();
         Ok(())
     }
 
-    /// Writes values into entries of a weight that do not train, such as those that re-selection left behind.
-    pub fn set_frozen(&mut self, weight: u32, index: &[u32], values: &[f32]) {
-        let len = self.plan.weights[weight as usize].len() as usize;
-        let w = self.weights.view_mut::<f32>(self.weight_at[weight as usize], len);
-        for (i, v) in index.iter().zip(values) {
-            w[*i as usize] = *v;
-        }
-    }
-
-    /// Keeps, of each sparse weight, the entries with `|w|` below the threshold by which they were chosen; the others stay where they
+    /// Keeps, of each sparse weight, the entries with `|w|` below the threshold by which they were chosen; the others stay as they
     /// are and train no more. Moments of those that stay are kept. Returns how many entries train now.
     pub fn reselect(&mut self) -> u64 {
         let mut total = 0;
@@ -234,6 +305,15 @@ impl Executor {
                     }
                     kept += 1;
                 }
+            }
+            let (positions, values): (&[u32], &[f32]) =
+                (self.state.view(index, at.all), self.state.view(param, at.all));
+            let mut left: Vec<(u32, f32)> =
+                positions[kept..].iter().copied().zip(values[kept..].iter().copied()).collect();
+            left.sort_unstable_by_key(|l| l.0);
+            for (k, (position, value)) in left.into_iter().enumerate() {
+                self.state.view_mut::<u32>(index, at.all)[kept + k] = position;
+                self.state.view_mut::<f32>(param, at.all)[kept + k] = value;
             }
             at.count = kept;
             self.state.view_mut::<f32>(at.gradient, kept).fill(0.0);
@@ -310,6 +390,24 @@ impl Executor {
         let at = self.position(name)?;
         self.run_at(at);
         Ok(())
+    }
+
+    /// Runs a program as [`Executor::run`] does and tells what each of its launches took, in the order of the plan.
+    pub fn time(&mut self, program: &str) -> Result<Vec<Timing>> {
+        let at = self.position(program)?;
+        self.prepare(at);
+        let this = &*self;
+        let steps = 0..this.plan.programs[at].steps.len();
+        Ok(this.pool.enter(|| {
+            let timed = steps.map(|step| {
+                let start = Instant::now();
+                this.launch(at, step);
+                let seconds = start.elapsed().as_secs_f64();
+                let call = this.call(at, step);
+                Timing { seconds, flops: (call.kernel.flops)(&call) }
+            });
+            timed.collect()
+        }))
     }
 
     fn run_at(&mut self, at: usize) {
@@ -443,56 +541,91 @@ impl Executor {
         bytes[at..].fill(0xff);
     }
 
+    /// A launch without its data, with the current lengths.
+    fn call(&self, program: usize, step: usize) -> Call<'_> {
+        let bound = &self.bound[program];
+        let (from, to) = bound.ranges[step];
+        let step = &self.plan.programs[program].steps[step];
+        Call { kernel: step.kernel, lens: &bound.lens[from..to], scalars: &step.scalars }
+    }
+
     #[expect(unsafe_code, reason = "hands verified plan memory to kernels")]
     fn launch(&self, program: usize, step: usize) {
         let bound = &self.bound[program];
         let (from, to) = bound.ranges[step];
-        let step = &self.plan.programs[program].steps[step];
-        let call = Call { kernel: step.kernel, lens: &bound.lens[from..to], scalars: &step.scalars };
+        let call = self.call(program, step);
         // SAFETY: the buffers were bound to this executor's memory, which lives and does not move; the plan's verifier has
         // checked that a written argument overlaps no other argument of its launch. `run` holds the executor exclusively.
         unsafe { Launch::new(call, &bound.buffers[from..to], &self.pool) }.run();
+        if let Ok(fetch) = bound.fetches.binary_search_by_key(&step, |f| f.0) {
+            let (_, map, range) = &bound.fetches[fetch];
+            self.maps[*map].1.give_back(range);
+            if let Some((_, map, range)) = bound.fetches.get(fetch + AHEAD) {
+                self.maps[*map].1.will_need(range);
+            }
+        }
     }
 
     fn bytes(&self, id: BufferId) -> &[u8] {
-        let (block, at, len) = self.locate(id);
+        let (memory, at, len) = self.locate(id);
         let size = self.plan.buffer(id).dtype.size();
-        &block.bytes()[at..at + len * size]
+        let all = match memory {
+            Memory::Block(block) => block.bytes(),
+            Memory::File(map) => self.maps[map].1.as_ref(),
+        };
+        &all[at..at + len * size]
     }
 
-    /// Block, byte offset and current number of elements of a buffer.
-    fn locate(&self, id: BufferId) -> (&Block, usize, usize) {
+    /// Memory, byte offset in it and current number of elements of a buffer.
+    fn locate(&self, id: BufferId) -> (Memory<'_>, usize, usize) {
         let buffer = self.plan.buffer(id);
         let len = buffer.len as usize;
         let sparse = |s: u32| self.state_at[s as usize];
-        match buffer.place {
+        let (block, at, len) = match buffer.place {
+            Place::File(w) => {
+                let weight = &self.plan.weights[w as usize];
+                let map = self.maps.iter().position(|m| m.0 == weight.file);
+                let Some(map) = map else { unreachable!("every file that a buffer lies in is mapped") };
+                return (Memory::File(map), weight.offset as usize, len);
+            }
             Place::Arena(at) => (&self.arena, at as usize, len),
-            Place::Weight(w) => (&self.weights, self.weight_at[w as usize], len),
+            Place::Weight(w) => (&self.weights, self.weight_at[w as usize].map_or(0, |at| at.0), len),
             Place::Constant(at) => (&self.constants, at as usize, len),
             Place::Index(s) => (&self.state, sparse(s).index, sparse(s).count),
+            Place::AllIndex(s) => (&self.state, sparse(s).index, len),
             Place::Param(s) => (&self.state, sparse(s).param, sparse(s).count),
+            Place::AllParam(s) => (&self.state, sparse(s).param, len),
             Place::Gradient(s) => (&self.state, sparse(s).gradient, sparse(s).count),
             Place::Moment1(s) => (&self.state, sparse(s).moment1, sparse(s).count),
             Place::Moment2(s) => (&self.state, sparse(s).moment2, sparse(s).count),
             Place::Hyper => (&self.state, self.hyper_at, len),
-        }
+        };
+        (Memory::Block(block), at, len)
     }
 
     /// Points every launch's arguments at this executor's memory, with the current lengths.
     #[expect(unsafe_code, reason = "pointers into memory that the executor owns")]
     fn bind(&mut self) {
         let bound = self.plan.programs.iter().map(|program| {
-            let mut bound = Bound { buffers: Vec::new(), lens: Vec::new(), ranges: Vec::new() };
-            for step in &program.steps {
+            let mut bound = Bound::default();
+            for (i, step) in program.steps.iter().enumerate() {
                 let from = bound.buffers.len();
                 for arg in &step.args {
                     let buffer = match arg {
                         None => Buffer::NONE,
                         Some(id) => {
-                            let (block, at, len) = self.locate(*id);
-                            // SAFETY: the plan's verifier has checked that the buffer lies inside its block and is aligned;
-                            // blocks are initialised, never move and live as long as the executor.
-                            unsafe { Buffer::new(block.address(at), len, self.plan.buffer(*id).dtype) }
+                            let (memory, at, len) = self.locate(*id);
+                            let address = match memory {
+                                Memory::Block(block) => block.address(at),
+                                Memory::File(map) => {
+                                    bound.fetches.push((i, map, at..at + len));
+                                    self.maps[map].1.as_ref()[at..at + len].as_ptr().cast_mut()
+                                }
+                            };
+                            // SAFETY: the plan's verifier has checked that the buffer lies inside its block and is aligned, and that
+                            // no launch writes to a file; blocks and maps are initialised, never move and live as long as the
+                            // executor.
+                            unsafe { Buffer::new(address, len, self.plan.buffer(*id).dtype) }
                         }
                     };
                     bound.lens.push(buffer.len());
@@ -506,18 +639,51 @@ impl Executor {
     }
 }
 
-/// Bytes that an executor of this plan takes, by kind: weights, sparse state, constants, arena, scratch of the threads.
-pub fn memory(plan: &Plan, threads: usize) -> [(&'static str, u64); 5] {
+/// Maps the files from which launches read weights.
+fn maps(plan: &Plan, source: &Source) -> Result<Vec<(String, Map)>> {
+    let read = plan.buffers.iter().filter_map(|b| if let Place::File(w) = b.place { Some(w) } else { None });
+    let weights: Vec<&Weight> = read.map(|w| &plan.weights[w as usize]).collect();
+    let names: BTreeSet<&str> = weights.iter().map(|w| w.file.as_str()).collect();
+    let mut maps = Vec::new();
+    for name in names {
+        let map = Map::open(source, name)?;
+        let len = map.as_ref().len() as u64;
+        let ends = |w: &&&Weight| w.offset.checked_add(w.stored_bytes()).is_none_or(|end| end > len);
+        if let Some(w) = weights.iter().filter(|w| w.file == name).find(ends) {
+            let reason = format!("ends at byte {len}, within weight `{}`; fetch it anew", w.name);
+            return Err(Error::file(source.path(name), reason));
+        }
+        maps.push((name.to_owned(), map));
+    }
+    Ok(maps)
+}
+
+/// Bytes that an executor of this plan takes, by kind: weights, mapped pages, sparse state, constants, arena, scratch of the threads.
+pub fn memory(plan: &Plan, threads: usize) -> [(&'static str, u64); 6] {
+    let trained = plan.sparse.iter().map(|s| s.index.len());
+    memory_by_kind(&plan.weights, &plan.buffers, trained, plan.constants.len(), plan.arena_bytes, threads)
+}
+
+/// The same for a plan with these weights, buffers, numbers of trained entries, bytes of constants and of the arena.
+pub fn memory_by_kind(
+    weights: &[Weight],
+    buffers: &[plan::Buffer],
+    trained: impl Iterator<Item = usize>,
+    constants: usize,
+    arena: u64,
+    threads: usize,
+) -> [(&'static str, u64); 6] {
     let aligned = |bytes: u64| bytes.next_multiple_of(ALIGN);
-    let weights = plan.weights.iter().map(|w| aligned(w.len() * w.stored.loaded().size() as u64)).sum();
+    let resident = resident(buffers).into_iter().map(|(w, dtype)| room(&weights[w], dtype) as u64).sum();
+    let files = buffers.iter().filter(|b| matches!(b.place, Place::File(_)));
     // Five arrays of four bytes; the plan keeps the initial index besides.
-    let state =
-        plan.sparse.iter().map(|s| aligned(s.index.len() as u64 * 4) * 5 + s.index.len() as u64 * 4).sum::<u64>();
+    let state = trained.map(|n| n as u64 * 4).map(|n| aligned(n) * 5 + n).sum::<u64>();
     [
-        ("weights", weights),
+        ("weights", resident),
+        ("mapped pages", files.map(|b| b.len).max().unwrap_or(0)),
         ("sparse state", state + aligned(hyper::LEN as u64 * 4)),
-        ("constants", plan.constants.len() as u64 * 2),
-        ("arena", plan.arena_bytes),
+        ("constants", constants as u64 * 2),
+        ("arena", arena),
         ("scratch", (threads.max(1) * sara_kernels::SCRATCH_BYTES) as u64),
     ]
 }

@@ -5,17 +5,20 @@
 pub mod adapter;
 mod block;
 pub mod checkpoint;
+pub mod ema;
 mod error;
 pub mod executor;
 pub mod files;
 pub mod interpret;
 mod load;
+pub mod map;
 pub mod metrics;
 pub mod oracle;
 pub mod patch;
 pub mod plan;
 pub mod rng;
 pub mod schedule;
+pub mod source;
 pub mod tensor;
 pub mod train;
 

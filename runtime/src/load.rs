@@ -3,102 +3,162 @@
 use crate::block::Block;
 use crate::error::{Error, Result};
 use crate::files::{hex, sha256_file};
-use crate::plan::{ALIGN, Plan, Stored, Weight};
-use sara_kernels::Pool;
+use crate::plan::{ALIGN, Buffer, Place, Plan, Sparse, Stored, Weight};
+use crate::source::Source;
+use sara_kernels::{DType, Pool, narrow};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Reads all weights into one block. Returns each weight's offset. The `.onnx` file must be the plan's, and each weight of which
-/// entries train must have the bytes by which they were chosen.
-pub(crate) fn load(plan: &Plan, model: &Path, pool: &Pool) -> Result<(Vec<usize>, Block)> {
+/// The weights of a plan in memory.
+pub(crate) struct Loaded {
+    /// Offset and element type of each weight that a launch reads from memory, in `block`.
+    pub(crate) at: Vec<Option<(usize, DType)>>,
+    /// Those weights.
+    pub(crate) block: Block,
+    /// Values of the entries of all sparse weights, one weight after the other. In one piece, so that their memory goes back whole.
+    pub(crate) values: Vec<f32>,
+}
+
+/// Reads the weights that launches read from memory, and of each sparse weight the values of its entries. The `.onnx` file must be
+/// the plan's, and each weight of which entries train must have the bytes by which they were chosen.
+pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<Loaded> {
+    let model = &source.model;
     let (bytes, sha256) = sha256_file(model)?;
     if bytes != plan.model.bytes || sha256 != plan.model.sha256 {
         return Err(Error::file(model, "is not the model that the plan was compiled from; compile the plan again"));
     }
-    let mut at = Vec::with_capacity(plan.weights.len());
+    let mut at = vec![None; plan.weights.len()];
     let mut end = 0;
-    for w in &plan.weights {
-        at.push(end);
-        end += room(w);
+    for (w, dtype) in resident(&plan.buffers) {
+        at[w] = Some((end, dtype));
+        end += room(&plan.weights[w], dtype);
     }
     let mut files: HashMap<&str, (PathBuf, File)> = HashMap::new();
     for w in &plan.weights {
         if !files.contains_key(w.file.as_str()) {
-            let path = w.path_beside(model);
-            let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-            files.insert(&w.file, (path, file));
+            files.insert(&w.file, source.open(&w.file)?);
         }
     }
-    let mut bases: HashMap<usize, &str> = HashMap::new();
-    for sparse in &plan.sparse {
-        bases.insert(sparse.weight as usize, &sparse.base_sha256);
+    let mut values = vec![0.0; plan.sparse.iter().map(|s| s.index.len()).sum()];
+    let mut rest = values.as_mut_slice();
+    let mut sparse: HashMap<usize, Mutex<(&Sparse, &mut [f32])>> = HashMap::new();
+    for s in &plan.sparse {
+        let (own, others) = rest.split_at_mut(s.index.len());
+        sparse.insert(s.weight as usize, Mutex::new((s, own)));
+        rest = others;
     }
     let mut block = Block::new(end)?;
     let mut rest = block.bytes_mut();
     let mut places = Vec::with_capacity(plan.weights.len());
-    for w in &plan.weights {
-        let (own, others) = rest.split_at_mut(room(w));
+    for (w, at) in plan.weights.iter().zip(&at) {
+        let (own, others) = rest.split_at_mut(at.map_or(0, |(_, dtype)| room(w, dtype)));
         places.push(Mutex::new(own));
         rest = others;
     }
     let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
     pool.run(plan.weights.len(), |i, scratch| {
         let w = &plan.weights[i];
+        let mut sparse = sparse.get(&i).map(|s| s.lock().unwrap_or_else(PoisonError::into_inner));
+        if at[i].is_none() && sparse.is_none() {
+            return;
+        }
+        let sparse = sparse.as_mut().map(|s| (s.0, &mut *s.1));
         let (path, file) = &files[w.file.as_str()];
         let mut place = places[i].lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = read(w, path, file, bases.get(&i).copied(), &mut place, scratch) {
+        let memory = at[i].map(|(_, dtype)| (&mut **place, dtype));
+        if let Err(error) = read(w, path, file, sparse, memory, scratch) {
             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
             if failed.as_ref().is_none_or(|(first, _)| i < *first) {
                 *failed = Some((i, error));
             }
         }
     });
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some((_, error)) => Err(error),
-        None => Ok((at, block)),
+    if let Some((_, error)) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
     }
+    drop((sparse, places));
+    Ok(Loaded { at, block, values })
+}
+
+/// The weights that launches or ports read from memory, in ascending order, and the types in which they lie there.
+pub(crate) fn resident(buffers: &[Buffer]) -> BTreeMap<usize, DType> {
+    let weight = |b: &Buffer| if let Place::Weight(w) = b.place { Some((w as usize, b.dtype)) } else { None };
+    buffers.iter().filter_map(weight).collect()
 }
 
 /// Bytes that a weight takes in the block.
-fn room(w: &Weight) -> usize {
-    (w.len() as usize * w.stored.loaded().size()).next_multiple_of(ALIGN as usize)
+pub(crate) fn room(w: &Weight, dtype: DType) -> usize {
+    (w.len() as usize * dtype.size()).next_multiple_of(ALIGN as usize)
 }
 
 /// Elements that are read at once: few enough that they are still in the cache when they are hashed and widened.
 const CHUNK: usize = 1 << 16;
 
-/// Reads and widens one weight. `base` is the hash that its bytes must have.
-fn read(w: &Weight, path: &Path, file: &File, base: Option<&str>, place: &mut [u8], scratch: &mut [u8]) -> Result<()> {
+/// Reads and widens one weight, into `memory` if it is to stay there. What is sparse must have the bytes by which its entries were
+/// chosen; their values are written beside it.
+fn read(
+    w: &Weight,
+    path: &Path,
+    file: &File,
+    sparse: Option<(&Sparse, &mut [f32])>,
+    memory: Option<(&mut [u8], DType)>,
+    scratch: &mut [u8],
+) -> Result<()> {
+    let (mut whole, mut halves): (Option<&mut [u8]>, Option<&mut [half::bf16]>) = match memory {
+        None => (None, None),
+        Some((memory, DType::Bf16)) => (None, Some(bytemuck::cast_slice_mut(memory))),
+        Some((memory, _)) => (Some(memory), None),
+    };
     let mut hash = Sha256::new();
     let (len, from) = (w.len() as usize, w.stored.size());
     let to = w.stored.loaded().size();
+    let (raw, spare) = scratch.split_at_mut(CHUNK * size_of::<f64>());
+    let (sparse, mut values) = sparse.map_or((None, &mut [][..]), |(s, values)| (Some(s), values));
+    let mut positions = sparse.map_or(&[][..], |s| &s.index);
     for first in (0..len).step_by(CHUNK) {
         let count = CHUNK.min(len - first);
         let offset = w.offset + (first * from) as u64;
-        let out = &mut place[first * to..(first + count) * to];
+        let out = match &mut whole {
+            Some(whole) => &mut whole[first * to..(first + count) * to],
+            None => &mut spare[..count * to],
+        };
         let bytes = match w.stored {
             Stored::Plain(_) => &mut *out,
-            Stored::F16 | Stored::Bf16 => &mut scratch[..count * from],
+            Stored::F16 | Stored::Bf16 => &mut raw[..count * from],
         };
         file.read_exact_at(bytes, offset).map_err(|e| short(w, path, file, e))?;
-        if base.is_some() {
+        if sparse.is_some() {
             hash.update(&*bytes);
         }
-        let widen: fn(u16) -> f32 = match w.stored {
-            Stored::Plain(_) => continue,
-            Stored::F16 => |bits| half::f16::from_bits(bits).to_f32(),
-            Stored::Bf16 => |bits| half::bf16::from_bits(bits).to_f32(),
+        let widen: Option<fn(u16) -> f32> = match w.stored {
+            Stored::Plain(_) => None,
+            Stored::F16 => Some(|bits| half::f16::from_bits(bits).to_f32()),
+            Stored::Bf16 => Some(|bits| half::bf16::from_bits(bits).to_f32()),
         };
-        let halves = scratch[..count * from].chunks_exact(2);
-        for (v, b) in bytemuck::cast_slice_mut::<u8, f32>(out).iter_mut().zip(halves) {
-            *v = widen(u16::from_le_bytes([b[0], b[1]]));
+        if let Some(widen) = widen {
+            let halves = raw[..count * from].chunks_exact(2);
+            for (v, b) in bytemuck::cast_slice_mut::<u8, f32>(out).iter_mut().zip(halves) {
+                *v = widen(u16::from_le_bytes([b[0], b[1]]));
+            }
+        }
+        let (here, later) = positions.split_at(positions.partition_point(|i| (*i as usize) < first + count));
+        positions = later;
+        if !here.is_empty() {
+            let elements: &[f32] = bytemuck::cast_slice(out);
+            let (own, others) = std::mem::take(&mut values).split_at_mut(here.len());
+            own.iter_mut().zip(here).for_each(|(v, i)| *v = elements[*i as usize - first]);
+            values = others;
+        }
+        if let Some(halves) = &mut halves {
+            let elements: &[f32] = bytemuck::cast_slice(out);
+            halves[first..first + count].iter_mut().zip(elements).for_each(|(half, v)| *half = narrow(*v));
         }
     }
-    if base.is_some_and(|base| base != hex(&hash.finalize())) {
+    if sparse.is_some_and(|s| s.base_sha256 != hex(&hash.finalize())) {
         return Err(Error::file(
             path,
             format!(

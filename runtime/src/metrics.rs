@@ -1,6 +1,7 @@
 //! The log of a run: one JSON object a line, flushed as it is written.
 
 use crate::error::{Error, Result};
+use crate::files::write_atomic;
 use crate::train::Metrics;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -23,9 +24,8 @@ impl Log {
                 .collect(),
             _ => String::new(),
         };
-        let mut file =
-            OpenOptions::new().create(true).write(true).truncate(true).open(path).map_err(|e| Error::io(path, e))?;
-        file.write_all(kept.as_bytes()).map_err(|e| Error::io(path, e))?;
+        write_atomic(path, |out| out.write_all(kept.as_bytes()))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::io(path, e))?;
         Ok(Log { path: path.to_owned(), file })
     }
 

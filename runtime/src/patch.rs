@@ -2,6 +2,7 @@
 //! unknown, survives.
 
 use crate::plan::{Stored, Weight};
+use crate::source::Source;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -40,6 +41,9 @@ pub enum PatchError {
         /// The file of the original.
         file: String,
     },
+    /// A file of the model could not be opened, or may not be read.
+    #[error(transparent)]
+    Source(#[from] crate::Error),
     /// A weight is stored in a type that cannot be trained.
     #[error("weight `{0}` is not stored as real numbers")]
     Type(String),
@@ -49,12 +53,11 @@ pub enum PatchError {
 ///
 /// `external` lists the external files, relative to the model's folder; they keep their names, because the model names them.
 pub fn export(
-    model: &Path,
+    model: &Source,
     external: &BTreeSet<String>,
     patches: &[Patch<'_>],
     output: &Path,
 ) -> Result<(), PatchError> {
-    let from = model.parent().unwrap_or(Path::new(""));
     let to = output.parent().unwrap_or(Path::new(""));
     let mut by_file: BTreeMap<&str, Vec<&Patch<'_>>> = BTreeMap::new();
     by_file.entry("").or_default();
@@ -68,13 +71,12 @@ pub fn export(
         .map_err(|source| io_error(to, source))?;
     let mut done = Vec::new();
     for (file, patches) in by_file {
-        let (source, target) =
-            if file.is_empty() { (model.to_owned(), output.to_owned()) } else { (from.join(file), to.join(file)) };
+        let (source, target) = (model.path(file), if file.is_empty() { output.to_owned() } else { to.join(file) });
         if same_file(&source, &target) {
             let file = source.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
             return Err(PatchError::Overwrites { path: output.to_owned(), file });
         }
-        done.push(write_file(&source, &target, &patches)?);
+        done.push(write_file(model.open(file)?.1, &source, &target, &patches)?);
     }
     // Every file is complete before the first takes its name, and the `.onnx` file, which is first in the order of names, takes its
     // name last: what is there under that name has all that it needs.
@@ -109,7 +111,7 @@ impl Drop for Staged {
     }
 }
 
-fn write_file(source: &Path, target: &Path, patches: &[&Patch<'_>]) -> Result<Staged, PatchError> {
+fn write_file(mut from: File, source: &Path, target: &Path, patches: &[&Patch<'_>]) -> Result<Staged, PatchError> {
     let mut name = target.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.partial", std::process::id()));
     let staged = Staged { temporary: target.with_file_name(name), target: target.to_owned(), committed: false };
@@ -117,7 +119,6 @@ fn write_file(source: &Path, target: &Path, patches: &[&Patch<'_>]) -> Result<St
         fs::create_dir_all(folder).map_err(|source| io_error(folder, source))?;
     }
     let file = (|| {
-        let mut from = File::open(source)?;
         let mut file = OpenOptions::new().write(true).read(true).create_new(true).open(&staged.temporary)?;
         io::copy(&mut from, &mut file)?;
         file.flush()?;
@@ -202,7 +203,7 @@ mod tests {
             Patch { weight: &outside, index: &[0, 5], values: &[0.5, 65504.0] },
         ];
         let output = folder.path().join("out/tuned.onnx");
-        export(&model, &BTreeSet::from(["data".to_owned()]), &patches, &output).unwrap();
+        export(&Source::new(&model), &BTreeSet::from(["data".to_owned()]), &patches, &output).unwrap();
         let mut expected = head.clone();
         expected[9..13].copy_from_slice(&1.5f32.to_le_bytes());
         expected[21..25].copy_from_slice(&(-2.0f32).to_le_bytes());
@@ -221,7 +222,7 @@ mod tests {
         fs::write(&model, [0; 8]).unwrap();
         fs::write(folder.path().join("data"), [0; 8]).unwrap();
         let external = BTreeSet::from(["data".to_owned()]);
-        let error = export(&model, &external, &[], &folder.path().join("other.onnx")).unwrap_err();
+        let error = export(&Source::new(&model), &external, &[], &folder.path().join("other.onnx")).unwrap_err();
         assert!(matches!(error, PatchError::Overwrites { .. }), "{error}");
         let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
         assert_eq!(left.len(), 2, "nothing is left behind: {left:?}");
@@ -241,7 +242,8 @@ mod tests {
             let out = folder.path().join(format!("out-{blocked}"));
             fs::create_dir_all(out.join(blocked)).unwrap();
             fs::write(out.join("tuned.onnx"), "before").unwrap();
-            let error = export(&model, &BTreeSet::from(names.clone()), &[], &out.join("tuned.onnx")).unwrap_err();
+            let error =
+                export(&Source::new(&model), &BTreeSet::from(names.clone()), &[], &out.join("tuned.onnx")).unwrap_err();
             assert!(error.to_string().contains(blocked), "{error}");
             assert_eq!(fs::read(out.join("tuned.onnx")).unwrap(), b"before", "{blocked}: the model was replaced");
             let left = fs::read_dir(&out).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
@@ -255,7 +257,8 @@ mod tests {
         let model = folder.path().join("model.onnx");
         fs::write(&model, [0; 8]).unwrap();
         let external = BTreeSet::from(["gone.data".to_owned()]);
-        let error = export(&model, &external, &[], &folder.path().join("out/m.onnx")).unwrap_err().to_string();
+        let error =
+            export(&Source::new(&model), &external, &[], &folder.path().join("out/m.onnx")).unwrap_err().to_string();
         assert!(error.contains("gone.data"), "{error}");
         assert!(!folder.path().join("out/m.onnx").exists());
     }

@@ -77,6 +77,7 @@ impl Tensor {
             DType::U16 => Tensor::U16(array(shape, bytes)?),
             DType::U8 => Tensor::U8(array(shape, bytes)?),
             DType::Bool => Tensor::Bool(array(shape, bytes)?),
+            DType::Bf16 => return None,
         })
     }
 
@@ -257,6 +258,31 @@ pub fn write_safetensors(path: &Path, tensors: &Tensors, metadata: Option<Metada
 
 /// Like [`write_safetensors`], without a copy of the elements. Equal contents make equal files.
 pub fn write_views(path: &Path, views: &BTreeMap<String, View<'_>>, metadata: Option<Metadata>) -> Result<()> {
+    let file = encoded(path, views, metadata)?;
+    write_atomic(path, |out| file.write(out))
+}
+
+/// A safetensors file that is to be written.
+pub(crate) struct Encoded<'a> {
+    header: Vec<u8>,
+    order: Vec<&'a View<'a>>,
+}
+
+impl Encoded<'_> {
+    /// Writes it.
+    pub(crate) fn write(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+        out.write_all(&(self.header.len() as u64).to_le_bytes())?;
+        out.write_all(&self.header)?;
+        self.order.iter().try_for_each(|view| out.write_all(&view.bytes))
+    }
+}
+
+/// The file of these views, to be written at `path`.
+pub(crate) fn encoded<'a>(
+    path: &Path,
+    views: &'a BTreeMap<String, View<'a>>,
+    metadata: Option<Metadata>,
+) -> Result<Encoded<'a>> {
     // Wide elements come first, so that all are aligned.
     let mut order: Vec<(&String, &View<'_>)> = views.iter().collect();
     order.sort_by_key(|(_, view)| std::cmp::Reverse(view.dtype.size()));
@@ -275,6 +301,7 @@ pub fn write_views(path: &Path, views: &BTreeMap<String, View<'_>>, metadata: Op
             DType::U16 => Dtype::U16,
             DType::U8 => Dtype::U8,
             DType::Bool => Dtype::BOOL,
+            DType::Bf16 => Dtype::BF16,
         };
         let start = end;
         end += view.bytes.len();
@@ -287,11 +314,7 @@ pub fn write_views(path: &Path, views: &BTreeMap<String, View<'_>>, metadata: Op
     }
     let mut header = serde_json::to_vec(&header).map_err(|e| Error::file(path, e.to_string()))?;
     header.resize(header.len().next_multiple_of(8), b' ');
-    write_atomic(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        order.iter().try_for_each(|(_, view)| out.write_all(&view.bytes))
-    })
+    Ok(Encoded { header, order: order.into_iter().map(|(_, view)| view).collect() })
 }
 
 #[cfg(test)]
@@ -303,7 +326,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/t.safetensors");
         let mut tensors = Tensors::new();
-        for dtype in DType::ALL {
+        for dtype in DType::ALL.iter().filter(|d| **d != DType::Bf16) {
             let bytes = vec![1u8; 6 * dtype.size()];
             tensors.insert(dtype.name().to_owned(), Tensor::from_bytes(*dtype, &[2, 3], &bytes).unwrap());
         }

@@ -1,5 +1,6 @@
 //! The training loop's state: SaRA (arXiv 2409.06633) with AdamW on the selected entries.
 
+use crate::ema::Ema;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, NotFinite};
 use crate::rng::CounterRng;
@@ -7,10 +8,15 @@ use crate::schedule::Schedule;
 use crate::tensor::Tensors;
 use sara_kernels::hyper;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Stream of random numbers from which the matrix of the low-rank term is drawn.
 const LOW_RANK_STREAM: u64 = 1;
+
+/// Name of the program of a training step.
+const TRAIN: &str = "train";
 
 /// How to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +51,12 @@ pub struct TrainOptions {
     pub lambda_rank: f64,
     /// Seed of all random numbers.
     pub seed: u64,
+    /// Decay of the average of the trained values over steps; nothing for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// What is trained on and how it is seen, for the record: a run goes on only with the same.
+    #[serde(default)]
+    pub data: BTreeMap<String, String>,
 }
 
 impl Default for TrainOptions {
@@ -64,6 +76,8 @@ impl Default for TrainOptions {
             progressive_iter: None,
             lambda_rank: 5e-4,
             seed: 42,
+            ema_decay: None,
+            data: BTreeMap::new(),
         }
     }
 }
@@ -90,6 +104,9 @@ impl TrainOptions {
         }
         if !(self.adam_epsilon.is_finite() && self.adam_epsilon > 0.0) {
             return bad("--adam-epsilon", self.adam_epsilon, "above 0");
+        }
+        if let Some(decay) = self.ema_decay.filter(|d| !(0.0..1.0).contains(d)) {
+            return bad("--ema-decay", decay, "at least 0 and below 1");
         }
         if self.gradient_accumulation_steps == 0 {
             return bad("--gradient-accumulation-steps", 0.0, "at least 1");
@@ -122,6 +139,12 @@ pub struct Metrics {
     pub trainable: u64,
     /// Wall-clock seconds.
     pub seconds: f64,
+    /// Mean loss on held-out data, where it was measured after this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
+    /// The same for each quarter of the timesteps, that of the least noise first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_quartiles: Option<Vec<f64>>,
 }
 
 /// An executor under training.
@@ -132,18 +155,21 @@ pub struct Trainer {
     pub options: TrainOptions,
     /// Steps done.
     pub step: u64,
+    /// The average of the trained values, in the order of the plan's entries, if there is one.
+    pub ema: Option<Ema>,
 }
 
 impl Trainer {
     /// A trainer before its first step.
     pub fn new(executor: Executor, options: TrainOptions) -> Result<Trainer> {
         options.check()?;
-        for program in ["train", "update"] {
+        for program in [TRAIN, "update"] {
             if executor.plan().program(program).is_none() {
                 return Err(Error::Option(format!("the plan has no program `{program}`; compile it for training")));
             }
         }
-        Ok(Trainer { executor, options, step: 0 })
+        let ema = options.ema_decay.map(|decay| Ema::new(&executor, decay));
+        Ok(Trainer { executor, options, step: 0, ema })
     }
 
     /// Entries that train now.
@@ -179,9 +205,9 @@ impl Trainer {
         let learning_rate = self.set_hyper();
         let mut loss = 0.0;
         for batch in micro_batches {
-            self.set_inputs(batch)?;
-            self.executor.run("train")?;
-            let own = self.executor.scalar("train", "loss")?;
+            let program = self.set_inputs(batch)?;
+            self.executor.run(&program)?;
+            let own = self.executor.scalar(&program, "loss")?;
             if !own.is_finite() {
                 return Err(self.not_finite("the loss", std::slice::from_ref(batch)));
             }
@@ -194,6 +220,9 @@ impl Trainer {
         }
         self.executor.run("update")?;
         self.step += 1;
+        if let Some(ema) = &mut self.ema {
+            ema.update(&self.executor, self.step);
+        }
         Ok(Metrics {
             step: self.step,
             loss,
@@ -201,12 +230,14 @@ impl Trainer {
             grad_norm: f64::from(self.executor.hyper()[hyper::NORM]),
             trainable: self.trainable(),
             seconds: start.elapsed().as_secs_f64(),
+            validation_loss: None,
+            validation_quartiles: None,
         })
     }
 
     /// Names must be exactly the inputs of a training step.
     fn check_batch(&self, batch: &Tensors) -> Result<()> {
-        let Some(program) = self.executor.plan().program("train") else { return Ok(()) };
+        let Some(program) = self.executor.plan().program(TRAIN) else { return Ok(()) };
         let names = || program.inputs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
         if let Some(port) = program.inputs.iter().find(|p| !batch.contains_key(&p.name)) {
             return Err(Error::tensor(&port.name, format!("is missing in the data; a step needs {}", names())));
@@ -217,11 +248,18 @@ impl Trainer {
         Ok(())
     }
 
-    fn set_inputs(&mut self, batch: &Tensors) -> Result<()> {
+    /// Sets the inputs of the program that takes a batch's shapes, and returns its name.
+    fn set_inputs(&mut self, batch: &Tensors) -> Result<Cow<'static, str>> {
+        let mut programs = self.executor.plan().programs.iter().filter(|p| p.kind() == TRAIN);
+        let program = match programs.find(|p| p.takes(batch)) {
+            Some(program) if program.name != TRAIN => Cow::Owned(program.name.clone()),
+            // Where none takes them, the main one says what is wrong.
+            _ => Cow::Borrowed(TRAIN),
+        };
         for (name, tensor) in batch {
-            self.executor.set_input("train", name, tensor)?;
+            self.executor.set_input(&program, name, tensor)?;
         }
-        Ok(())
+        Ok(program)
     }
 
     fn set_hyper(&mut self) -> f64 {
@@ -270,7 +308,7 @@ impl Trainer {
         self.executor.clear_gradients();
         let mut found: Option<NotFinite> = None;
         for batch in micro_batches {
-            match self.set_inputs(batch).and_then(|()| self.executor.find_not_finite("train")) {
+            match self.set_inputs(batch).and_then(|program| self.executor.find_not_finite(&program)) {
                 Err(error) => return error,
                 Ok(own) => {
                     let nan = own.as_ref().is_some_and(|f| f.nan);

@@ -14,8 +14,15 @@ pub enum Failure {
     Unsupported(String),
     /// A comparison did not hold.
     Verification(String),
+    /// Training takes more memory than it may.
+    Memory(String),
     /// Interrupted; a checkpoint was saved.
-    Interrupted(String),
+    Interrupted {
+        /// The sentence.
+        message: String,
+        /// 130 for an interrupt, 143 for a request to terminate.
+        code: u8,
+    },
 }
 
 impl Failure {
@@ -26,7 +33,8 @@ impl Failure {
             Failure::Usage(_) => 2,
             Failure::Unsupported(_) => 3,
             Failure::Verification(_) => 4,
-            Failure::Interrupted(_) => 130,
+            Failure::Memory(_) => 5,
+            Failure::Interrupted { code, .. } => *code,
         }
     }
 }
@@ -38,7 +46,8 @@ impl fmt::Display for Failure {
             | Failure::Usage(s)
             | Failure::Unsupported(s)
             | Failure::Verification(s)
-            | Failure::Interrupted(s) => f.write_str(s),
+            | Failure::Memory(s)
+            | Failure::Interrupted { message: s, .. } => f.write_str(s),
         }
     }
 }
@@ -47,6 +56,11 @@ impl From<sara_compiler::Error> for Failure {
     fn from(error: sara_compiler::Error) -> Failure {
         match error {
             sara_compiler::Error::Unsupported { .. } => Failure::Unsupported(error.to_string()),
+            sara_compiler::Error::Memory { limit, least } => Failure::Memory(format!(
+                "training takes at least {} of memory, and the limit is {}; raise --memory-limit, add --weights streamed or --mixed-precision bf16, train fewer entries or lower a --dim",
+                super::report::bytes(least),
+                super::report::bytes(limit)
+            )),
             other => Failure::Plain(other.to_string()),
         }
     }
@@ -73,5 +87,14 @@ impl From<sara_runtime::patch::PatchError> for Failure {
 impl From<sara_models::Error> for Failure {
     fn from(error: sara_models::Error) -> Failure {
         Failure::Plain(error.to_string())
+    }
+}
+
+impl From<crate::pipeline::Error> for Failure {
+    fn from(error: crate::pipeline::Error) -> Failure {
+        match error {
+            crate::pipeline::Error::Compiler(error) => error.into(),
+            other => Failure::Plain(other.to_string()),
+        }
     }
 }

@@ -1,18 +1,17 @@
 //! `sara gradients`: dense gradients of weights, for comparison with other tools.
 
 use super::Failure;
-use super::options::{Dims, Dump, Select, Threads, observe, spare};
+use super::options::{Dims, Dump, ModelArg, Select, Threads, observe, spare};
 use super::run::{execute, finite, for_model};
 use sara_compiler::compile::compile_gradients;
-use sara_compiler::import::Model;
-use sara_compiler::passes::differentiate::TARGET;
+use sara_compiler::loss::TARGET;
 use sara_runtime::tensor::{read_safetensors, write_safetensors};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The ONNX model.
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// Inputs and `target`: safetensors, one tensor for each of the model's inputs.
     #[arg(long, value_name = "FILE")]
     inputs: PathBuf,
@@ -30,7 +29,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let model = Model::open(&args.model)?;
+    let model = args.model.open()?;
     spare(&args.output, &model, &[&args.inputs])?;
     let (inputs, _) = read_safetensors(&args.inputs)?;
     if !inputs.contains_key(TARGET) {
@@ -43,7 +42,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let binding = args.dims.binding_for(&inputs, &[TARGET]);
     let mut observer = args.dump.observer();
     let plan = compile_gradients(&model, &binding, &args.select.options(), observe(&mut observer))?;
-    let mut outputs = execute(plan, "gradients", &inputs, args.threads.count(), &args.model)?;
+    let mut outputs = execute(plan, "gradients", &inputs, args.threads.count(), model.path())?;
     let loss = outputs.remove("loss").map_or(f64::NAN, |l| l.to_f64()[0]);
     if !loss.is_finite() {
         let bad = inputs.iter().find(|(_, tensor)| !finite(tensor));

@@ -1,26 +1,31 @@
 //! `sara inspect`: what a model holds and what of it can train.
 
-use super::options::{Dims, Dump, Select, observe};
+use super::options::{Dims, Dump, ModelArg, Select, observe};
 use super::{Failure, report};
 use sara_compiler::compile::canonical;
 use sara_compiler::import::{Binding, Model, read_weight};
 use sara_compiler::ir::{Def, Graph};
 use sara_compiler::ops::Op;
 use sara_compiler::select::{self, Role};
+use sara_models::layers::{self, Layer};
+use sara_runtime::files::write_atomic;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The ONNX model.
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     #[command(flatten)]
     dims: Dims,
     #[command(flatten)]
     select: Select,
     #[command(flatten)]
     dump: Dump,
+    /// Also draw how many weights of each layer that trains lie below the thresholds.
+    #[arg(long, value_name = "SVG")]
+    plot: Option<PathBuf>,
     /// Report as JSON.
     #[arg(long, conflicts_with = "dump_after")]
     json: bool,
@@ -57,11 +62,14 @@ struct Row {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let model = Model::open(&args.model)?;
+    let model = args.model.open()?;
     let mut observer = args.dump.observer();
     let binding = Binding { open: Some(OPEN), ..args.dims.binding() };
     let graph = canonical(&model, &binding, observe(&mut observer))?;
     let report = inspect(&model, &graph, &args.select.options())?;
+    if let Some(path) = &args.plot {
+        plot(&report, path)?;
+    }
     if args.json {
         return report::json(&report);
     }
@@ -96,6 +104,18 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     total.extend(sums.map(report::grouped));
     rows.push(total);
     say!("{}", report::table(&rows));
+    Ok(())
+}
+
+/// Draws the layers that train.
+fn plot(report: &Report, path: &Path) -> Result<(), Failure> {
+    let trains = report.weights.iter().filter(|row| row.role == "trains");
+    let layer =
+        |row: &Row| Layer { name: row.path.clone(), total: row.shape.iter().product(), below: row.below.to_vec() };
+    let layers: Vec<Layer> = trains.map(layer).collect();
+    let svg = layers::svg("weights of each layer below the thresholds", &THRESHOLDS, &layers)?;
+    write_atomic(path, |out| out.write_all(svg.as_bytes()))?;
+    eprintln!("wrote {}", path.display());
     Ok(())
 }
 

@@ -7,6 +7,8 @@ macro_rules! say {
     };
 }
 
+mod bench;
+mod cache;
 mod compile;
 mod demo;
 mod doctor;
@@ -16,12 +18,15 @@ mod gradients;
 mod inspect;
 mod merge;
 mod options;
+mod page;
 mod report;
 mod run;
+mod sample;
 mod train;
 mod verify;
 
 pub use failure::Failure;
+pub use train::check_config;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -34,7 +39,7 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 unsupported model, 4 verification failed, 130 interrupted with a checkpoint saved.";
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 unsupported model, 4 verification failed, 5 over the memory limit, 130 interrupted with a checkpoint saved.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -50,12 +55,20 @@ enum Command {
     Gradients(gradients::Args),
     /// Compare a model with ONNX Runtime, as a whole and node by node; with --grad also its gradient.
     Verify(verify::Args),
+    /// Latents and text embeddings of a folder of pictures, for a pipeline.
+    Cache(cache::Args),
     /// Train a plan.
-    Train(train::Args),
+    Train(Box<train::Args>),
+    /// Plots and a page of a run; training writes them when it ends.
+    Report(page::Args),
+    /// What a training step takes, kernel by kernel, on random data.
+    Bench(bench::Args),
     /// Write the tuned ONNX model of a run.
     Export(export::Args),
     /// Apply adapters to a model.
     Merge(merge::Args),
+    /// Pictures of a pipeline, with or without adapters.
+    Sample(sample::Args),
     /// What this machine offers: processor, threads, ONNX Runtime.
     Doctor(doctor::Args),
 }
@@ -70,15 +83,19 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Gradients(args) => gradients::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Report(args) => page::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Cache(args) => cache::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Sample(args) => sample::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            eprintln!("error: {}", report::printable(&failure.to_string()));
             ExitCode::from(failure.code())
         }
     }

@@ -1,12 +1,14 @@
 //! Options that several commands share.
 
 use super::Failure;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use regex::Regex;
-use sara_compiler::compile::Observer;
+use sara_compiler::compile::{Observer, Precision, Residency};
 use sara_compiler::import::{Binding, Model, external_files};
 use sara_compiler::ir::Graph;
-use sara_compiler::select::{self, Amount, Scope};
+use sara_compiler::select::{self, Amount, Pick, Scope};
+use sara_models::pipeline::Pipeline;
+use sara_runtime::source::Source;
 use sara_runtime::tensor::Tensors;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -46,6 +48,9 @@ pub(super) struct Select {
     /// Kinds of weights: the matrices of convolutions and products, or every weight.
     #[arg(long, value_enum, default_value = "matrices")]
     select: ScopeArg,
+    /// Which entries of them: smallest, the paper's rule; or, to compare with, largest, random or random:SEED.
+    #[arg(long, value_name = "WHICH", default_value = "smallest", value_parser = parse_pick)]
+    pick: Pick,
     /// Only weights whose ONNX name or node path matches this regular expression.
     #[arg(long, value_name = "REGEX")]
     target: Option<Regex>,
@@ -54,7 +59,7 @@ pub(super) struct Select {
     exclude: Option<Regex>,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
+#[derive(Clone, Copy, ValueEnum)]
 enum ScopeArg {
     Matrices,
     All,
@@ -66,7 +71,7 @@ impl Select {
             ScopeArg::Matrices => Scope::Matrices,
             ScopeArg::All => Scope::All,
         };
-        select::Options { scope, target: self.target.clone(), exclude: self.exclude.clone() }
+        select::Options { scope, pick: self.pick, target: self.target.clone(), exclude: self.exclude.clone() }
     }
 }
 
@@ -98,6 +103,19 @@ impl HowMany {
     }
 }
 
+fn parse_pick(text: &str) -> Result<Pick, String> {
+    match text {
+        "smallest" => Ok(Pick::Smallest),
+        "largest" => Ok(Pick::Largest),
+        "random" => Ok(Pick::Random(42)),
+        _ => text
+            .strip_prefix("random:")
+            .and_then(|seed| seed.parse().ok())
+            .map(Pick::Random)
+            .ok_or_else(|| "smallest, largest, random or random:SEED".to_owned()),
+    }
+}
+
 fn parse_count(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.to_ascii_lowercase().strip_suffix(['k', 'm', 'b']) {
         Some(digits) => (digits.to_owned(), text.to_ascii_lowercase().pop().unwrap_or('k')),
@@ -115,11 +133,124 @@ fn parse_count(text: &str) -> Result<u64, String> {
     }
 }
 
-fn parse_share(text: &str) -> Result<f64, String> {
+pub(super) fn parse_share(text: &str) -> Result<f64, String> {
     let (digits, factor) = text.strip_suffix('%').map_or((text, 1.0), |d| (d, 0.01));
     match digits.parse::<f64>() {
         Ok(n) if n > 0.0 && n * factor <= 1.0 => Ok(n * factor),
         _ => Err("write a share above 0 and at most 1, such as 1% or 0.01".into()),
+    }
+}
+
+/// The model that a command works on.
+#[derive(Args, Clone)]
+pub(super) struct ModelArg {
+    /// The ONNX model, or the folder of a pipeline, of which the denoiser is meant.
+    pub(super) model: PathBuf,
+    /// A folder within which the model's external data may lie, beside the model's own.
+    #[arg(long, value_name = "DIR")]
+    external_data_root: Option<PathBuf>,
+}
+
+impl ModelArg {
+    /// Opens the model, or the denoiser of the pipeline.
+    pub(super) fn open(&self) -> Result<Model, Failure> {
+        let model = match Pipeline::is_pipeline(&self.model) {
+            true => Pipeline::open(&self.model)?.denoiser.model,
+            false => self.model.clone(),
+        };
+        Ok(Model::open_source(Source { model, root: self.external_data_root.clone() })?)
+    }
+}
+
+/// How much memory training may take, and for what.
+#[derive(Args, Clone, Copy)]
+pub(super) struct Memory {
+    /// Memory that training may take, such as 6GiB or 3750MiB: more of the forward is then computed twice. Exit code 5 if it
+    /// cannot be met.
+    #[arg(long = "memory-limit", value_name = "SIZE", value_parser = parse_bytes)]
+    pub(super) limit: Option<u64>,
+    /// Where weights are while training: in memory, or in the model's files, from which each is copied for the node that reads it.
+    #[arg(long, value_enum, default_value_t = Weights::Resident)]
+    pub(super) weights: Weights,
+    /// What weights of products and convolutions, and what is kept for the backward, are stored in. Sums and trained values are in
+    /// single precision.
+    #[arg(long, value_enum, default_value_t = MixedPrecision::No)]
+    pub(super) mixed_precision: MixedPrecision,
+}
+
+/// Whether half precision is used.
+#[derive(ValueEnum, Clone, Copy)]
+pub(super) enum MixedPrecision {
+    No,
+    Bf16,
+}
+
+impl From<MixedPrecision> for Precision {
+    fn from(precision: MixedPrecision) -> Precision {
+        match precision {
+            MixedPrecision::No => Precision::Single,
+            MixedPrecision::Bf16 => Precision::Bf16,
+        }
+    }
+}
+
+/// Where weights are while training.
+#[derive(ValueEnum, Clone, Copy)]
+pub(super) enum Weights {
+    Resident,
+    Streamed,
+}
+
+impl From<Weights> for Residency {
+    fn from(weights: Weights) -> Residency {
+        match weights {
+            Weights::Resident => Residency::Resident,
+            Weights::Streamed => Residency::Streamed,
+        }
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 9] = [
+        ("kib", 1024.0),
+        ("mib", 1048576.0),
+        ("gib", 1073741824.0),
+        ("kb", 1e3),
+        ("mb", 1e6),
+        ("gb", 1e9),
+        ("k", 1024.0),
+        ("m", 1048576.0),
+        ("g", 1073741824.0),
+    ];
+    let lower = text.to_ascii_lowercase();
+    let (digits, factor) =
+        UNITS.iter().find_map(|(unit, factor)| Some((lower.strip_suffix(unit)?, *factor))).unwrap_or((&lower, 1.0));
+    match digits.trim().parse::<f64>() {
+        Ok(n) if n > 0.0 && n.is_finite() => Ok((n * factor) as u64),
+        _ => Err("write a size such as 6GiB, 3750MiB or 4e9".into()),
+    }
+}
+
+/// A path, and a scale after a colon if it is not 1.
+pub(super) fn parse_scaled(text: &str) -> Result<(PathBuf, f32), String> {
+    if let Some((path, scale)) = text.rsplit_once(':')
+        && let Ok(scale) = scale.parse::<f32>()
+    {
+        return if scale.is_finite() { Ok((path.into(), scale)) } else { Err(format!("`{scale}` is not a scale")) };
+    }
+    Ok((text.into(), 1.0))
+}
+
+/// Height and width in pixels.
+pub(super) type Size = [usize; 2];
+
+/// A side, or WIDTHxHEIGHT.
+pub(super) fn parse_size(text: &str) -> Result<Size, String> {
+    let side = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n > 0);
+    let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
+    match (side(height), side(width)) {
+        (Some(height), Some(width)) => Ok([height, width]),
+        _ => Err("write a side such as 512, or WIDTHxHEIGHT such as 640x448".into()),
     }
 }
 
@@ -137,13 +268,24 @@ impl Threads {
     }
 }
 
-const PASSES: [&str; 8] =
-    ["import", "fold", "canonicalise", "sparsify", "differentiate", "gradients", "update", "fuse"];
+const PASSES: [&str; 11] = [
+    "import",
+    "fold",
+    "canonicalise",
+    "sparsify",
+    "differentiate",
+    "gradients",
+    "update",
+    "fuse",
+    "join",
+    "schedule",
+    "rematerialise",
+];
 
 /// Looking at passes.
 #[derive(Args, Clone, Default)]
 pub(super) struct Dump {
-    /// Print the graph after this pass (import, fold, canonicalise, sparsify, differentiate, gradients, update, fuse) to stdout.
+    /// Print the graph after this pass (import, fold, canonicalise, sparsify, differentiate, gradients, update, fuse, join, schedule, rematerialise) to stdout.
     #[arg(long, value_name = "PASS", value_parser = PASSES, hide_possible_values = true)]
     dump_after: Option<String>,
 }
@@ -164,8 +306,8 @@ impl Dump {
 pub(super) fn spare(output: &Path, model: &Model, others: &[&Path]) -> Result<(), Failure> {
     // A file that does not exist yet is none of those that are read.
     let Ok(target) = output.canonicalize() else { return Ok(()) };
-    let external = external_files(model)?.into_iter().map(|file| model.folder().join(file));
-    let mut read = external.chain([model.path.clone()]).chain(others.iter().map(PathBuf::from));
+    let external = external_files(model)?.into_iter().map(|file| model.source.path(&file));
+    let mut read = external.chain([model.path().to_owned()]).chain(others.iter().map(PathBuf::from));
     match read.find(|path| path.canonicalize().is_ok_and(|path| path == target)) {
         None => Ok(()),
         Some(path) => Err(Failure::Plain(format!(

@@ -37,6 +37,7 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
 #[derive(Serialize)]
 pub(super) struct Memory {
     weights: u64,
+    mapped_pages: u64,
     sparse_state: u64,
     constants: u64,
     arena: u64,
@@ -57,7 +58,7 @@ struct ProgramMemory {
 
 impl Memory {
     pub(super) fn of(plan: &Plan, threads: usize) -> Memory {
-        let [weights, sparse_state, constants, arena, scratch] = memory(plan, threads).map(|m| m.1);
+        let [weights, mapped_pages, sparse_state, constants, arena, scratch] = memory(plan, threads).map(|m| m.1);
         let programs = plan.programs.iter().filter(|p| !p.name.starts_with("lowrank:")).map(|p| ProgramMemory {
             name: p.name.clone(),
             arena: p.arena_bytes,
@@ -67,14 +68,15 @@ impl Memory {
                 origin => format!("{} of {origin}", s.kernel.name),
             }),
         });
-        let total = weights + sparse_state + constants + arena + scratch;
-        Memory { weights, sparse_state, constants, arena, scratch, total, programs: programs.collect() }
+        let total = weights + mapped_pages + sparse_state + constants + arena + scratch;
+        Memory { weights, mapped_pages, sparse_state, constants, arena, scratch, total, programs: programs.collect() }
     }
 
     pub(super) fn print(&self) {
         let row = |name: &str, n: u64| vec![name.to_owned(), bytes(n)];
         let rows = [
             row("weights", self.weights),
+            row("pages of weights in their file", self.mapped_pages),
             row("sparse state", self.sparse_state),
             row("constants", self.constants),
             row("arena", self.arena),
@@ -87,6 +89,13 @@ impl Memory {
             say!("  {}: arena {}, {:.3}x the bytes alive at {}", p.name, bytes(p.arena), share, p.busiest);
         }
     }
+}
+
+/// Largest resident memory of this process so far, in bytes.
+pub(super) fn peak_resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// Selection of a plan, in words.
@@ -128,9 +137,15 @@ pub(super) fn json_line(value: &impl Serialize) -> Result<(), super::Failure> {
     Ok(())
 }
 
+/// `text` without what would steer a terminal: names in a file can hold anything.
+pub(super) fn printable(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(escaped).collect()
+}
+
 /// What `say!` does.
 pub(super) fn line(text: std::fmt::Arguments<'_>) {
-    match writeln!(std::io::stdout(), "{text}") {
+    match writeln!(std::io::stdout(), "{}", printable(&text.to_string())) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             eprintln!("error: stdout cannot be written to: {e}");
             std::process::exit(1);

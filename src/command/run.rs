@@ -1,7 +1,7 @@
 //! `sara run`: a model forward.
 
 use super::Failure;
-use super::options::{Dims, Dump, Threads, observe, spare};
+use super::options::{Dims, Dump, ModelArg, Threads, observe, spare};
 use sara_compiler::compile::compile_forward;
 use sara_compiler::import::Model;
 use sara_runtime::executor::Executor;
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The ONNX model.
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// Inputs: safetensors, one tensor for each of the model's inputs.
     #[arg(long, value_name = "FILE")]
     inputs: PathBuf,
@@ -27,13 +27,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let model = Model::open(&args.model)?;
+    let model = args.model.open()?;
     spare(&args.output, &model, &[&args.inputs])?;
     let (inputs, _) = read_safetensors(&args.inputs)?;
     let inputs = for_model(&model, inputs, &[]);
     let mut observer = args.dump.observer();
     let plan = compile_forward(&model, &args.dims.binding_for(&inputs, &[]), observe(&mut observer))?;
-    let outputs = execute(plan, "forward", &inputs, args.threads.count(), &args.model)?;
+    let outputs = execute(plan, "forward", &inputs, args.threads.count(), model.path())?;
     write_safetensors(&args.output, &outputs, None)?;
     for (name, tensor) in &outputs {
         if !finite(tensor) {

@@ -2,7 +2,7 @@
 
 use sara::compiler::compile::{compile_forward, compile_gradients, unobserved};
 use sara::compiler::import::{Binding, Model};
-use sara::compiler::passes::differentiate::TARGET;
+use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Scope};
 use sara::runtime::executor::Executor;
 use sara::runtime::tensor::{Tensors, read_safetensors};

@@ -51,7 +51,8 @@ fn pools(cases: &mut Vec<Case>) {
             let kernel = ("kernel_shape", ints(&[2, 3]));
             let name = format!("{k}");
             cases.push(
-                Case::new(op, opset, &format!("{name} plain"), vec![f(&[2, 3, 7, 8])], &[kernel.clone()]).loose(),
+                Case::new(op, opset, &format!("{name} plain"), vec![f(&[2, 3, 7, 8])], std::slice::from_ref(&kernel))
+                    .loose(),
             );
             let attrs = [kernel.clone(), ("strides", ints(&[2, 2])), ("pads", ints(&[1, 0, 0, 1]))];
             cases.push(Case::new(op, opset, &format!("{name} strided"), vec![f(&[2, 3, 7, 8])], &attrs).loose());

@@ -11,7 +11,8 @@ use onnx_protobuf::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInf
 use sara_compiler::evaluate::execute;
 use sara_compiler::import::{Model, import, read_weight};
 use sara_compiler::ir::{Block, Def, Graph, ValueId};
-use sara_compiler::passes::differentiate::{TARGET, add_loss, gradients};
+use sara_compiler::loss::{Loss, TARGET};
+use sara_compiler::passes::differentiate::gradients;
 use sara_kernels::DType;
 use sara_runtime::oracle::{Array, OracleType};
 use std::collections::{BTreeSet, HashMap};
@@ -126,7 +127,7 @@ fn of_output(
     };
     let value = |moved| -> Result<Vec<f64>, String> { Ok(decode(&run(&forward, moved, &[])?["y"], OracleType::F64)) };
     let ids: Vec<ValueId> = wanted.iter().map(|w| w.0).collect();
-    let loss = add_loss(graph).map_err(|e| e.to_string())?;
+    let loss = Loss::default().add(graph).map_err(|e| e.to_string())?;
     let found = gradients(graph, loss, &ids).map_err(|e| clean(&e.to_string()))?;
     let here = value(None)?;
     if here.iter().any(|v| !v.is_finite()) {

@@ -4,6 +4,8 @@
 //! compared has a tolerance of its own. Functions that jump are applied to exact values only. A step that does not fit is left
 //! out, so that any part of a recipe is a recipe.
 
+#[path = "patterns.rs"]
+mod patterns;
 #[path = "steps.rs"]
 mod steps;
 

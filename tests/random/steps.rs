@@ -1,5 +1,8 @@
-//! The steps of random models: operators, and the patterns that passes look for.
+//! The steps of random models: the table of all, and the operators.
 
+use super::patterns::{
+    attention, gate, gelu, group_norm_pattern, layer_norm_pattern, rms_norm_pattern, softmax_pattern,
+};
 use super::{Builder, Value};
 use crate::common::{Attr, Value as A};
 use sara_runtime::oracle::OracleType;
@@ -46,6 +49,7 @@ pub(super) const STEPS: &[Kind] = &[
     gate,
     gelu,
     group_norm_pattern,
+    softmax_pattern,
     attention,
     attention,
     cum_sum,
@@ -91,7 +95,7 @@ fn positive(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
 }
 
 /// A shape that broadcasts to `shape`.
-fn narrower(shape: &[usize], q: u16) -> Vec<usize> {
+pub(super) fn narrower(shape: &[usize], q: u16) -> Vec<usize> {
     match q % 6 {
         0 => shape.to_vec(),
         1 => vec![],
@@ -102,7 +106,7 @@ fn narrower(shape: &[usize], q: u16) -> Vec<usize> {
     }
 }
 
-fn pair(b: &mut Builder, op: &str, x: &Value, y: &Value, shape: &[usize]) -> Option<Value> {
+pub(super) fn pair(b: &mut Builder, op: &str, x: &Value, y: &Value, shape: &[usize]) -> Option<Value> {
     let (bound, error) = match op {
         "Mul" => (x.bound * y.bound, x.error * y.bound + y.error * x.bound),
         "Max" | "Min" => (x.bound.max(y.bound), x.error + y.error),
@@ -156,7 +160,7 @@ fn self_product(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
     let mut turned = x.shape.clone();
     turned.swap(rank - 2, rank - 1);
     let y = b.step("Transpose", &[x], &[("perm", A::Ints(perm))], (&turned, x.bound, x.error))?;
-    let (left, right, n, m) = if p % 2 == 0 { (x, &y, t, k) } else { (&y, x, k, t) };
+    let (left, right, n, m) = if p.is_multiple_of(2) { (x, &y, t, k) } else { (&y, x, k, t) };
     let mut shape = x.shape.clone();
     (shape[rank - 2], shape[rank - 1]) = (n, n);
     let m = m as f64;
@@ -182,7 +186,7 @@ fn gemm(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
 fn conv(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let spatial = x.rank().checked_sub(2).filter(|s| (1..=3).contains(s))?;
     let channels = x.shape[1];
-    let group = if p % 3 == 1 && channels % 2 == 0 {
+    let group = if p % 3 == 1 && channels.is_multiple_of(2) {
         2
     } else if p % 7 == 2 {
         channels
@@ -206,7 +210,7 @@ fn conv(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
         ("group", A::Int(group as i64)),
     ];
     let terms = (channels / group * kernel.pow(spatial as u32)) as f64;
-    let inputs: &[&Value] = if p % 2 == 0 { &[x, &w, &bias] } else { &[x, &w] };
+    let inputs: &[&Value] = if p.is_multiple_of(2) { &[x, &w, &bias] } else { &[x, &w] };
     b.step("Conv", inputs, &attrs, (&shape, terms * x.bound + 1.0, terms * x.error))
 }
 
@@ -221,9 +225,9 @@ fn conv_transpose(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     b.step("ConvTranspose", &[x, &w], &attrs, (&shape, terms * x.bound, terms * x.error))
 }
 
-fn axis(x: &Value, p: u16) -> Option<(usize, i64)> {
+pub(super) fn axis(x: &Value, p: u16) -> Option<(usize, i64)> {
     let axis = p as usize % x.rank().max(1);
-    (x.rank() > 0).then_some((axis, if p % 3 == 0 { axis as i64 - x.rank() as i64 } else { axis as i64 }))
+    (x.rank() > 0).then_some((axis, if p.is_multiple_of(3) { axis as i64 - x.rank() as i64 } else { axis as i64 }))
 }
 
 fn softmax(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
@@ -234,10 +238,10 @@ fn softmax(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
 fn reduce(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let (first, _) = axis(x, p)?;
     let second = (q as usize / 4) % x.rank();
-    let mut axes = if q % 2 == 0 { vec![first] } else { vec![first, second] };
+    let mut axes = if q.is_multiple_of(2) { vec![first] } else { vec![first, second] };
     axes.sort_unstable();
     axes.dedup();
-    let keep = q / 2 % 2 == 0;
+    let keep = (q / 2).is_multiple_of(2);
     let count: usize = axes.iter().map(|a| x.shape[*a]).product();
     let shape: Vec<usize> = (0..x.rank())
         .filter(|i| keep || !axes.contains(i))
@@ -245,7 +249,7 @@ fn reduce(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
         .collect();
     let ints: Vec<i64> = axes.iter().map(|a| *a as i64).collect();
     let flag: Attr = ("keepdims", A::Int(i64::from(keep)));
-    if p / 8 % 4 == 0 {
+    if (p / 8).is_multiple_of(4) {
         let list = b.ints(&ints);
         let name = b.node("ReduceSum", &[&x.name, &list], &[flag], 1).remove(0);
         return b.give(&name, &shape, count as f64 * x.bound, count as f64 * x.error);
@@ -257,7 +261,7 @@ fn reduce(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
 fn transpose(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let mut perm: Vec<usize> = (0..x.rank()).collect();
     let (i, j) = (axis(x, p)?.0, axis(x, q)?.0);
-    if p % 2 == 0 {
+    if p.is_multiple_of(2) {
         perm.swap(i, j)
     } else {
         perm.rotate_left(i)
@@ -275,7 +279,7 @@ fn reshape(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
             shape[i] *= shape[i + 1];
             shape.remove(i + 1);
         }
-        1 if shape[i] % 2 == 0 => {
+        1 if shape[i].is_multiple_of(2) => {
             shape[i] /= 2;
             shape.insert(i, 2);
         }
@@ -286,7 +290,7 @@ fn reshape(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
         _ => return None,
     }
     let mut wanted: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
-    if let Some(first) = wanted.first_mut().filter(|_| p % 2 == 0) {
+    if let Some(first) = wanted.first_mut().filter(|_| p.is_multiple_of(2)) {
         *first = -1;
     }
     let wanted = b.ints(&wanted);
@@ -367,7 +371,7 @@ fn expand(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let (i, _) = axis(x, p)?;
     let mut times = vec![1; x.rank()];
     times[i] = 2;
-    if q % 2 == 0 {
+    if q.is_multiple_of(2) {
         let mut shape = x.shape.clone();
         shape[i] *= 2;
         let times = b.ints(&times);
@@ -411,7 +415,7 @@ fn pool(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
         ("strides", A::Ints(vec![stride as i64; 2])),
         ("pads", A::Ints(vec![pad as i64; 4])),
     ];
-    let op = if p % 2 == 0 { "AveragePool" } else { "MaxPool" };
+    let op = if p.is_multiple_of(2) { "AveragePool" } else { "MaxPool" };
     b.step(op, &[x], &attrs, (&[n, c, size(h)?, size(w)?], x.bound, x.error))
 }
 
@@ -432,14 +436,14 @@ fn clip(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
 }
 
 /// Largest factor by which a normalisation with this epsilon can increase an error.
-const NORM: f64 = 8.0;
+pub(super) const NORM: f64 = 8.0;
 
 fn layer_norm(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
     let (i, named) = axis(x, p)?;
     let row = x.shape[i..].to_vec();
     let (scale, bias) = (b.leaf(&row, p / 4), b.leaf(&row, q));
     let attrs: [Attr; 2] = [("axis", A::Int(named)), ("epsilon", A::Float(0.1))];
-    let inputs: &[&Value] = if q % 2 == 0 { &[x, &scale, &bias] } else { &[x, &scale] };
+    let inputs: &[&Value] = if q.is_multiple_of(2) { &[x, &scale, &bias] } else { &[x, &scale] };
     b.step(
         "LayerNormalization",
         inputs,
@@ -473,167 +477,6 @@ fn batch_norm(b: &mut Builder, x: &Value, p: u16, _: u16) -> Option<Value> {
         &[("epsilon", A::Float(0.1))],
         (&x.shape, 1.4 * (x.bound + 1.0) + 1.0, 1.5 * x.error + 1e-6 * x.bound),
     )
-}
-
-/// The primitives of layer normalisation, or of something that is almost it.
-fn layer_norm_pattern(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
-    let axis = if q % 5 == 4 { 0 } else { x.rank().checked_sub(1)? };
-    let mut shape = x.shape.clone();
-    *shape.get_mut(axis)? = 1;
-    let mean = |b: &mut Builder, v: &Value| {
-        let attrs: [Attr; 1] = [("axes", A::Ints(vec![axis as i64]))];
-        b.step("ReduceMean", &[v], &attrs, (&shape, v.bound, v.error))
-    };
-    let middle = mean(b, x)?;
-    let centred = b.step("Sub", &[x, &middle], &[], (&x.shape, 2.0 * x.bound, 2.0 * x.error))?;
-    let squared = (&x.shape[..], centred.bound * centred.bound, 2.0 * centred.bound * centred.error);
-    // One of the choices squares what is not centred.
-    let base = if q % 7 == 6 { x } else { &centred };
-    let two = b.number(2.0);
-    let square = if p % 2 == 0 {
-        b.step("Pow", &[base, &two], &[], squared)?
-    } else {
-        b.step("Mul", &[base, base], &[], squared)?
-    };
-    let variance = mean(b, &square)?;
-    let epsilon = b.number(0.1);
-    let sum = b.step("Add", &[&variance, &epsilon], &[], (&shape, variance.bound + 0.1, variance.error))?;
-    let root = b.step("Sqrt", &[&sum], &[], (&shape, sum.bound.sqrt() + 1.0, 2.0 * sum.error))?;
-    let error = 4.0 * centred.error + 10.0 * centred.bound * root.error;
-    let normal = match p / 2 % 2 {
-        0 => b.step("Div", &[&centred, &root], &[], (&x.shape, 3.2 * centred.bound, error))?,
-        _ => {
-            let inverse = b.step("Reciprocal", &[&root], &[], (&shape, 3.2, 10.0 * root.error))?;
-            b.step("Mul", &[&inverse, &centred], &[], (&x.shape, 3.2 * centred.bound, error))?
-        }
-    };
-    let (scale, bias) = (b.leaf(&narrower(&x.shape, 2), p), b.leaf(&narrower(&x.shape, q), p / 4));
-    let scaled = pair(b, "Mul", &normal, &scale, &x.shape)?;
-    pair(b, "Add", &scaled, &bias, &x.shape)
-}
-
-fn rms_norm_pattern(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
-    let axis = x.rank().checked_sub(1)?;
-    let mut shape = x.shape.clone();
-    shape[axis] = 1;
-    let square = pair(b, "Mul", x, x, &x.shape)?;
-    let attrs: [Attr; 1] = [("axes", A::Ints(vec![-1]))];
-    let mean = b.step("ReduceMean", &[&square], &attrs, (&shape, square.bound, square.error))?;
-    let epsilon = b.number(0.1);
-    let sum = b.step("Add", &[&mean, &epsilon], &[], (&shape, mean.bound + 0.1, mean.error))?;
-    let root = b.step("Sqrt", &[&sum], &[], (&shape, sum.bound.sqrt() + 1.0, 2.0 * sum.error))?;
-    let error = 4.0 * x.error + 10.0 * x.bound * root.error;
-    let normal = b.step("Div", &[x, &root], &[], (&x.shape, 3.2 * x.bound, error))?;
-    let scale = b.leaf(&narrower(&x.shape, q), p);
-    pair(b, "Mul", &scale, &normal, &x.shape)
-}
-
-/// `x * sigmoid(a * y)`, where `y` may be `x`.
-fn gate(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
-    let mut argument = x.clone();
-    if p % 3 == 0 {
-        let factor = b.number([1.702, -1.0, 0.5][q as usize % 3]);
-        argument = pair(b, "Mul", x, &factor, &x.shape)?;
-    }
-    if p % 4 == 3 {
-        let same: Vec<Value> = b.values.iter().filter(|v| v.shape == x.shape).cloned().collect();
-        argument = same[q as usize % same.len()].clone();
-    }
-    let open = b.step("Sigmoid", &[&argument], &[], (&x.shape, 1.0, 0.25 * argument.error))?;
-    if q % 2 == 0 { pair(b, "Mul", &open, x, &x.shape) } else { pair(b, "Mul", x, &open, &x.shape) }
-}
-
-fn gelu(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
-    let (one, half) = (b.number(1.0), b.number([0.5, 0.5, 0.25][q as usize % 3]));
-    let bent = if p % 2 == 0 {
-        let root = b.number(if p % 16 == 2 { 1.3 } else { std::f64::consts::SQRT_2 });
-        let argument = b.step("Div", &[x, &root], &[], (&x.shape, x.bound, x.error))?;
-        b.step("Erf", &[&argument], &[], (&x.shape, 1.0, 1.13 * argument.error))?
-    } else {
-        let (k, c) = (b.number(0.044_715), b.number(0.797_884_56));
-        let square = pair(b, "Mul", x, x, &x.shape)?;
-        let cube = pair(b, "Mul", &square, x, &x.shape)?;
-        let small = pair(b, "Mul", &cube, &k, &x.shape)?;
-        let sum = pair(b, "Add", x, &small, &x.shape)?;
-        let argument = pair(b, "Mul", &sum, &c, &x.shape)?;
-        b.step("Tanh", &[&argument], &[], (&x.shape, 1.0, argument.error))?
-    };
-    let sum = pair(b, "Add", &bent, &one, &x.shape)?;
-    let product = pair(b, "Mul", x, &sum, &x.shape)?;
-    pair(b, "Mul", &product, &half, &x.shape)
-}
-
-fn group_norm_pattern(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
-    let [n, channels, rest @ ..] = &x.shape[..] else { return None };
-    let groups = [1, 2, 3][p as usize % 3];
-    if rest.is_empty() || channels % groups != 0 {
-        return None;
-    }
-    let size = channels / groups * rest.iter().product::<usize>();
-    let to = b.ints(&[*n as i64, groups as i64, -1]);
-    let name = b.node("Reshape", &[&x.name, &to], &[], 1).remove(0);
-    let grouped = b.give(&name, &[*n, groups, size], x.bound, x.error)?;
-    let ones = b.constant(OracleType::F32, &[groups], &vec![1.0; groups]);
-    let zeros = b.constant(OracleType::F32, &[groups], &vec![if q % 5 == 4 { 0.5 } else { 0.0 }; groups]);
-    let names = b.node("InstanceNormalization", &[&grouped.name, &ones, &zeros], &[("epsilon", A::Float(0.1))], 1);
-    let normal = b.give(&names[0], &grouped.shape, 1.0 + (size as f64).sqrt(), NORM * x.error + 1e-6 * x.bound)?;
-    let back = b.ints(&x.shape.iter().map(|d| *d as i64).collect::<Vec<_>>());
-    let name = b.node("Reshape", &[&normal.name, &back], &[], 1).remove(0);
-    let normal = b.give(&name, &x.shape, normal.bound, normal.error)?;
-    let affine = [&[*channels], &vec![1; rest.len()][..]].concat();
-    let (scale, bias) = (b.leaf(&affine, p / 4), b.leaf(&affine, q));
-    let scaled = pair(b, "Mul", &normal, &scale, &x.shape)?;
-    pair(b, "Add", &scaled, &bias, &x.shape)
-}
-
-fn attention(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {
-    let [batch, tokens, width] = x.shape[..] else { return None };
-    let heads = if width % 2 == 0 { 2 } else { 1 };
-    let dim = width / heads;
-    let mut parts = Vec::new();
-    for _ in 0..3 {
-        let w = b.leaf(&[width, width], p);
-        let bound = width as f64 * x.bound;
-        let y = b.step("MatMul", &[x, &w], &[], (&x.shape, bound, width as f64 * x.error))?;
-        let split = b.ints(&[0, 0, heads as i64, dim as i64]);
-        let name = b.node("Reshape", &[&y.name, &split], &[], 1).remove(0);
-        let y = b.give(&name, &[batch, tokens, heads, dim], y.bound, y.error)?;
-        let perm: Attr = ("perm", A::Ints(vec![0, 2, 1, 3]));
-        parts.push(b.step("Transpose", &[&y], &[perm], (&[batch, heads, tokens, dim], y.bound, y.error))?);
-    }
-    let [mut query, key, value] = <[Value; 3]>::try_from(parts).ok()?;
-    let shape = [batch, heads, tokens, tokens];
-    let factor = b.number(0.6);
-    if p % 2 == 0 {
-        query = pair(b, "Mul", &query, &factor, &query.shape)?;
-    }
-    let perm: Attr = ("perm", A::Ints(vec![0, 1, 3, 2]));
-    let turned = b.step("Transpose", &[&key], &[perm], (&[batch, heads, dim, tokens], key.bound, key.error))?;
-    let d = dim as f64;
-    let error = d * (query.error * key.bound + key.error * query.bound);
-    let mut scores = b.step("MatMul", &[&query, &turned], &[], (&shape, d * query.bound * key.bound, error))?;
-    if p % 2 == 1 {
-        scores = pair(b, "Mul", &scores, &factor, &shape)?;
-    }
-    let masks: [&[usize]; 4] =
-        [&[1, 1, 1, tokens], &[tokens, tokens], &[batch, 1, tokens, tokens], &[batch, heads, tokens, 1]];
-    if q % 3 > 0 {
-        let mask = b.leaf(masks[q as usize / 4 % 4], if q % 3 == 1 { 3 } else { 0 });
-        scores = pair(b, "Add", &scores, &mask, &shape)?;
-    }
-    let weights = b.step(
-        "Softmax",
-        &[&scores],
-        &[("axis", A::Int(-1))],
-        (&shape, 1.0, 2.0 * scores.error + 1e-6 * scores.bound),
-    )?;
-    let error = value.error + tokens as f64 * weights.error * value.bound;
-    let mixed = b.step("MatMul", &[&weights, &value], &[], (&[batch, heads, tokens, dim], value.bound, error))?;
-    let perm: Attr = ("perm", A::Ints(vec![0, 2, 1, 3]));
-    let mixed = b.step("Transpose", &[&mixed], &[perm], (&[batch, tokens, heads, dim], mixed.bound, mixed.error))?;
-    let join = b.ints(&[0, 0, -1]);
-    let name = b.node("Reshape", &[&mixed.name, &join], &[], 1).remove(0);
-    b.give(&name, &x.shape, mixed.bound, mixed.error)
 }
 
 fn cum_sum(b: &mut Builder, x: &Value, p: u16, q: u16) -> Option<Value> {

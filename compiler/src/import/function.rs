@@ -4,10 +4,8 @@ use super::Importer;
 use super::proto::{AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetId};
 use crate::error::{Error, Result};
 use crate::ir::ValueId;
+use crate::limits::NESTING;
 use std::collections::{HashMap, HashSet};
-
-/// Deepest nesting of functions and subgraphs.
-const DEEPEST: usize = 64;
 
 impl<'m> Importer<'m> {
     /// The function that a node calls, if it calls one.
@@ -50,7 +48,7 @@ impl<'m> Importer<'m> {
     pub(crate) fn subgraph(&mut self, graph: &GraphProto, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
         if inputs.len() != graph.input.len() {
             let reason = format!("a subgraph takes {} operands and is given {}", graph.input.len(), inputs.len());
-            return Err(Error::file(&self.model.path, reason));
+            return Err(Error::file(self.model.path(), reason));
         }
         self.scopes.push();
         let results = self.nested(|importer| {
@@ -69,9 +67,9 @@ impl<'m> Importer<'m> {
     }
 
     fn nested<T>(&mut self, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if self.depth == DEEPEST {
-            let reason = format!("nests functions or subgraphs more than {DEEPEST} deep, or a function calls itself");
-            return Err(Error::file(&self.model.path, reason));
+        if self.depth == NESTING {
+            let reason = format!("nests functions or subgraphs more than {NESTING} deep, or a function calls itself");
+            return Err(Error::file(self.model.path(), reason));
         }
         self.depth += 1;
         let result = body(self);
@@ -81,7 +79,7 @@ impl<'m> Importer<'m> {
 
     fn named<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Vec<ValueId>> {
         let missing = |name: &str| {
-            Error::file(&self.model.path, format!("result `{name}` of a function or subgraph is produced by no node"))
+            Error::file(self.model.path(), format!("result `{name}` of a function or subgraph is produced by no node"))
         };
         names.map(|name| self.scopes.get(name).ok_or_else(|| missing(name))).collect()
     }

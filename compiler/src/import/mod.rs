@@ -1,21 +1,24 @@
 //! From an ONNX file to a graph: shapes are bound, shape arithmetic is computed on the way, weights stay in their files.
 
+mod checked;
 mod function;
 mod known;
-mod map;
 mod model;
 mod node;
 pub mod proto;
+mod scan;
 mod scope;
 mod weights;
 
-pub use model::{Location, Model, widen};
+pub use checked::{checked, checked_proto};
+pub use model::{Input, Location, Model, widen};
 pub use node::OnnxNode;
 pub use weights::{external_files, read_weight, stored_bytes, weights};
 
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::ir::{Block, Def, Graph, Payload, Type, ValueId};
+use crate::limits::{CONSTANT_BYTES, NODES};
 use crate::ops::{IMPORTS, Op};
 use proto::{FunctionProto, NodeProto, TensorProto, ValueInfoProto, data_type};
 use sara_kernels::{DType, Element};
@@ -44,15 +47,12 @@ const BATCH_NAMES: &[&str] = &["batch", "batch_size", "B", "N"];
 /// constant that is repeated costs less to repeat in each step than to keep.
 const FOLD_LIMIT: usize = 1 << 16;
 
-/// Most nodes, counted after functions and loops are unrolled.
-const MOST_NODES: usize = 1 << 20;
-
 /// Vectors longer than this are not searched for equal elements.
 const UNIFORM_LIMIT: usize = 1 << 14;
 
 /// Builds the graph of a model. Its returns are the model's outputs.
 pub fn import(model: &Model, binding: &Binding) -> Result<Graph> {
-    let name = model.path.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned());
+    let name = model.path().file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned());
     let mut importer = Importer {
         model,
         graph: Graph::new(&name),
@@ -98,7 +98,7 @@ impl Importer<'_> {
         let proto = model.graph();
         if !proto.sparse_initializer.is_empty() {
             return Err(Error::file(
-                &model.path,
+                model.path(),
                 "holds sparse initialisers, which are not supported; export dense ones",
             ));
         }
@@ -115,11 +115,11 @@ impl Importer<'_> {
             let value = self
                 .scopes
                 .get(&output.name)
-                .ok_or_else(|| Error::file(&model.path, format!("output `{}` is produced by no node", output.name)))?;
+                .ok_or_else(|| Error::file(model.path(), format!("output `{}` is produced by no node", output.name)))?;
             self.graph.returns.push((output.name.clone(), value));
         }
         if self.graph.returns.is_empty() {
-            return Err(Error::file(&model.path, "has no outputs"));
+            return Err(Error::file(model.path(), "has no outputs"));
         }
         self.graph.remove_dead();
         Ok(())
@@ -163,8 +163,12 @@ impl Importer<'_> {
             let elem = input.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).map_or(0, |t| t.elem_type);
             let dtype = dtype(elem).ok_or_else(|| {
                 Error::file(
-                    &self.model.path,
-                    format!("input `{}` has element type {elem}, which is not supported", input.name),
+                    self.model.path(),
+                    format!(
+                        "input `{}` has element type {}, which is not supported",
+                        input.name,
+                        data_type::name(elem)
+                    ),
                 )
             })?;
             let single = shape.is_empty() || (shape == [1] && batch > 1 && fixed_or_alone(input));
@@ -195,14 +199,14 @@ impl Importer<'_> {
             return Ok(());
         }
         Err(Error::file(
-            &self.model.path,
+            self.model.path(),
             format!("defines the value `{name}` twice; the file is damaged, export it again"),
         ))
     }
 
     /// An error about an option that does not fit the model.
     fn misfit(&self, reason: String) -> Error {
-        Error::Option(format!("{}: {reason}", self.model.path.display()))
+        Error::Option(format!("{}: {reason}", self.model.path().display()))
     }
 
     fn bind_shape(&self, input: &ValueInfoProto, binding: &Binding, open: &mut Open) -> Vec<usize> {
@@ -327,14 +331,14 @@ impl Importer<'_> {
         for node in nodes {
             self.import_node(node, &mut refused)?;
         }
-        refused.finish(&self.model.path)
+        refused.finish(self.model.path())
     }
 
     fn import_node(&mut self, node: &NodeProto, refused: &mut Refused) -> Result<()> {
         self.count += 1;
-        if self.count > MOST_NODES {
-            let reason = format!("has more than {MOST_NODES} nodes when its functions and loops are unrolled");
-            return Err(Error::file(&self.model.path, reason));
+        if self.count > NODES {
+            let reason = format!("has more than {NODES} nodes when its functions and loops are unrolled");
+            return Err(Error::file(self.model.path(), reason));
         }
         let default = node.domain.is_empty() || node.domain == "ai.onnx";
         let found = IMPORTS.iter().find(|row| default && row.0 == node.op_type);
@@ -356,7 +360,7 @@ impl Importer<'_> {
                 "node `{label}` ({}) reads `{missing}`, which nothing before it produces; the file is damaged or not sorted",
                 node.op_type
             );
-            return Err(Error::file(&self.model.path, reason));
+            return Err(Error::file(self.model.path(), reason));
         }
         let results = match (function, found) {
             (Some(function), _) => self.inline(function, node),
@@ -370,6 +374,12 @@ impl Importer<'_> {
             }
             (None, None) => Ok(Vec::new()),
         };
+        if self.graph.constant_bytes() > CONSTANT_BYTES {
+            let reason = format!(
+                "computes constants of more than {CONSTANT_BYTES} bytes, up to node `{label}`; no model of this kind does"
+            );
+            return Err(Error::file(self.model.path(), reason));
+        }
         let results = match results {
             Ok(results) => results,
             Err(error) => {

@@ -1,25 +1,28 @@
 //! An ONNX model as it lies on disk: the decoded messages, and where each tensor's bytes are.
 
-use super::map::map;
 use super::proto::{AttributeProto, GraphProto, ModelProto, TensorProto, data_type};
+use super::scan;
 use crate::error::{Error, Result};
+use crate::limits::FILE_BYTES;
 use bytes::Bytes;
 use prost::Message;
 use sara_kernels::DType;
+use sara_runtime::map::Map;
 use sara_runtime::plan::{ModelFile, Stored};
+use sara_runtime::source::{Source, relative};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 /// An open model.
 pub struct Model {
-    /// Path of the `.onnx` file.
-    pub path: PathBuf,
+    /// Where its files lie.
+    pub source: Source,
     /// Its messages.
     pub proto: ModelProto,
     bytes: Bytes,
-    external: Mutex<HashMap<PathBuf, Bytes>>,
+    external: Mutex<HashMap<String, Bytes>>,
 }
 
 /// Where a tensor's bytes lie.
@@ -31,14 +34,41 @@ pub struct Location {
     pub offset: u64,
 }
 
+/// An input of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Its name.
+    pub name: String,
+    /// Element type in which it is computed with, if it is one we know.
+    pub dtype: Option<DType>,
+    /// Its extents; nothing for one that may vary.
+    pub shape: Vec<Option<usize>>,
+}
+
 impl Model {
     /// Opens and decodes a model. Weights are not read.
     pub fn open(path: &Path) -> Result<Model> {
-        Model::from_bytes(path, map(path)?)
+        Model::open_source(Source::new(path))
+    }
+
+    /// The same, with external data that may lie elsewhere.
+    pub fn open_source(source: Source) -> Result<Model> {
+        let bytes = Bytes::from_owner(Map::open(&source, "")?);
+        Model::decode(source, bytes)
     }
 
     /// Decodes a model from its bytes. `path` is where it would lie: external data is read from beside it, and messages name it.
     pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model> {
+        Model::decode(Source::new(path), bytes)
+    }
+
+    fn decode(source: Source, bytes: Bytes) -> Result<Model> {
+        let path = &source.model;
+        if bytes.len() as u64 > FILE_BYTES {
+            let reason = format!("has {} bytes, and an ONNX file has {FILE_BYTES} at most", bytes.len());
+            return Err(Error::file(path, reason));
+        }
+        scan::check(&bytes).map_err(|reason| Error::file(path, reason))?;
         let proto = ModelProto::decode(bytes.clone()).map_err(|e| {
             Error::file(path, format!("is not an ONNX model or is truncated ({e}); export it again or fetch it anew"))
         })?;
@@ -46,7 +76,12 @@ impl Model {
         if graph.is_none() {
             return Err(Error::file(path, "is not an ONNX model: it holds no graph; give the path of an .onnx file"));
         }
-        Ok(Model { path: path.to_owned(), proto, bytes, external: Mutex::default() })
+        Ok(Model { source, proto, bytes, external: Mutex::default() })
+    }
+
+    /// Path of the `.onnx` file.
+    pub fn path(&self) -> &Path {
+        &self.source.model
     }
 
     /// The graph.
@@ -71,11 +106,25 @@ impl Model {
         names
     }
 
+    /// Inputs that a run must be given, in the model's order.
+    pub fn inputs(&self) -> Vec<Input> {
+        let graph = self.graph();
+        let given = |name: &str| graph.initializer.iter().any(|i| i.name == name);
+        let input = |i: &super::proto::ValueInfoProto| Input {
+            name: i.name.clone(),
+            dtype: i.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| super::dtype(t.elem_type)),
+            shape: super::dims(i).iter().map(|d| d.dim_value.and_then(|v| usize::try_from(v).ok())).collect(),
+        };
+        graph.input.iter().filter(|i| !given(&i.name)).map(input).collect()
+    }
+
     /// Identity of the `.onnx` file, for plans and adapters.
     pub fn identity(&self) -> Result<ModelFile> {
-        let path = std::path::absolute(&self.path).map_err(|e| Error::io(&self.path, e))?;
+        let path = std::path::absolute(self.path()).map_err(|e| Error::io(self.path(), e))?;
+        let root = self.source.root.as_ref().map(std::path::absolute).transpose();
+        let root = root.map_err(|e| Error::io(self.path(), e))?;
         let sha256 = Sha256::digest(&self.bytes).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(ModelFile { path, bytes: self.bytes.len() as u64, sha256 })
+        Ok(ModelFile { path, root, bytes: self.bytes.len() as u64, sha256 })
     }
 
     /// Element type of a tensor in the file, if it is one we know.
@@ -99,7 +148,7 @@ impl Model {
     }
 
     fn known_type(&self, tensor: &TensorProto) -> Result<Stored> {
-        let reason = || format!("has element type {}, which is not supported", tensor.data_type);
+        let reason = || format!("has element type {}, which is not supported", data_type::name(tensor.data_type));
         Self::stored(tensor).ok_or_else(|| self.bad_tensor(tensor, reason()))
     }
 
@@ -114,6 +163,12 @@ impl Model {
     pub fn locate(&self, tensor: &TensorProto) -> Result<Option<Location>> {
         let stored = self.known_type(tensor)?;
         let wanted = self.shape(tensor)?.iter().product::<usize>() * stored.size();
+        let fields = [&tensor.raw_data, &tensor.float_data, &tensor.double_data].map(|f| !f.is_empty());
+        let numbers = [!tensor.int32_data.is_empty(), !tensor.int64_data.is_empty(), !tensor.uint64_data.is_empty()];
+        let external = !tensor.external_data.is_empty() || tensor.data_location == 1;
+        if fields.into_iter().chain(numbers).chain([external]).filter(|f| *f).count() > 1 {
+            return Err(self.bad_tensor(tensor, "has its data in several places; export the model again".into()));
+        }
         if tensor.data_location == 1 {
             return self.locate_external(tensor, wanted).map(Some);
         }
@@ -136,6 +191,14 @@ impl Model {
     }
 
     fn locate_external(&self, tensor: &TensorProto, wanted: usize) -> Result<Location> {
+        for (i, entry) in tensor.external_data.iter().enumerate() {
+            let known = ["location", "offset", "length", "checksum"].contains(&entry.key.as_str());
+            if !known || tensor.external_data[..i].iter().any(|e| e.key == entry.key) {
+                let what = if known { "twice" } else { "which is not known" };
+                let reason = format!("has external data with the key `{}`, {what}", entry.key.escape_debug());
+                return Err(self.bad_tensor(tensor, reason));
+            }
+        }
         let get = |key: &str| tensor.external_data.iter().find(|e| e.key == key).map(|e| e.value.as_str());
         let number = |key: &str| match get(key) {
             None => Ok(None),
@@ -148,25 +211,18 @@ impl Model {
         if length != wanted as u64 {
             return Err(self.bad_tensor(tensor, format!("needs {wanted} bytes and its external data has {length}")));
         }
-        let path = self.folder().join(&file);
-        let there = std::fs::metadata(&path).map_err(|e| {
-            Error::file(
-                &path,
-                format!(
-                    "holds the external data of tensor `{}` and cannot be read ({e}); put it beside {}",
-                    tensor.name,
-                    self.path.display()
-                ),
-            )
-        })?;
-        if offset.checked_add(length).is_none_or(|end| end > there.len()) {
+        let there = self.file(&file);
+        let there =
+            there.map_err(|e| self.bad_tensor(tensor, format!("has external data that cannot be used: {e}")))?;
+        let there = there.len() as u64;
+        if offset.checked_add(length).is_none_or(|end| end > there) {
             let reason = format!(
                 "is too short: tensor `{}` needs bytes {offset}..{} and the file has {}; fetch it anew",
                 tensor.name,
                 offset.saturating_add(length),
-                there.len()
+                there
             );
-            return Err(Error::file(&path, reason));
+            return Err(Error::file(self.source.path(&file), reason));
         }
         Ok(Location { file, offset })
     }
@@ -175,8 +231,10 @@ impl Model {
     fn external_file(&self, tensor: &TensorProto) -> Result<String> {
         let entry = tensor.external_data.iter().find(|e| e.key == "location");
         let file = entry.map_or("", |e| e.value.as_str());
-        safe_relative(file).ok_or_else(|| {
-            self.bad_tensor(tensor, format!("names external data at `{file}`, which is outside the model's folder"))
+        relative(file).ok_or_else(|| {
+            let reason =
+                format!("names external data at `{}`, which is outside the model's folder", file.escape_debug());
+            self.bad_tensor(tensor, reason)
         })
     }
 
@@ -205,27 +263,27 @@ impl Model {
         Ok(files)
     }
 
-    /// Folder of the `.onnx` file.
-    pub fn folder(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new(""))
+    /// The bytes of external data, or of the `.onnx` file if `file` is empty.
+    fn file(&self, file: &str) -> Result<Bytes> {
+        if file.is_empty() {
+            return Ok(self.bytes.clone());
+        }
+        let mut maps = self.external.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(bytes) = maps.get(file) {
+            return Ok(bytes.clone());
+        }
+        let bytes = Bytes::from_owner(Map::open(&self.source, file)?);
+        maps.insert(file.to_owned(), bytes.clone());
+        Ok(bytes)
     }
 
     /// The bytes at a location.
     pub fn bytes_at(&self, location: &Location, len: usize) -> Result<Bytes> {
-        let source = if location.file.is_empty() {
-            self.bytes.clone()
-        } else {
-            let path = self.folder().join(&location.file);
-            let mut maps = self.external.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            match maps.get(&path) {
-                Some(bytes) => bytes.clone(),
-                None => maps.entry(path.clone()).or_insert(map(&path)?).clone(),
-            }
-        };
+        let source = self.file(&location.file)?;
         let start = location.offset as usize;
         match start.checked_add(len).filter(|end| *end <= source.len()) {
             Some(end) => Ok(source.slice(start..end)),
-            None => Err(Error::file(self.folder().join(&location.file), format!("ends before byte {start}+{len}"))),
+            None => Err(Error::file(self.source.path(&location.file), format!("ends before byte {start}+{len}"))),
         }
     }
 
@@ -262,21 +320,8 @@ impl Model {
     }
 
     fn bad_tensor(&self, tensor: &TensorProto, reason: String) -> Error {
-        Error::file(&self.path, format!("tensor `{}` {reason}", tensor.name))
+        Error::file(self.path(), format!("tensor `{}` {reason}", tensor.name))
     }
-}
-
-/// `path` in its shortest form, if it is one of a file in or below the folder it starts from.
-fn safe_relative(path: &str) -> Option<String> {
-    let mut parts = Vec::new();
-    for component in Path::new(path).components() {
-        match component {
-            Component::Normal(part) => parts.push(part.to_str()?),
-            Component::CurDir => {}
-            _ => return None,
-        }
-    }
-    if parts.is_empty() || path.ends_with('/') { None } else { Some(parts.join("/")) }
 }
 
 /// Stored elements in the type they are computed in.

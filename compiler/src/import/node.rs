@@ -9,6 +9,15 @@ use sara_kernels::{DType, Element};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// Types of attributes by their numbers.
+mod kind {
+    pub(super) const FLOAT: i32 = 1;
+    pub(super) const INT: i32 = 2;
+    pub(super) const STRING: i32 = 3;
+    pub(super) const FLOATS: i32 = 6;
+    pub(super) const INTS: i32 = 7;
+}
+
 /// An ONNX node under import. Attributes that nobody asks for are an error, so none is silently ignored.
 pub struct OnnxNode<'n, 'm> {
     pub(super) importer: &'n mut Importer<'m>,
@@ -90,6 +99,16 @@ impl<'n> OnnxNode<'n, '_> {
         self.node.attribute.iter().find(|a| a.name == name)
     }
 
+    /// An attribute that says that it is of this kind, or that says nothing, as in the oldest files.
+    fn typed(&mut self, name: &str, kind: i32) -> Result<Option<&'n AttributeProto>> {
+        match self.attribute(name) {
+            Some(a) if a.r#type != 0 && a.r#type != kind => {
+                Err(self.fail(format!("attribute `{name}` is of type {}, and must be of type {kind}", a.r#type)))
+            }
+            found => Ok(found),
+        }
+    }
+
     /// Whether an attribute is there.
     pub fn has(&self, name: &str) -> bool {
         self.node.attribute.iter().any(|a| a.name == name)
@@ -97,18 +116,18 @@ impl<'n> OnnxNode<'n, '_> {
 
     /// An integer attribute.
     pub fn int(&mut self, name: &str, default: i64) -> Result<i64> {
-        Ok(self.attribute(name).map_or(default, |a| a.i))
+        Ok(self.typed(name, kind::INT)?.map_or(default, |a| a.i))
     }
 
     /// A real attribute.
     pub fn float(&mut self, name: &str, default: f64) -> Result<f64> {
         // The shortest decimal that gives the stored number is what the exporter meant.
-        Ok(self.attribute(name).map_or(default, |a| a.f.to_string().parse().unwrap_or(f64::from(a.f))))
+        Ok(self.typed(name, kind::FLOAT)?.map_or(default, |a| a.f.to_string().parse().unwrap_or(f64::from(a.f))))
     }
 
     /// A text attribute.
     pub fn text(&mut self, name: &str, default: &str) -> Result<String> {
-        match self.attribute(name).map(|a| a.s.clone()) {
+        match self.typed(name, kind::STRING)?.map(|a| a.s.clone()) {
             None => Ok(default.to_owned()),
             Some(s) => String::from_utf8(s.to_vec()).map_err(|_| self.fail(format!("attribute `{name}` is not text"))),
         }
@@ -116,7 +135,7 @@ impl<'n> OnnxNode<'n, '_> {
 
     /// A list of integers.
     pub fn ints(&mut self, name: &str) -> Result<Option<Vec<i64>>> {
-        Ok(self.attribute(name).map(|a| a.ints.clone()))
+        Ok(self.typed(name, kind::INTS)?.map(|a| a.ints.clone()))
     }
 
     /// A list of integers that must not be negative.
@@ -129,7 +148,7 @@ impl<'n> OnnxNode<'n, '_> {
 
     /// A list of real numbers.
     pub fn floats(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
-        Ok(self.attribute(name).map(|a| a.floats.clone()))
+        Ok(self.typed(name, kind::FLOATS)?.map(|a| a.floats.clone()))
     }
 
     /// A tensor attribute, as a constant or weight named after this node's result.
@@ -150,7 +169,9 @@ impl<'n> OnnxNode<'n, '_> {
 
     /// Element type by its ONNX number. Half precision is computed in `f32`, narrow integers in `i64`.
     pub fn dtype(&self, number: i64) -> Result<DType> {
-        super::dtype(number as i32).ok_or_else(|| self.fail(format!("element type {number} is not supported")))
+        super::dtype(number as i32).ok_or_else(|| {
+            self.fail(format!("element type {} is not supported", super::proto::data_type::name(number as i32)))
+        })
     }
 
     /// An axis, where negative numbers count from the end.

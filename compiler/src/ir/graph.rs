@@ -2,17 +2,13 @@
 
 use super::types::{Payload, Type};
 use crate::error::Result;
+use crate::limits::DIMENSIONS;
+use crate::limits::ELEMENTS;
 use crate::ops::Op;
 use sara_kernels::{DType, Element};
 use sara_runtime::plan::Weight;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-
-/// Values of this many elements are taken for a mistake.
-const MOST_ELEMENTS: usize = 1 << 40;
-
-/// Dimensions that a tensor may have: the kernels walk no more.
-const MOST_DIMENSIONS: usize = 16;
 
 /// Index of a [`Value`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,6 +36,8 @@ pub enum Def {
     Arg(String),
     /// An initialiser that stays in the model's files: index into [`Graph::weights`].
     Weight(usize),
+    /// The bytes of the weight as they lie in its file.
+    File(ValueId),
     /// A constant.
     Const(Payload),
     /// Flat positions of the trained entries of the weight.
@@ -151,6 +149,7 @@ pub struct Graph {
     nodes: Vec<Node>,
     order: [Vec<NodeId>; 3],
     names: HashSet<String>,
+    constant_bytes: usize,
 }
 
 impl Graph {
@@ -166,6 +165,7 @@ impl Graph {
             nodes: Vec::new(),
             order: [Vec::new(), Vec::new(), Vec::new()],
             names: HashSet::new(),
+            constant_bytes: 0,
         }
     }
 
@@ -283,9 +283,17 @@ impl Graph {
         users
     }
 
+    /// Bytes of all constants that were ever added.
+    pub fn constant_bytes(&self) -> usize {
+        self.constant_bytes
+    }
+
     /// Adds a value that no node defines. The name is made unique and free of blanks.
     pub fn add_value(&mut self, name: &str, ty: Type, def: Def) -> ValueId {
         let name = self.unique(name);
+        if matches!(def, Def::Const(_)) {
+            self.constant_bytes = self.constant_bytes.saturating_add(ty.bytes());
+        }
         self.values.push(Value { name, ty, def });
         ValueId(self.values.len() as u32 - 1)
     }
@@ -333,18 +341,18 @@ impl Graph {
             operator: op.name().to_owned(),
             reason: format!("{reason} (operands: {})", display_types(&types)),
         })?;
-        if let Some(ty) = results.iter().find(|ty| ty.len() >= MOST_ELEMENTS) {
+        if let Some(ty) = results.iter().find(|ty| ty.len() >= ELEMENTS) {
             return Err(crate::Error::Node {
                 node: origin.to_string(),
                 operator: op.name().to_owned(),
                 reason: format!("a result of {:?} is larger than any memory", ty.shape),
             });
         }
-        if let Some(ty) = types.iter().flatten().copied().chain(&results).find(|ty| ty.rank() > MOST_DIMENSIONS) {
+        if let Some(ty) = types.iter().flatten().copied().chain(&results).find(|ty| ty.rank() > DIMENSIONS) {
             return Err(crate::Error::Node {
                 node: origin.to_string(),
                 operator: op.name().to_owned(),
-                reason: format!("works on {} dimensions; {MOST_DIMENSIONS} are the most", ty.rank()),
+                reason: format!("works on {} dimensions; {DIMENSIONS} are the most", ty.rank()),
             });
         }
         let id = NodeId(self.nodes.len() as u32);
@@ -366,6 +374,21 @@ impl Graph {
         self.nodes.push(node);
         self.order[block as usize].push(id);
         id
+    }
+
+    /// Changes the element type of a value.
+    pub fn set_dtype(&mut self, value: ValueId, dtype: DType) {
+        self.values[value.0 as usize].ty.dtype = dtype;
+    }
+
+    /// The operator of a node, to change its attributes.
+    pub fn op_mut(&mut self, node: NodeId) -> &mut Op {
+        &mut self.nodes[node.0 as usize].op
+    }
+
+    /// Makes an optional operand absent.
+    pub fn clear_input(&mut self, node: NodeId, slot: usize) {
+        self.nodes[node.0 as usize].inputs[slot] = None;
     }
 
     /// Replaces the order of a block. Nodes that are left out cease to exist.

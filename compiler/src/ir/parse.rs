@@ -118,6 +118,7 @@ impl Parser {
                 });
                 Def::Weight(self.graph.weights.len() - 1)
             }
+            "file" => Def::File(self.value(rest.strip_prefix("of ").ok_or("a file is `of` a weight")?)?),
             "const" => Def::Const(payload(rest, &ty)?),
             "index" => {
                 let rest = rest.strip_prefix("of ").ok_or("an index is `of` a weight")?;
@@ -237,6 +238,7 @@ fn payload(text: &str, ty: &Type) -> Parsed<Payload> {
         DType::U64 => list::<u64>(inner, n),
         DType::U32 => list::<u32>(inner, n),
         DType::U16 => list::<u16>(inner, n),
+        DType::Bf16 => list::<half::bf16>(inner, n),
         DType::U8 | DType::Bool => list::<u8>(inner, n),
     }
 }

@@ -76,7 +76,7 @@ fn used_values(graph: &Graph) -> Vec<bool> {
         let mut at = ValueId(i as u32);
         while used[i] {
             match graph.value(at).def {
-                Def::Index(of, _) | Def::Param(of) | Def::State(_, of) => {
+                Def::File(of) | Def::Index(of, _) | Def::Param(of) | Def::State(_, of) => {
                     used[of.0 as usize] = true;
                     at = of;
                 }
@@ -96,6 +96,7 @@ fn leaf(graph: &Graph, id: ValueId) -> Option<(&'static str, ValueId, String)> {
             let uniform = graph.uniform.get(i).map_or(String::new(), |v| format!(" all {v:?}"));
             ("weight", id, format!("{:?}{uniform}", graph.weights[*i].name))
         }
+        Def::File(of) => ("file", id, format!("of {}", name(*of))),
         Def::Const(payload) => ("const", id, display_payload(payload, &value.ty)),
         Def::Index(of, payload) => ("index", id, format!("of {} {}", name(*of), display_payload(payload, &value.ty))),
         Def::Param(at) => ("param", id, format!("at {}", name(*at))),
@@ -134,6 +135,7 @@ fn display_payload(payload: &Payload, ty: &Type) -> String {
         DType::U64 => list(payload, |v: u64| v.to_string()),
         DType::U32 => list(payload, |v: u32| v.to_string()),
         DType::U16 => list(payload, |v: u16| v.to_string()),
+        DType::Bf16 => list(payload, |v: half::bf16| format!("{v:?}")),
         DType::U8 | DType::Bool => list(payload, |v: u8| v.to_string()),
     }
 }

@@ -5,10 +5,11 @@
 //! - **V03** The stored types of results equal the inferred ones.
 //! - **V04** Names are unique, and `print(parse(print(g))) = print(g)`.
 //! - **V05** Only the update block and `Accumulate` act on state; nothing else has no results.
-//! - **V06** From `sparse` on: each param has one index, each index one weight of type `f32`; positions are strictly ascending
+//! - **V06** From `sparse` on: each param has one index, each index one weight of type `f32` or `bf16`; positions are strictly ascending
 //!   and inside the weight; index, param and state have one length. One value stands for each entry of the weight table, and
 //!   what a node reads together belongs together: the index is of the weight, the param at the index, the state of the param.
-//! - **V07** From `sparse` on: a weight that has an index is read only by its `SparseDelta` and by the update.
+//! - **V07** From `sparse` on: a weight that has an index is read only by its `SparseDelta` and by the update; its file only by
+//!   `Fetch`, with the index.
 //! - **V08** From `differentiated` on: there is one loss, a scalar.
 //! - **V09** From `differentiated` on: each param that forward uses has exactly one gradient, which is accumulated into its
 //!   state.
@@ -119,9 +120,14 @@ fn sparse(graph: &Graph) -> Check {
             Def::Weight(weight) if !weights.insert(*weight) => {
                 return Err(("V06", format!("{} is a second value of its weight", name(graph, id))));
             }
+            Def::File(of)
+                if !matches!(graph.value(*of).def, Def::Weight(_)) || value.ty.dtype != sara_kernels::DType::U8 =>
+            {
+                return Err(("V06", format!("{} is not the bytes of a weight", name(graph, id))));
+            }
             Def::Index(weight, payload) => {
                 let w = graph.value(*weight);
-                let host = matches!(w.def, Def::Weight(_)) && w.ty.dtype == sara_kernels::DType::F32;
+                let host = matches!(w.def, Def::Weight(_)) && w.ty.dtype.computed() == sara_kernels::DType::F32;
                 if !host || !indexed.insert(*weight) {
                     return Err(("V06", format!("{} needs an f32 weight of its own", name(graph, id))));
                 }
@@ -161,14 +167,20 @@ fn sparse(graph: &Graph) -> Check {
     for block in [Block::Forward, Block::Backward] {
         for id in graph.block(block) {
             let node = graph.node(*id);
-            let reads = node.inputs.iter().flatten().find(|v| indexed.contains(v));
-            if let Some(weight) = reads.filter(|_| !matches!(node.op, Op::SparseDelta(_))) {
+            let bare = match node.op {
+                Op::SparseDelta(_) => continue,
+                Op::Fetch(_) => node.inputs.len() == 1,
+                _ => true,
+            };
+            let weight = |v: &ValueId| if let Def::File(of) = graph.value(*v).def { of } else { *v };
+            let mut reads = node.inputs.iter().flatten().map(weight);
+            if let Some(weight) = reads.find(|v| bare && indexed.contains(v)) {
                 return Err((
                     "V07",
                     format!(
                         "{} reads {} without its trained entries",
                         super::display_node(graph, *id),
-                        name(graph, *weight)
+                        name(graph, weight)
                     ),
                 ));
             }
@@ -191,8 +203,12 @@ fn together(graph: &Graph, id: NodeId) -> bool {
         (Op::ClipNorm(_), [_, gradients @ ..]) => {
             gradients.iter().flatten().all(|g| matches!(graph.value(*g).def, Def::State(State::Gradient, _)))
         }
-        (Op::SparseAdamW(_), [Some(w), Some(i), Some(p), Some(m), Some(v), Some(g), _]) => {
-            index(*i, *w)
+        (Op::Fetch(_), [Some(file), Some(i), Some(p)]) => {
+            let of = |w: ValueId| graph.value(*file).def == Def::File(w);
+            matches!(graph.value(*i).def, Def::Index(w, _) if of(w)) && param(*p, *i)
+        }
+        (Op::SparseAdamW(_), [w, Some(i), Some(p), Some(m), Some(v), Some(g), _]) => {
+            w.is_none_or(|w| index(*i, w))
                 && param(*p, *i)
                 && state(*m, State::Moment1, *p)
                 && state(*v, State::Moment2, *p)
@@ -219,7 +235,7 @@ fn gradients(graph: &Graph) -> Check {
     }
     for id in graph.block(Block::Forward) {
         let node = graph.node(*id);
-        let (Op::SparseDelta(_), Some(Some(param))) = (&node.op, node.inputs.get(2)) else { continue };
+        let (Op::SparseDelta(_) | Op::Fetch(_), Some(Some(param))) = (&node.op, node.inputs.get(2)) else { continue };
         let states = graph.values().filter(|(_, v)| v.def == Def::State(State::Gradient, *param));
         let count: usize = states.map(|(id, _)| sums.get(&id).copied().unwrap_or(0)).sum();
         if count != 1 {
@@ -234,7 +250,7 @@ fn no_dense_gradient(graph: &Graph) -> Check {
     let mut matrices: HashSet<ValueId> = HashSet::new();
     for id in graph.block(Block::Forward) {
         let node = graph.node(*id);
-        if let (Op::SparseDelta(_), [_, Some(index), _]) = (&node.op, node.inputs.as_slice())
+        if let (Op::SparseDelta(_) | Op::Fetch(_), [_, Some(index), _]) = (&node.op, node.inputs.as_slice())
             && forward.uses(node.outputs[0]).multiplied()
         {
             matrices.insert(*index);

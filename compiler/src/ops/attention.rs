@@ -16,6 +16,8 @@ operator! {
     Attention {
         /// Factor of the scores.
         scale: f64,
+        /// Whether operands of products are rounded to bfloat16.
+        half: bool,
     }
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
@@ -39,21 +41,21 @@ operator! {
         let (y, lse, dy) = (g.output(0), g.output(1), g.dy());
         let mask = g.try_input(3);
         let inputs = [Some(q), Some(k), Some(v), mask, Some(y), Some(lse), Some(dy)];
-        Ok(Some(g.emit_all(AttentionGrad { scale: self.scale }, &inputs)?[wrt]))
+        Ok(Some(g.emit_all(AttentionGrad { scale: self.scale, half: self.half }, &inputs)?[wrt]))
     }
 
     fn lower(&self, l: &mut Lower<'_>) {
-        let scalars = extents(l, self.scale);
+        let scalars = extents(l, self.scale, self.half);
         let args = [Some(l.input(0)), Some(l.input(1)), Some(l.input(2)), l.try_input(3), Some(l.output(0)), Some(l.output(1))];
         l.launch("attention", &args, scalars);
     }
 
     fn cases() -> Vec<Case> {
         vec![
-            Case::new(Attention { scale: 0.5 }, &["f32[2,2,5,4]", "f32[2,2,3,4]", "f32[2,2,3,4]", "_"]),
-            Case::new(Attention { scale: 0.7 }, &["f32[1,2,3,5]", "f32[1,2,3,5]", "f32[1,2,3,2]", "f32[1,1,3,3]"]),
-            Case::new(Attention { scale: 1.0 }, &["f32[2,1,2,3]", "f32[2,1,4,3]", "f32[2,1,4,3]", "f32[2,1,1,4]"]),
-            Case::new(Attention { scale: 0.4 }, &["f32[1,2,2,3]", "f32[1,2,4,3]", "f32[1,2,4,3]", "f32[2,4]"]),
+            Case::new(Attention { scale: 0.5, half: false }, &["f32[2,2,5,4]", "f32[2,2,3,4]", "f32[2,2,3,4]", "_"]),
+            Case::new(Attention { scale: 0.7, half: false }, &["f32[1,2,3,5]", "f32[1,2,3,5]", "f32[1,2,3,2]", "f32[1,1,3,3]"]),
+            Case::new(Attention { scale: 1.0, half: false }, &["f32[2,1,2,3]", "f32[2,1,4,3]", "f32[2,1,4,3]", "f32[2,1,1,4]"]),
+            Case::new(Attention { scale: 0.4, half: false }, &["f32[1,2,2,3]", "f32[1,2,4,3]", "f32[1,2,4,3]", "f32[2,4]"]),
         ]
     }
 }
@@ -63,6 +65,8 @@ operator! {
     AttentionGrad {
         /// Factor of the scores.
         scale: f64,
+        /// Whether operands of products are rounded to bfloat16.
+        half: bool,
     }
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
@@ -78,14 +82,14 @@ operator! {
     }
 
     fn lower(&self, l: &mut Lower<'_>) {
-        let scalars = extents(l, self.scale);
+        let scalars = extents(l, self.scale, self.half);
         let mut args: Vec<_> = (0..7).map(|i| l.try_input(i)).collect();
         args.extend((0..3).map(|i| Some(l.output(i))));
         l.launch("attention_grad", &args, scalars);
     }
 
     fn cases() -> Vec<Case> {
-        vec![Case::new(AttentionGrad { scale: 0.5 }, &["f32[1,2,3,4]", "f32[1,2,5,4]", "f32[1,2,5,2]", "f32[3,5]", "f32[1,2,3,2]", "f32[1,2,3]", "f32[1,2,3,2]"])]
+        vec![Case::new(AttentionGrad { scale: 0.5, half: false }, &["f32[1,2,3,4]", "f32[1,2,5,4]", "f32[1,2,5,2]", "f32[3,5]", "f32[1,2,3,2]", "f32[1,2,3]", "f32[1,2,3,2]"])]
     }
 }
 
@@ -93,7 +97,7 @@ fn four(ty: &Type) -> Result<[usize; 4], String> {
     <[usize; 4]>::try_from(ty.shape.as_slice()).map_err(|_| format!("{ty} is not of rank 4"))
 }
 
-fn extents(l: &mut Lower<'_>, scale: f64) -> Vec<Scalar> {
+fn extents(l: &mut Lower<'_>, scale: f64, half: bool) -> Vec<Scalar> {
     let (q, k, v) = (&l.input_type(0).shape, &l.input_type(1).shape, &l.input_type(2).shape);
     let (b, h, t, d) = (q[0], q[1], q[2], q[3]);
     let (s, e) = (k[2], v[3]);
@@ -102,5 +106,5 @@ fn extents(l: &mut Lower<'_>, scale: f64) -> Vec<Scalar> {
         Some(_) => broadcast_strides(&l.input_type(3).shape, &[b, h, t, s]),
         None => vec![0; 4],
     };
-    scalars.into_iter().chain([Scalar::Ints(mask), Scalar::Float(scale)]).collect()
+    scalars.into_iter().chain([Scalar::Ints(mask), Scalar::Float(scale), int(half.into())]).collect()
 }

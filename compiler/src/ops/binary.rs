@@ -101,6 +101,15 @@ operator! {
         let shape = l.output_type(0).shape.clone();
         let a = reading(&l.input_type(0).shape, &shape);
         let b = reading(&l.input_type(1).shape, &shape);
+        // A sum or product takes the place of an operand that nothing else reads.
+        let in_place = ["add", "mul"].contains(&self.op.as_str()) && l.output_type(0).dtype.is_float();
+        let replaced = (0..2).find(|&i| in_place && l.dies(i) && l.input_type(i) == l.output_type(0));
+        if let Some(i) = replaced {
+            l.alias(0, i);
+            let scalars = vec![Scalar::Word(self.op.clone()), dims(&shape), if i == 0 { b } else { a }];
+            let args = [Some(l.input(1 - i)), Some(l.output(0))];
+            return l.launch("binary_in_place", &args, scalars);
+        }
         let args = [Some(l.input(0)), Some(l.input(1)), Some(l.output(0))];
         l.launch("binary", &args, vec![Scalar::Word(self.op.clone()), dims(&shape), a, b]);
     }

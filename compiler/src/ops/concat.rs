@@ -69,6 +69,10 @@ operator! {
 pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let inputs = n.all_inputs()?;
     let rank = n.ty(inputs[0]).rank();
+    // Version 1 alone has a default.
+    if n.opset() >= 4 && !n.has("axis") {
+        return Err(n.fail("attribute `axis` is missing"));
+    }
     let axis = n.int("axis", 1)?;
     let axis = n.axis_of(axis, rank)?;
     if inputs.len() == 1 {

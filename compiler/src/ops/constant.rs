@@ -4,10 +4,8 @@
 use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::ValueId;
+use crate::limits::TABLE;
 use sara_kernels::DType;
-
-/// Elements beyond which a range is taken for a mistake.
-const MOST: usize = 1 << 24;
 
 /// ONNX Constant.
 pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
@@ -66,7 +64,7 @@ pub(super) fn import_range(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let bounds = [n.const_scalar(0)?, n.const_scalar(1)?, n.const_scalar(2)?];
     let [start, limit, delta] = bounds;
     let count = ((limit - start) / delta).ceil().max(0.0);
-    if !count.is_finite() || count as usize > MOST {
+    if !count.is_finite() || count as usize > TABLE {
         return Err(n.fail(format!("a range from {start} to {limit} by {delta} cannot be built")));
     }
     let values: Vec<f64> = (0..count as usize).map(|i| start + i as f64 * delta).collect();

@@ -6,10 +6,8 @@ use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::import::proto::GraphProto;
 use crate::ir::ValueId;
+use crate::limits::ROUNDS;
 use sara_kernels::DType;
-
-/// Most rounds that a loop is unrolled to.
-const MOST_ROUNDS: usize = 4096;
 
 /// ONNX If.
 pub(super) fn import_if(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
@@ -40,8 +38,8 @@ pub(super) fn import_loop(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         {
             break;
         }
-        if round as usize == MOST_ROUNDS {
-            return Err(n.fail(format!("runs more than {MOST_ROUNDS} rounds, or has no end")));
+        if round as usize == ROUNDS {
+            return Err(n.fail(format!("runs more than {ROUNDS} rounds, or has no end")));
         }
         let number = n.add_const(DType::I64, &[], &[round]);
         let still = match condition {
@@ -87,8 +85,8 @@ pub(super) fn import_scan(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     }
     let rounds = n.ty(scanned[0]).shape[axes[0]];
     let same = scanned.iter().zip(&axes).all(|(x, axis)| n.ty(*x).shape[*axis] == rounds);
-    if !same || rounds > MOST_ROUNDS {
-        return Err(n.fail(format!("its operands must agree in their length, which may be {MOST_ROUNDS} at most")));
+    if !same || rounds > ROUNDS {
+        return Err(n.fail(format!("its operands must agree in their length, which may be {ROUNDS} at most")));
     }
     let mut rows: Vec<Vec<ValueId>> = vec![Vec::new(); results];
     for round in 0..rounds {

@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{Type, ValueId};
 use crate::lower::{Lower, dims, int};
-use sara_kernels::Scalar;
-use sara_kernels::conv::Geometry;
+use sara_kernels::conv::{self, Geometry};
+use sara_kernels::{DType, Scalar, conv_grad_input};
 
 operator! {
     /// Convolution. Operands: `x` `[n, ci, spatial..]`, `w` `[co, ci / groups, kernel..]`, optional `bias` `[co]`.
@@ -54,10 +54,12 @@ operator! {
     }
 
     fn lower(&self, l: &mut Lower<'_>) {
-        let args = [Some(l.input(0)), Some(l.input(1)), l.try_input(2), Some(l.output(0))];
-        let (x, w, y) = (&l.input_type(0).shape, &l.input_type(1).shape, &l.output_type(0).shape);
+        let (x, w, y) = (l.input_type(0).clone(), &l.input_type(1).shape, &l.output_type(0).shape);
         let window = Window { groups: self.groups, strides: &self.strides, pads: &self.pads, dilations: &self.dilations };
-        let scalars = window.scalars(x, y, &w[2..]);
+        let scalars = window.scalars(&x.shape, y, &w[2..]);
+        let work = conv::work_len(&window.geometry(&x.shape, y, &w[2..]));
+        let work = (work > 0 && x.dtype == DType::F32).then(|| l.temp(x.dtype, work));
+        let args = [Some(l.input(0)), Some(l.input(1)), l.try_input(2), Some(l.output(0)), work];
         l.launch("conv", &args, scalars);
     }
 
@@ -113,10 +115,12 @@ operator! {
     }
 
     fn lower(&self, l: &mut Lower<'_>) {
-        let args = [Some(l.input(0)), Some(l.input(1)), Some(l.output(0))];
-        let (y, w) = (&l.input_type(0).shape, &l.input_type(1).shape);
+        let (y, w) = (l.input_type(0).clone(), &l.input_type(1).shape);
         let window = Window { groups: self.groups, strides: &self.strides, pads: &self.pads, dilations: &self.dilations };
-        let scalars = window.scalars(&self.shape, y, &w[2..]);
+        let scalars = window.scalars(&self.shape, &y.shape, &w[2..]);
+        let work = conv_grad_input::work_len(&window.geometry(&self.shape, &y.shape, &w[2..]));
+        let work = (work > 0 && y.dtype == DType::F32).then(|| l.temp(y.dtype, work));
+        let args = [Some(l.input(0)), Some(l.input(1)), Some(l.output(0)), work];
         l.launch("conv_grad_input", &args, scalars);
     }
 
@@ -196,7 +200,9 @@ impl Window<'_> {
         if !(1..=3).contains(&spatial) || w.len() != x.len() {
             return Err(format!("takes one to three spatial dimensions, not operands {x:?} and {w:?}"));
         }
-        if [self.strides.len(), self.dilations.len(), self.pads.len() / 2] != [spatial; 3] || self.strides.contains(&0)
+        if [self.strides.len(), self.dilations.len(), self.pads.len() / 2] != [spatial; 3]
+            || self.strides.contains(&0)
+            || self.dilations.contains(&0)
         {
             return Err(format!("strides, dilations and pads must fit {spatial} dimensions"));
         }

@@ -2,12 +2,12 @@
 //! to 25) with mode `constant`; the other modes are a [`super::Resample`] with one tap, or a
 //! [`super::Gather`] of what is not `f32`.
 
-use super::resample::MOST_POSITIONS;
 use super::{Case, Gather, Resample, Slice, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{Type, ValueId, strides};
+use crate::limits::TABLE;
 use crate::lower::Lower;
 use sara_kernels::{DType, Scalar};
 
@@ -106,7 +106,7 @@ fn reach(n: &mut OnnxNode<'_, '_>, x: ValueId, around: &[(i64, i64)], mode: &str
             continue;
         }
         let dim = n.ty(y).shape[axis] as i64;
-        if dim + before + after > MOST_POSITIONS as i64 {
+        if dim + before + after > TABLE as i64 {
             return Err(n.fail(format!("pads ({before}, {after}) are too large for mode `{mode}`")));
         }
         let position = |p: i64| match mode {

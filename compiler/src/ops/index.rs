@@ -8,10 +8,8 @@ use super::{Concat, Gather, GatherGrad, Select, Slice};
 use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{ValueId, strides};
+use crate::limits::TABLE;
 use sara_kernels::DType;
-
-/// Longest table of positions that is made at compile time.
-const MOST_POSITIONS: usize = 1 << 24;
 
 /// Flat positions, one for each of some elements.
 struct Flat {
@@ -101,9 +99,8 @@ fn by_rows(n: &mut OnnxNode<'_, '_>, shape: &[usize], index: ValueId, batch: usi
 /// Number of elements of a table that is made here.
 fn product(n: &OnnxNode<'_, '_>, shape: &[usize]) -> Result<usize> {
     let len = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-    len.filter(|len| *len <= MOST_POSITIONS).ok_or_else(|| {
-        n.fail(format!("a table of positions of shape {shape:?} is larger than {MOST_POSITIONS} entries"))
-    })
+    len.filter(|len| *len <= TABLE)
+        .ok_or_else(|| n.fail(format!("a table of positions of shape {shape:?} is larger than {TABLE} entries")))
 }
 
 /// A part of a matrix.
@@ -259,7 +256,7 @@ fn scatter_added(
 pub(super) fn import_one_hot(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let (index, values) = (n.input(0)?, n.input(2)?);
     let depth = n.const_scalar(1)?;
-    if !(depth >= 1.0 && depth <= MOST_POSITIONS as f64) {
+    if !(depth >= 1.0 && depth <= TABLE as f64) {
         return Err(n.fail(format!("a depth of {depth} is not supported")));
     }
     let depth = depth as usize;

@@ -19,7 +19,7 @@ operator! {
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
         let [Some(w), Some(idx), Some(p)] = inputs else { return Err("takes three operands".into()) };
-        if idx.dtype != DType::U32 || p.dtype != DType::F32 || idx.shape != p.shape || w.dtype != DType::F32 {
+        if idx.dtype != DType::U32 || p.dtype != DType::F32 || idx.shape != p.shape || w.dtype.computed() != DType::F32 {
             return Err("takes a weight, its index and its values".into());
         }
         Ok(vec![(*w).clone()])

@@ -10,7 +10,8 @@ use crate::lower::{Lower, dims, int};
 use sara_kernels::Scalar;
 
 operator! {
-    /// `y = a' b'`, where `a'` is `a` or `a` with its last two dimensions swapped.
+    /// `y = a' b'`, where `a'` is `a` or `a` with its last two dimensions swapped. An operand in half precision makes the product one
+    /// of half precision, summed in single precision.
     MatMul {
         /// Whether the first operand is transposed.
         trans_a: bool,
@@ -20,7 +21,7 @@ operator! {
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
         let [Some(a), Some(b)] = inputs else { return Err("takes two operands".into()) };
-        if a.rank() < 2 || b.rank() < 2 || a.dtype != b.dtype || !a.dtype.is_float() {
+        if a.rank() < 2 || b.rank() < 2 || a.dtype.computed() != b.dtype.computed() || !a.dtype.computed().is_float() {
             return Err("takes two float operands of rank 2 or more".into());
         }
         let (batch_a, [m, k]) = split(&a.shape, self.trans_a);
@@ -30,7 +31,7 @@ operator! {
         }
         let mut shape = broadcast(batch_a, batch_b).ok_or("the leading dimensions do not broadcast")?;
         shape.extend([m, n]);
-        Ok(vec![a.with_shape(&shape)])
+        Ok(vec![Type::new(a.dtype.computed(), &shape)])
     }
 
     fn grad(&self, g: &mut Grad<'_>, wrt: usize) -> Result<Option<ValueId>> {

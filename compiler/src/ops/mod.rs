@@ -18,6 +18,7 @@ mod cumulative;
 mod einsum;
 mod embed;
 mod expand;
+mod fetch;
 mod gather;
 mod group_norm;
 mod index;
@@ -193,6 +194,11 @@ macro_rules! operators {
                 match self { $(Op::$name(op) => op.grad(g, wrt),)* }
             }
 
+            /// Whether the result is the memory of the first operand.
+            pub fn is_view(&self) -> bool {
+                matches!(self, Op::Reshape(_) | Op::SparseDelta(_))
+            }
+
             /// See [`Operator::lower`].
             pub fn lower(&self, l: &mut Lower<'_>) {
                 match self { $(Op::$name(op) => op.lower(l),)* }
@@ -220,6 +226,7 @@ operators! {
     group_norm::GroupNorm, group_norm::GroupNormGrad, group_norm::GroupNormGradAffine,
     layer_norm::LayerNorm, layer_norm::LayerNormGrad, layer_norm::LayerNormGradAffine,
     loss::MseLoss, loss::MseLossGrad,
+    fetch::Fetch,
     masked::SparseDelta, masked::Take, masked::MaskedMatMulGrad, masked::MaskedConvGrad,
     matmul::MatMul,
     reduce::Reduce,

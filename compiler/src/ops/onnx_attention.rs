@@ -7,10 +7,8 @@ use super::{Attention, Concat, Embed, MatMul, Reduce, Select, Softmax, Transpose
 use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{ValueId, broadcast};
+use crate::limits::TABLE;
 use sara_kernels::DType;
-
-/// Entries of the largest mask that is made at compile time.
-const MOST_ENTRIES: usize = 1 << 26;
 
 /// What limits a query to some keys.
 struct Reach {
@@ -93,7 +91,7 @@ pub(super) fn import(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
             (Some(bias), Some(barred)) => Some(clear(n, bias, barred)?),
             (bias, _) => bias,
         };
-        let y = n.emit_all(Attention { scale }, &[Some(q), Some(wide_k), Some(wide_v), mask])?[0];
+        let y = n.emit_all(Attention { scale, half: false }, &[Some(q), Some(wide_k), Some(wide_v), mask])?[0];
         (y, None)
     } else {
         let (weights, scores) = explicit(n, [q, wide_k], bias, barred, [scale, cap], mode)?;
@@ -235,7 +233,7 @@ impl Reach {
     /// Where `key op query + offset + by`.
     fn compare(&self, n: &mut OnnxNode<'_, '_>, op: &str, by: i64) -> Result<ValueId> {
         let [queries, keys] = self.size;
-        if queries.checked_mul(keys).is_none_or(|len| len > MOST_ENTRIES) {
+        if queries.checked_mul(keys).is_none_or(|len| len > TABLE) {
             return Err(n.fail(format!("a mask of {queries} queries and {keys} keys is too large")));
         }
         let last: Vec<i64> = (0..queries as i64).map(|i| i.saturating_add(by)).collect();

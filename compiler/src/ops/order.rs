@@ -6,10 +6,8 @@ use super::{Concat, Reduce, Select};
 use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::ValueId;
+use crate::limits::COMPARISONS;
 use sara_kernels::DType;
-
-/// Most comparisons that the ranks of a tensor may take.
-const MOST_COMPARISONS: usize = 1 << 26;
 
 /// Positions along `axis`, in a shape that broadcasts.
 fn positions(n: &mut OnnxNode<'_, '_>, rank: usize, axis: usize, dim: usize) -> ValueId {
@@ -85,7 +83,7 @@ pub(super) fn import_top_k(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let dim = ty.shape[axis];
     let k =
         usize::try_from(k).ok().filter(|k| *k <= dim).ok_or_else(|| n.fail(format!("k = {k} of {dim} elements")))?;
-    if ty.len().checked_mul(dim).is_none_or(|c| c > MOST_COMPARISONS) {
+    if ty.len().checked_mul(dim).is_none_or(|c| c > COMPARISONS) {
         return Err(n.fail(format!("sorting {ty} along axis {axis} is not supported: it is too large")));
     }
     // Every element (axis) against every other (axis + 1).

@@ -5,10 +5,8 @@ use super::{Embed, Reduce, Select, Slice};
 use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{ValueId, strides};
+use crate::limits::WINDOW;
 use sara_kernels::DType;
-
-/// Most places of a window.
-const MOST_PLACES: usize = 256;
 
 /// How windows lie along one axis.
 #[derive(Clone, Copy)]
@@ -89,8 +87,8 @@ fn places(n: &mut OnnxNode<'_, '_>, x: ValueId, windows: &[Window], value: f64) 
             (0..w.kernel).map(at).collect()
         };
         slices = slices.iter().flat_map(more).collect();
-        if slices.len() > MOST_PLACES {
-            return Err(n.fail(format!("a window of more than {MOST_PLACES} elements is not supported")));
+        if slices.len() > WINDOW {
+            return Err(n.fail(format!("a window of more than {WINDOW} elements is not supported")));
         }
     }
     Ok((padded, slices))
@@ -138,7 +136,7 @@ fn positions(n: &mut OnnxNode<'_, '_>, shape: &[usize], windows: &[Window], colu
         }
     }
     let len: usize = shape.iter().product();
-    if len > 1 << 24 {
+    if len > crate::limits::TABLE {
         return Err(n.fail(format!("positions in {shape:?} are too many to make at compile time")));
     }
     let own = strides(shape);

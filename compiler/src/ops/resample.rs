@@ -9,6 +9,7 @@ use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{Type, ValueId};
+use crate::limits::TABLE;
 use crate::lower::{Lower, int};
 use sara_kernels::{DType, Scalar};
 
@@ -82,9 +83,6 @@ operator! {
         vec![Case::new(ResampleGrad { axis: 1, size: 3 }, &["f32[2,4,2]", "i32[4,2]", "f32[4,2]"])]
     }
 }
-
-/// Tables of more positions are taken for a mistake.
-pub(super) const MOST_POSITIONS: usize = 1 << 24;
 
 fn extents(y: &Type, axis: usize, n_in: usize, taps: usize) -> Vec<Scalar> {
     let outer: usize = y.shape[..axis].iter().product();
@@ -236,6 +234,7 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     };
     let roi = if old { None } else { n.optional_floats(1)? }.filter(|r| r.len() == 2 * axes.len());
     let scales = n.optional_floats(if old { 1 } else { 2 })?.filter(|s| !s.is_empty());
+    refuse_scales(n, scales.iter().flatten())?;
     let sizes = if old { None } else { n.optional_ints(3)?.filter(|s| !s.is_empty()) };
     let policy = n.text("keep_aspect_ratio_policy", "stretch")?;
     let mut plan = Vec::new();
@@ -276,7 +275,7 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
         if to == from && scale == 1.0 && !crop {
             continue;
         }
-        if to > MOST_POSITIONS || (from == 0 && to > 0) {
+        if to > TABLE || (from == 0 && to > 0) {
             return Err(n.fail(format!("a dimension of {from} cannot become one of {to}")));
         }
         let span = roi.as_ref().map_or((0.0, 1.0), |r| (r[k], r[k + axes.len()]));
@@ -302,6 +301,14 @@ pub(super) fn import_resize(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     Ok(vec![y])
 }
 
+/// Refuses scales that are none.
+fn refuse_scales<'s>(n: &OnnxNode<'_, '_>, scales: impl Iterator<Item = &'s f64>) -> Result<()> {
+    match scales.into_iter().find(|s| !(s.is_finite() && **s > 0.0)) {
+        Some(scale) => Err(n.fail(format!("{scale} is no scale; scales are above 0"))),
+        None => Ok(()),
+    }
+}
+
 /// ONNX Upsample, the predecessor of Resize.
 pub(super) fn import_upsample(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> {
     let x = n.input(0)?;
@@ -319,11 +326,12 @@ pub(super) fn import_upsample(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueId>> 
         n.optional_floats(1)?
     };
     let scales: Vec<f64> = scales.ok_or_else(|| n.fail("scales are missing"))?;
+    refuse_scales(n, scales.iter())?;
     let mut y = x;
     for (axis, scale) in scales.into_iter().enumerate().filter(|s| s.1 != 1.0) {
         let from = n.ty(y).shape.get(axis).copied().ok_or_else(|| n.fail("there are more scales than dimensions"))?;
         let to = (from as f64 * scale).floor() as usize;
-        if to > MOST_POSITIONS {
+        if to > TABLE {
             return Err(n.fail(format!("a dimension of {from} cannot become one of {to}")));
         }
         let rows: Option<Vec<_>> = (0..to).map(|i| resize.taps(i as f64 / scale, from, scale)).collect();
@@ -368,7 +376,7 @@ pub(super) fn import_average_pool(n: &mut OnnxNode<'_, '_>) -> Result<Vec<ValueI
         if ceil && (to - 1) * s >= from + begin {
             to -= 1;
         }
-        if to.saturating_mul(k) > MOST_POSITIONS {
+        if to.saturating_mul(k) > TABLE {
             return Err(n.fail(format!("{to} windows of {k} elements are too many")));
         }
         let rows = (0..to).map(|o| {

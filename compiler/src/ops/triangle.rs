@@ -8,7 +8,7 @@ use sara_kernels::DType;
 
 /// `keep(column - row)` for each place of a matrix.
 fn matrix(n: &mut OnnxNode<'_, '_>, rows: usize, columns: usize, keep: impl Fn(i64) -> bool) -> Result<ValueId> {
-    if rows.checked_mul(columns).is_none_or(|len| len > 1 << 26) {
+    if rows.checked_mul(columns).is_none_or(|len| len > crate::limits::TABLE) {
         return Err(n.fail(format!("a matrix of {rows} x {columns} is not supported: it is too large")));
     }
     let places = (0..rows as i64).flat_map(|i| (0..columns as i64).map(move |j| j - i));

@@ -69,11 +69,11 @@ operator! {
 
 operator! {
     /// One step of AdamW (Loshchilov and Hutter 2019) on the trained entries, which are then written into the weight; clears the
-    /// gradient. Operands: `w`, `idx`, `p`, `m`, `v`, `g`, `hyper`.
+    /// gradient. Operands: `w` (absent if it stays in its file), `idx`, `p`, `m`, `v`, `g`, `hyper`.
     SparseAdamW {}
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
-        let [Some(_), Some(idx), Some(p), Some(m), Some(v), Some(g), Some(_)] = inputs else {
+        let [_, Some(idx), Some(p), Some(m), Some(v), Some(g), Some(_)] = inputs else {
             return Err("takes seven operands".into());
         };
         if [p, m, v, g].iter().any(|t| t.shape != idx.shape) { return Err("the operands do not fit".into()) }

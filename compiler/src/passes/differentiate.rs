@@ -4,23 +4,20 @@
 
 use crate::autodiff::Grad;
 use crate::error::{Error, Result};
-use crate::ir::verify::LOSS;
 use crate::ir::{Block, Def, Graph, NodeId, ValueId};
-use crate::ops::{Binary, MseLoss};
+use crate::loss::Loss;
+use crate::ops::Binary;
 use std::collections::{HashMap, HashSet};
-
-/// Name of the input that the loss compares the first output with.
-pub const TARGET: &str = "target";
 
 /// Suffix of the values that hold gradients.
 const SUFFIX: &str = ".d";
 
 /// Runs the pass for the params of sparse weights. Their gradients become returns called after the params until the update pass
 /// takes them.
-pub fn run(graph: &mut Graph) -> Result<()> {
+pub fn run(graph: &mut Graph, loss: Loss) -> Result<()> {
     let params: Vec<ValueId> =
         graph.values().filter(|(_, v)| matches!(v.def, Def::Param(_))).map(|(id, _)| id).collect();
-    let loss = add_loss(graph)?;
+    let loss = loss.add(graph)?;
     let used = graph.use_counts();
     for (param, gradient) in gradients(graph, loss, &params)? {
         match gradient {
@@ -37,27 +34,6 @@ pub fn run(graph: &mut Graph) -> Result<()> {
     }
     super::fold::share(graph);
     Ok(())
-}
-
-/// Compares the first output with a new input called `target`, and returns the loss beside the outputs.
-pub fn add_loss(graph: &mut Graph) -> Result<ValueId> {
-    let refuse = |kind: &str, name: &str, what: &str| {
-        Err(Error::Option(format!(
-            "the model has an {kind} called `{name}`, which is the name of {what}; rename it in the export"
-        )))
-    };
-    if graph.values().any(|(_, v)| matches!(&v.def, Def::Arg(name) if name == TARGET)) {
-        return refuse("input", TARGET, "what the loss compares the output with");
-    }
-    if graph.returns.iter().any(|r| r.0 == LOSS) {
-        return refuse("output", LOSS, "the loss itself");
-    }
-    let (_, output) = graph.returns[0].clone();
-    let ty = graph.ty(output).clone();
-    let target = graph.add_value(TARGET, ty, Def::Arg(TARGET.to_owned()));
-    let loss = graph.emit(Block::Forward, MseLoss {}.into(), &[Some(output), Some(target)], LOSS, &"loss".into())?[0];
-    graph.returns.push((LOSS.to_owned(), loss));
-    Ok(loss)
 }
 
 /// Appends the gradients of `loss` with respect to `wanted` to the backward block. A value that the loss does not depend on has

@@ -1,6 +1,7 @@
 //! Attention on a GPU: a block for each tile of queries and 128 columns of the values.
 
 use super::Shape;
+use crate::DType;
 use crate::cuda::{Cuda, MOST_ACROSS, Param, Task, Work};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
@@ -15,6 +16,11 @@ impl Shape {
     }
 }
 
+/// The name of the argument's type in the names of entry points, or `half` where operands of products are rounded.
+pub(crate) fn kind(t: &Task<'_>, name: &str) -> &'static str {
+    if t.int("half") != 0 && t.dtype(name) == DType::F32 { "half" } else { t.kind(name) }
+}
+
 fn plan(t: &Task<'_>, w: &mut Work) {
     let s = Shape::of(t);
     let mut params = vec![s.param()];
@@ -23,5 +29,5 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     // Without values there are still sums of exponentials.
     let grid = [s.queries.div_ceil(32), s.value_dim.div_ceil(128).max(1), s.images()];
     debug_assert!(s.images() <= MOST_ACROSS);
-    w.launch(format!("attention_{}", t.kind("y")), grid, 128, params);
+    w.launch(format!("attention_{}", kind(t, "y")), grid, 128, params);
 }

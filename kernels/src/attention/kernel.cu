@@ -11,7 +11,7 @@ struct Tiles {
     T top[SIDE], total[SIDE], decay[SIDE];
 };
 
-template <class T>
+template <bool HALF, class T>
 DEVICE void attend(const Shape& s, const T* q, const T* k, const T* v, const T* mask, T* y, T* lse, T scale) {
     SHARED(Tiles<T>, t);
     i64 image = blockIdx.z, query = block_id() * SIDE, column = i64(blockIdx.y) * PARTS * CHUNK;
@@ -27,7 +27,7 @@ DEVICE void attend(const Shape& s, const T* q, const T* k, const T* v, const T* 
         t.total[thread_id()] = T(0);
     }
     for (i64 key = 0; key < s.keys; key += SIDE) {
-        Own<T> scores = rows_by_rows(q, query, s.queries, k, key, s.keys, s.dim, t.left, t.right);
+        Own<T> scores = rows_by_rows<HALF>(q, query, s.queries, k, key, s.keys, s.dim, t.left, t.right);
         UNROLL
         for (int i = 0; i < 2; i++) {
             UNROLL
@@ -67,7 +67,7 @@ DEVICE void attend(const Shape& s, const T* q, const T* k, const T* v, const T* 
                 UNROLL
                 for (int i = 0; i < 2; i++)
                     UNROLL for (int j = 0; j < 4; j++) sums[part].of[i][j] *= t.decay[own_row() + i];
-                add_rows<false>(sums[part], t.p, v, key, s.keys, s.value_dim, column + part * CHUNK, t.right);
+                add_rows<HALF, false>(sums[part], t.p, v, key, s.keys, s.value_dim, column + part * CHUNK, t.right);
             }
         }
     }
@@ -93,9 +93,9 @@ DEVICE void attend(const Shape& s, const T* q, const T* k, const T* v, const T* 
     }
 }
 
-#define ATTEND(T, name)                                                                                               \
+#define ATTEND(T, name, HALF)                                                                                         \
     KERNEL(SQUARE, attention_##name, Shape s, const T* q, const T* k, const T* v, const T* mask, T* y, T* lse,        \
            T scale) {                                                                                                 \
-        attend(s, q, k, v, mask, y, lse, scale);                                                                      \
+        attend<HALF>(s, q, k, v, mask, y, lse, scale);                                                                \
     }
-FOR_FLOATS(ATTEND)
+FOR_ATTENTION(ATTEND)

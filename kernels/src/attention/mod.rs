@@ -4,10 +4,11 @@
 //! `k` is `[batch, heads, keys, dim]`, `v` is `[batch, heads, keys, value_dim]`, `y` is `[batch, heads, queries,
 //! value_dim]`. The mask is added; its strides count elements in batch, head, query and key, 0 where it is
 //! broadcast. `lse` holds the logarithm of the sum of exponentials of each query's scores. A query for which all
-//! keys are masked by negative infinity gives zeros and an `lse` of negative infinity.
+//! keys are masked by negative infinity gives zeros and an `lse` of negative infinity. With `half` 1 the operands of all products
+//! are rounded to bfloat16, if the arguments are `f32`.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
@@ -21,6 +22,7 @@ pub(crate) const SCALARS: &[(&str, ScalarKind)] = &[
     ("value_dim", ScalarKind::Int),
     ("mask_strides", ScalarKind::Ints),
     ("scale", ScalarKind::Float),
+    ("half", ScalarKind::Int),
 ];
 
 /// Declaration of the kernel.
@@ -84,7 +86,7 @@ impl Shape {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::KERNEL;
-    use crate::harness::{Bench, assert_close, noise};
+    use crate::harness::{Bench, assert_close, halves, noise};
     use crate::{DType, Scalar};
 
     /// One problem with its solution in double precision.
@@ -92,6 +94,7 @@ pub(crate) mod tests {
         pub(crate) sizes: [usize; 6],
         pub(crate) mask_strides: [i64; 4],
         pub(crate) scale: f64,
+        pub(crate) half: bool,
         pub(crate) q: Vec<f64>,
         pub(crate) k: Vec<f64>,
         pub(crate) v: Vec<f64>,
@@ -126,10 +129,11 @@ pub(crate) mod tests {
             Case {
                 sizes,
                 mask_strides: strides,
-                scale: 0.7,
-                q: noise(batch * heads * queries * dim, 1).iter().map(|v| v * 3.0).collect(),
-                k: noise(batch * heads * keys * dim, 2),
-                v: noise(batch * heads * keys * value_dim, 3),
+                scale: 0.5,
+                half: false,
+                q: halves(batch * heads * queries * dim, 1).iter().map(|v| v * 2.0).collect(),
+                k: halves(batch * heads * keys * dim, 2),
+                v: halves(batch * heads * keys * value_dim, 3),
                 mask: mask_strides.map(|_| mask),
             }
         }
@@ -138,6 +142,7 @@ pub(crate) mod tests {
             let mut scalars: Vec<Scalar> = self.sizes.iter().map(|&v| Scalar::Int(v as i64)).collect();
             scalars.push(Scalar::Ints(self.mask_strides.to_vec()));
             scalars.push(Scalar::Float(self.scale));
+            scalars.push(Scalar::Int(self.half.into()));
             scalars
         }
 
@@ -194,9 +199,16 @@ pub(crate) mod tests {
 
     #[test]
     fn matches_a_naive_loop() {
-        for case in cases() {
+        for mut case in cases() {
             let want = case.solve();
-            for dtype in [DType::F32, DType::F64] {
+            // Operands hold what half precision holds; of its products only the probabilities are rounded.
+            for (dtype, half, tolerance) in [
+                (DType::F32, false, 3e-6),
+                (DType::F64, false, 1e-13),
+                (DType::F64, true, 1e-13),
+                (DType::F32, true, 4e-3),
+            ] {
+                case.half = half;
                 let mut bench = Bench::new(&KERNEL, case.scalars());
                 bench.float("q", dtype, &case.q);
                 bench.float("k", dtype, &case.k);
@@ -207,8 +219,9 @@ pub(crate) mod tests {
                 bench.float("y", dtype, &vec![f64::NAN; want.y.len()]);
                 bench.float("lse", dtype, &vec![f64::NAN; want.lse.len()]);
                 let got = bench.run();
-                let tolerance = if dtype == DType::F32 { 3e-6 } else { 1e-13 };
                 assert_close(&got["y"], &want.y, tolerance);
+                // The scores are of operands that nothing rounds.
+                let tolerance = if half { tolerance.min(3e-6) } else { tolerance };
                 for (g, w) in got["lse"].iter().zip(&want.lse) {
                     assert!(g == w || (g - w).abs() < tolerance * (1.0 + w.abs()), "lse {g}, not {w}");
                 }

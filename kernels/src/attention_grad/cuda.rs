@@ -1,12 +1,12 @@
 //! The gradient of attention on a GPU: the row sums, then a launch for each of the three results.
 
-use crate::attention::Shape;
+use crate::attention::{Shape, cuda};
 use crate::cuda::{Cuda, Param, THREADS, Task, Work};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
 fn plan(t: &Task<'_>, w: &mut Work) {
-    let (s, kind) = (Shape::of(t), t.kind("dq"));
+    let (s, kind, of) = (Shape::of(t), t.kind("dq"), cuda::kind(t, "dq"));
     let rows = s.images() * s.queries;
     let d = w.scratch(rows * t.dtype("dq").size());
     let (count, width) = (Param::I64(rows as i64), Param::I64(s.value_dim as i64));
@@ -18,6 +18,6 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         params.extend(["q", "k", "v", "mask", "lse", "dy"].map(|name| t.at(name)));
         params.extend([d.clone(), t.at(&format!("d{target}")), t.real(t.float("scale"), "dq")]);
         let grid = [rows.div_ceil(32), width.div_ceil(64), s.images()];
-        w.launch(format!("attention_grad_{target}_{kind}"), grid, 128, params);
+        w.launch(format!("attention_grad_{target}_{of}"), grid, 128, params);
     }
 }

@@ -22,7 +22,7 @@ DEVICE void row_sums(const T* y, const T* dy, T* d, i64 rows, i64 width) {
 
 enum Target { QUERIES, KEYS, VALUES };
 
-template <Target TARGET, class T>
+template <bool HALF, Target TARGET, class T>
 DEVICE void gradient(const Shape& s, const T* q, const T* k, const T* v, const T* mask, const T* lse, const T* dy,
                      const T* d, T* result, T scale) {
     SHARED(Tiles<T>, t);
@@ -41,8 +41,8 @@ DEVICE void gradient(const Shape& s, const T* q, const T* k, const T* v, const T
         UNROLL for (int i = 0; i < 2; i++) UNROLL for (int j = 0; j < 4; j++) sums[part].of[i][j] = T(0);
     for (i64 other = 0; other < others; other += SIDE) {
         i64 query = TARGET == QUERIES ? own : other, key = TARGET == QUERIES ? other : own;
-        Own<T> p = rows_by_rows(q, query, s.queries, k, key, s.keys, s.dim, t.left, t.right), dp;
-        if (TARGET != VALUES) dp = rows_by_rows(dy, query, s.queries, v, key, s.keys, s.value_dim, t.left, t.right);
+        Own<T> p = rows_by_rows<HALF>(q, query, s.queries, k, key, s.keys, s.dim, t.left, t.right), dp;
+        if (TARGET != VALUES) dp = rows_by_rows<HALF>(dy, query, s.queries, v, key, s.keys, s.value_dim, t.left, t.right);
         UNROLL
         for (int i = 0; i < 2; i++) {
             i64 r = query + own_row() + i;
@@ -63,7 +63,7 @@ DEVICE void gradient(const Shape& s, const T* q, const T* k, const T* v, const T
         UNROLL
         for (int part = 0; part < PARTS; part++) {
             if (column + part * CHUNK < width)
-                add_rows<TARGET != QUERIES>(sums[part], t.p, TARGET == QUERIES ? k : TARGET == KEYS ? q : dy, other, others,
+                add_rows<HALF, TARGET != QUERIES>(sums[part], t.p, TARGET == QUERIES ? k : TARGET == KEYS ? q : dy, other, others,
                                             width, column + part * CHUNK, t.right);
         }
         __syncthreads();
@@ -81,16 +81,19 @@ DEVICE void gradient(const Shape& s, const T* q, const T* k, const T* v, const T
     }
 }
 
-#define GRADIENT(T, name, target, TARGET)                                                                             \
+#define GRADIENT(T, name, HALF, target, TARGET)                                                                       \
     KERNEL(SQUARE, attention_grad_##target##_##name, Shape s, const T* q, const T* k, const T* v, const T* mask,      \
            const T* lse, const T* dy, const T* d, T* result, T scale) {                                               \
-        gradient<TARGET>(s, q, k, v, mask, lse, dy, d, result, scale);                                                \
+        gradient<HALF, TARGET>(s, q, k, v, mask, lse, dy, d, result, scale);                                          \
     }
-#define GRADIENTS(T, name)                                                                                            \
+#define GRADIENTS(T, name, HALF)                                                                                      \
+    GRADIENT(T, name, HALF, q, QUERIES)                                                                               \
+    GRADIENT(T, name, HALF, k, KEYS)                                                                                  \
+    GRADIENT(T, name, HALF, v, VALUES)
+FOR_ATTENTION(GRADIENTS)
+
+#define SUMS(T, name)                                                                                                 \
     KERNEL(THREADS, attention_grad_sums_##name, const T* y, const T* dy, T* d, i64 rows, i64 width) {                 \
         row_sums(y, dy, d, rows, width);                                                                              \
-    }                                                                                                                 \
-    GRADIENT(T, name, q, QUERIES)                                                                                     \
-    GRADIENT(T, name, k, KEYS)                                                                                        \
-    GRADIENT(T, name, v, VALUES)
-FOR_FLOATS(GRADIENTS)
+    }
+FOR_FLOATS(SUMS)

@@ -5,7 +5,7 @@ use crate::cuda::{Cuda, Param, Task, Work, code};
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
 /// The element types, in the order of the list in `kernel.cu`.
-const KINDS: &[&str] = &["f32", "f64", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool"];
+const KINDS: &[&str] = &["f32", "f64", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool", "bf16"];
 
 fn plan(t: &Task<'_>, w: &mut Work) {
     let n = t.len("y");

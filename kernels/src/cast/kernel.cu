@@ -1,8 +1,8 @@
 // y[i] = x[i] in another element type.
-#include "kernel.h"
+#include "half.h"
 
 // The list is that of KINDS in cuda.rs.
-enum Kind { F32, F64, I64, I32, I16, I8, U64, U32, U16, U8, BOOL };
+enum Kind { F32, F64, I64, I32, I16, I8, U64, U32, U16, U8, BOOL, BF16 };
 
 // Real numbers lose their fraction and stay within the range, NaN becomes 0; integers wrap.
 template <class T, class S>
@@ -20,9 +20,17 @@ DEVICE T convert(S x) {
 }
 
 template <class S>
+DEVICE S read(const S* x, i64 i) {
+    return x[i];
+}
+DEVICE f32 read(const bf16* x, i64 i) {
+    return wide(x[i]);
+}
+
+template <class S>
 DEVICE void conversion(int to, const S* x, void* y, i64 n) {
     each(n, [=](i64 i) {
-        S v = x[i];
+        auto v = read(x, i);
         switch (to) {
             case F32: static_cast<f32*>(y)[i] = convert<f32>(v); break;
             case F64: static_cast<f64*>(y)[i] = convert<f64>(v); break;
@@ -34,7 +42,8 @@ DEVICE void conversion(int to, const S* x, void* y, i64 n) {
             case U32: static_cast<u32*>(y)[i] = convert<u32>(v); break;
             case U16: static_cast<u16*>(y)[i] = convert<u16>(v); break;
             case U8: static_cast<u8*>(y)[i] = convert<u8>(v); break;
-            case BOOL: static_cast<u8*>(y)[i] = v != S(0); break;
+            case BOOL: static_cast<u8*>(y)[i] = v != decltype(v)(0); break;
+            case BF16: static_cast<bf16*>(y)[i] = narrow(convert<f32>(v)); break;
         }
     });
 }
@@ -44,4 +53,5 @@ DEVICE void conversion(int to, const S* x, void* y, i64 n) {
         conversion(to, x, y, n);                                                                                      \
     }
 FOR_FLOATS(CAST)
+CAST(bf16, bf16)
 FOR_INTEGERS(CAST)

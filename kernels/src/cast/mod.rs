@@ -11,7 +11,7 @@ use crate::{Arg, Kernel, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "cast",
-    args: &[Arg::read("x", Types::Any), Arg::write("y", Types::Any)],
+    args: &[Arg::read("x", Types::Stored), Arg::write("y", Types::Stored)],
     scalars: &[],
     flops: |_| 0,
     cpu: cpu::run,
@@ -58,6 +58,27 @@ mod tests {
         let got = from_floats(DType::F32, &x).run()["y"].clone();
         assert_eq!(got[..2], [f64::from(1.9_f32), f64::from(-1.9_f32)]);
         assert!(got[4].is_nan());
+    }
+
+    #[test]
+    fn half_precision_rounds_to_nearest_ties_to_even() {
+        let one = 1.0 + 1.0 / 128.0;
+        let x =
+            [1.0, 1.0 + 1.0 / 256.0, one + 1.0 / 256.0, one + 1.0 / 255.0, -1e30, 3.4e38, f64::INFINITY, -0.0, 1e-40];
+        let narrow = |x: &[f64]| {
+            let mut bench = Bench::new(&KERNEL, vec![]);
+            bench.float("x", DType::F32, x);
+            bench.float("y", DType::Bf16, &vec![9.0; x.len()]);
+            bench.run()["y"].clone()
+        };
+        let want = x.map(|v| half::bf16::from_f32(v as f32).to_f64());
+        assert_eq!(want[1..3], [1.0, 1.0 + 2.0 / 128.0]);
+        assert_eq!(narrow(&x), want);
+        assert!(narrow(&[f64::NAN])[0].is_nan());
+        let mut bench = Bench::new(&KERNEL, vec![]);
+        bench.float("x", DType::Bf16, &want);
+        bench.float("y", DType::F32, &vec![9.0; want.len()]);
+        assert_eq!(bench.run()["y"], want);
     }
 
     #[test]

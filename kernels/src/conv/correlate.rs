@@ -6,7 +6,7 @@
 use super::geometry::{self, Axis};
 use crate::product::{Dims, Mat, product, product_shared};
 use crate::simd::{Job, Real, axpy, dispatch};
-use crate::{Pool, Shared, scratch};
+use crate::{Pool, Shared, Stored, scratch};
 use std::ops::Range;
 
 /// Terms (channels times taps) of a chunk.
@@ -65,11 +65,11 @@ impl Correlation {
 }
 
 /// Computes `result = bias + sum of weights * source` at the points of `c`.
-pub(crate) fn correlate<T: Real>(
+pub(crate) fn correlate<T: Real, W: Stored<T>>(
     pool: &Pool,
     c: &Correlation,
     source: &[T],
-    weights: &[T],
+    weights: &[W],
     bias: Option<&[T]>,
     result: &Shared<'_, T>,
 ) {
@@ -105,11 +105,11 @@ fn block_size(c: &Correlation, copies_weights: bool) -> (usize, usize) {
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
-fn blocks<T: Real>(
+fn blocks<T: Real, W: Stored<T>>(
     pool: &Pool,
     c: &Correlation,
     source: &[T],
-    weights: &[T],
+    weights: &[W],
     bias: Option<&[T]>,
     result: &Shared<'_, T>,
 ) {
@@ -117,9 +117,11 @@ fn blocks<T: Real>(
     let (source_len, result_len) = (c.source_len(), c.result_len());
     let identity = geometry::is_identity(&c.axes);
     let whole = geometry::is_whole(&c.axes);
-    let in_order = c.weights_in_order();
+    // Only weights that are stored as they are computed with can be read in place.
+    let plain = W::plain(weights);
+    let in_order = plain.is_some() && c.weights_in_order();
     // One tap leaves weights that a product can read through its strides.
-    let strided = !in_order && taps == 1;
+    let strided = plain.is_some() && !in_order && taps == 1;
     let (width, channels) = block_size(c, !in_order && !strided);
     let (across, down) = (points.div_ceil(width), c.results.div_ceil(channels));
     let group_weights = c.results.max(1) * c.sources * c.axes.iter().map(Axis::kernel_len).product::<usize>();
@@ -136,6 +138,7 @@ fn blocks<T: Real>(
         let n = range.len();
         let source = &source[image * c.sources * source_len..][..c.sources * source_len];
         let weights = &weights[group * group_weights..][..group_weights];
+        let plain = plain.map_or(&[][..], |plain| &plain[group * group_weights..][..group_weights]);
         let bias = bias.map(|b| &b[group * c.results + r0..][..rows]);
         let first = (batch * c.groups + group) * c.results + r0;
 
@@ -163,11 +166,11 @@ fn blocks<T: Real>(
                 Mat::new(&cols[..k * n], n, 1)
             };
             let a = if in_order {
-                Mat::new(&weights[r0 * c.result_stride + start..], c.result_stride, 1)
+                Mat::new(&plain[r0 * c.result_stride + start..], c.result_stride, 1)
             } else if strided {
                 let tap = geometry::tap_index(&c.axes, 0);
                 let at = r0 * c.result_stride + start * c.source_stride + tap;
-                Mat::new(&weights[at..], c.result_stride, c.source_stride)
+                Mat::new(&plain[at..], c.result_stride, c.source_stride)
             } else {
                 dispatch(Weights { c, weights, channels: r0..r0 + rows, terms: some, out: packed });
                 Mat::new(&packed[..rows * k], k, 1)
@@ -223,15 +226,15 @@ impl<T: Real> Job for Columns<'_, T> {
 }
 
 /// Writes the weights of `channels` and `terms` to `out`, a row for each channel.
-struct Weights<'a, T> {
+struct Weights<'a, T, W> {
     c: &'a Correlation,
-    weights: &'a [T],
+    weights: &'a [W],
     channels: Range<usize>,
     terms: Range<usize>,
     out: &'a mut [T],
 }
 
-impl<T: Real> Job for Weights<'_, T> {
+impl<T: Real, W: Stored<T>> Job for Weights<'_, T, W> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -247,7 +250,7 @@ impl<T: Real> Job for Weights<'_, T> {
             let column = at - terms.start;
             let source = &weights[s * c.source_stride..];
             if all && count == 9 {
-                copy_taps::<T, 9>(&source[t..], c.result_stride, channels.clone(), &mut out[column..], width);
+                copy_taps::<T, W, 9>(&source[t..], c.result_stride, channels.clone(), &mut out[column..], width);
             } else {
                 for (j, p) in positions[..count].iter_mut().enumerate() {
                     *p = geometry::tap_index(&c.axes, t + j);
@@ -256,7 +259,7 @@ impl<T: Real> Job for Weights<'_, T> {
                     let out = &mut out[i * width + column..][..count];
                     let source = &source[r * c.result_stride..];
                     for (o, &p) in out.iter_mut().zip(&positions) {
-                        *o = source[p];
+                        *o = source[p].wide();
                     }
                 }
             }
@@ -266,29 +269,31 @@ impl<T: Real> Job for Weights<'_, T> {
 }
 
 #[inline(always)]
-fn copy_taps<T: Real, const N: usize>(
-    source: &[T],
+fn copy_taps<T: Real, W: Stored<T>, const N: usize>(
+    source: &[W],
     stride: usize,
     channels: Range<usize>,
     out: &mut [T],
     width: usize,
 ) {
     for (i, r) in channels.enumerate() {
-        let taps: &[T; N] = match source[r * stride..].first_chunk() {
+        let taps: &[W; N] = match source[r * stride..].first_chunk() {
             Some(taps) => taps,
             None => unreachable!("the weights of a channel are complete"),
         };
-        out[i * width..][..N].copy_from_slice(taps);
+        for (out, tap) in out[i * width..][..N].iter_mut().zip(taps) {
+            *out = tap.wide();
+        }
     }
 }
 
 /// The sums without a matrix product, a row of points at a time, for few result channels in a group.
 #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
-fn direct<T: Real>(
+fn direct<T: Real, W: Stored<T>>(
     pool: &Pool,
     c: &Correlation,
     source: &[T],
-    weights: &[T],
+    weights: &[W],
     bias: Option<&[T]>,
     result: &Shared<'_, T>,
 ) {
@@ -329,17 +334,17 @@ fn direct<T: Real>(
     });
 }
 
-struct Direct<'a, T> {
+struct Direct<'a, T, W> {
     c: &'a Correlation,
     source: &'a [T],
-    weights: &'a [T],
+    weights: &'a [W],
     channel: usize,
     range: Range<usize>,
     start: usize,
     out: &'a mut [T],
 }
 
-impl<T: Real> Job for Direct<'_, T> {
+impl<T: Real, W: Stored<T>> Job for Direct<'_, T, W> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -350,7 +355,7 @@ impl<T: Real> Job for Direct<'_, T> {
             let source = &self.source[s * plane..][..plane];
             let weights = &self.weights[s * c.source_stride + self.channel * c.result_stride..];
             for t in 0..c.taps() {
-                let weight = weights[geometry::tap_index(&c.axes, t)];
+                let weight = weights[geometry::tap_index(&c.axes, t)].wide();
                 let tap = geometry::Tap::new(&c.axes, t);
                 for run in geometry::runs(&c.axes, &self.range) {
                     let Some((reached, from)) = tap.reach(&c.axes, &run) else {

@@ -1,13 +1,18 @@
 //! Convolution on a GPU: a block for each tile of output channels and output elements.
 
 use super::Geometry;
-use crate::cuda::{Cuda, THREADS, TILE, Task, Work};
+use crate::cuda::{Cuda, Param, Task, Work};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
 fn plan(t: &Task<'_>, w: &mut Work) {
     let g = Geometry::of(t);
-    let params = vec![g.param(), t.at("x"), t.at("w"), t.at("bias"), t.at("y")];
-    let grid = [(g.n * g.output_len()).div_ceil(TILE), g.co_group().div_ceil(TILE), g.groups];
-    w.launch(format!("conv_{}", t.kind("y")), grid, THREADS, params);
+    let dims = [g.co_group(), g.n * g.output_len(), g.ci_group() * g.taps()];
+    let split = w.split(dims, g.groups, t.dtype("y"));
+    let params = vec![g.param(), t.at("x"), t.at("w"), t.at("bias"), t.at("y"), split.param()];
+    w.tiles(format!("conv_{}", t.kind("w")), &split, g.groups, params);
+    if let Some(parts) = split.parts() {
+        let params = vec![g.param(), parts, t.at("bias"), t.at("y"), Param::long(split.shares())];
+        w.each(format!("conv_join_{}", t.kind("y")), t.len("y"), params);
+    }
 }

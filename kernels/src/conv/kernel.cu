@@ -2,24 +2,28 @@
 #include "conv.h"
 
 template <class T>
-DEVICE void convolve(const Geometry& g, const T* x, const T* w, const T* bias, T* y) {
-    i64 co = g.co / g.groups, ci = g.ci / g.groups, taps = g.taps(), points = g.outputs(), inputs = g.inputs();
-    i64 group = blockIdx.z, row = blockIdx.y * TILE, column = block_id() * TILE, n = g.n * points, terms = ci * taps;
-    const T* own = w + group * co * terms;
-    product_tile<T>(
-        row, column, co, n, terms, false, false, [&](i64 o, i64 k) { return own[o * terms + k]; },
-        [&](i64 k, i64 j) {
-            i64 at = g.source(j % points, k % taps);
-            return at < 0 ? T(0) : x[(j / points * g.ci + group * ci + k / taps) * inputs + at];
-        },
-        [&](i64 o, i64 j, T sum) {
-            i64 channel = group * co + o;
-            y[(j / points * g.co + channel) * points + j % points] = bias ? sum + bias[channel] : sum;
-        });
+DEVICE void put(const Geometry& g, const T* bias, T* y, i64 group, i64 o, i64 j, T sum) {
+    i64 channel = group * (g.co / g.groups) + o, points = g.outputs();
+    y[(j / points * g.co + channel) * points + j % points] = bias ? sum + bias[channel] : sum;
 }
 
-#define CONVOLVE(T, name)                                                                                             \
-    KERNEL(THREADS, conv_##name, Geometry g, const T* x, const T* w, const T* bias, T* y) {                           \
-        convolve(g, x, w, bias, y);                                                                                   \
+template <bool HALF, class S, class T>
+DEVICE void convolve(const Geometry& g, const T* x, const S* w, const T* bias, T* y, const Split<T>& split) {
+    i64 co = g.co / g.groups, terms = g.ci / g.groups * g.taps(), group = blockIdx.z;
+    Plain<S> left{w + group * co * terms, terms, 1};
+    product<T, HALF>(group, co, g.n * g.outputs(), terms, false, true, left, Sources<T>{g, x, group}, split, g.groups,
+                     [&](i64 o, i64 j, T sum) { put(g, bias, y, group, o, j, sum); });
+}
+
+#define CONVOLVE(S, T, name)                                                                                          \
+    KERNEL(THREADS, conv_##name, Geometry g, const T* x, const S* w, const T* bias, T* y, Split<T> split) {           \
+        convolve<sizeof(S) == 2>(g, x, w, bias, y, split);                                                            \
     }
-FOR_FLOATS(CONVOLVE)
+FOR_WEIGHTS(CONVOLVE)
+
+#define JOIN(T, name)                                                                                                 \
+    KERNEL(THREADS, conv_join_##name, Geometry g, const T* parts, const T* bias, T* y, i64 shares) {                  \
+        i64 co = g.co / g.groups, n = g.n * g.outputs(), all = g.co * n;                                              \
+        each(all, [&](i64 e) { put(g, bias, y, e / n / co, e / n % co, e % n, joined(parts, e, all, shares)); });     \
+    }
+FOR_FLOATS(JOIN)

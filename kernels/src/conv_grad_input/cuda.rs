@@ -1,13 +1,18 @@
-//! Gradient of a convolution's input on a GPU: a block for each tile of input channels and input elements.
+//! The gradient of a convolution's input on a GPU: a block for each tile of input channels and input elements.
 
 use crate::conv::Geometry;
-use crate::cuda::{Cuda, THREADS, TILE, Task, Work};
+use crate::cuda::{Cuda, Param, Task, Work};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
 fn plan(t: &Task<'_>, w: &mut Work) {
     let g = Geometry::of(t);
-    let params = vec![g.param(), t.at("dy"), t.at("w"), t.at("dx")];
-    let grid = [(g.n * g.input_len()).div_ceil(TILE), g.ci_group().div_ceil(TILE), g.groups];
-    w.launch(format!("conv_grad_input_{}", t.kind("dx")), grid, THREADS, params);
+    let dims = [g.ci_group(), g.n * g.input_len(), g.co_group() * g.taps()];
+    let split = w.split(dims, g.groups, t.dtype("dx"));
+    let params = vec![g.param(), t.at("dy"), t.at("w"), t.at("dx"), split.param()];
+    w.tiles(format!("conv_grad_input_{}", t.kind("w")), &split, g.groups, params);
+    if let Some(parts) = split.parts() {
+        let params = vec![g.param(), parts, t.at("dx"), Param::long(split.shares())];
+        w.each(format!("conv_grad_input_join_{}", t.kind("dx")), t.len("dx"), params);
+    }
 }

@@ -2,22 +2,48 @@
 // channels and taps.
 #include "conv.h"
 
+// A weight whose lines are input channels and whose terms are output channels of a group and taps.
+template <class S>
+struct Weight {
+    const S* at;
+    i64 ci, taps;
+
+    using Line = i64;
+    using Term = i64;
+    DEVICE Line line(i64 c) const {
+        return c * taps;
+    }
+    DEVICE Term term(i64 k) const {
+        return k / taps * ci * taps + k % taps;
+    }
+    DEVICE auto load(Line line, Term term) const {
+        return wide(at[line + term]);
+    }
+};
+
 template <class T>
-DEVICE void gradient(const Geometry& g, const T* dy, const T* w, T* dx) {
-    i64 co = g.co / g.groups, ci = g.ci / g.groups, taps = g.taps(), points = g.outputs(), inputs = g.inputs();
-    i64 group = blockIdx.z, row = blockIdx.y * TILE, column = block_id() * TILE, n = g.n * inputs, terms = co * taps;
-    product_tile<T>(
-        row, column, ci, n, terms, false, false,
-        [&](i64 c, i64 k) { return w[((group * co + k / taps) * ci + c) * taps + k % taps]; },
-        [&](i64 k, i64 j) {
-            i64 at = g.target(j % inputs, k % taps);
-            return at < 0 ? T(0) : dy[(j / inputs * g.co + group * co + k / taps) * points + at];
-        },
-        [&](i64 c, i64 j, T sum) { dx[(j / inputs * g.ci + group * ci + c) * inputs + j % inputs] = sum; });
+DEVICE void put(const Geometry& g, T* dx, i64 group, i64 c, i64 j, T sum) {
+    i64 inputs = g.inputs();
+    dx[(j / inputs * g.ci + group * (g.ci / g.groups) + c) * inputs + j % inputs] = sum;
 }
 
-#define GRADIENT(T, name)                                                                                             \
-    KERNEL(THREADS, conv_grad_input_##name, Geometry g, const T* dy, const T* w, T* dx) {                             \
-        gradient(g, dy, w, dx);                                                                                       \
+template <bool HALF, class S, class T>
+DEVICE void gradient(const Geometry& g, const T* dy, const S* w, T* dx, const Split<T>& split) {
+    i64 co = g.co / g.groups, ci = g.ci / g.groups, taps = g.taps(), group = blockIdx.z;
+    Weight<S> left{w + group * co * ci * taps, ci, taps};
+    product<T, HALF>(group, ci, g.n * g.inputs(), co * taps, false, true, left, Targets<T>{g, dy, group}, split, g.groups,
+                     [&](i64 c, i64 j, T sum) { put(g, dx, group, c, j, sum); });
+}
+
+#define GRADIENT(S, T, name)                                                                                          \
+    KERNEL(THREADS, conv_grad_input_##name, Geometry g, const T* dy, const S* w, T* dx, Split<T> split) {             \
+        gradient<sizeof(S) == 2>(g, dy, w, dx, split);                                                                \
     }
-FOR_FLOATS(GRADIENT)
+FOR_WEIGHTS(GRADIENT)
+
+#define JOIN(T, name)                                                                                                 \
+    KERNEL(THREADS, conv_grad_input_join_##name, Geometry g, const T* parts, T* dx, i64 shares) {                     \
+        i64 ci = g.ci / g.groups, n = g.n * g.inputs(), all = g.ci * n;                                               \
+        each(all, [&](i64 e) { put(g, dx, e / n / ci, e / n % ci, e % n, joined(parts, e, all, shares)); });          \
+    }
+FOR_FLOATS(JOIN)

@@ -7,40 +7,52 @@
 mod cpu;
 mod cuda;
 
-use crate::conv::{Geometry, geometry};
+use crate::conv::{Geometry, geometry, winograd};
 use crate::{Arg, Kernel, Types};
 
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "conv_grad_input",
-    args: &[Arg::read("dy", Types::Float), Arg::read("w", Types::Float), Arg::write("dx", Types::Float)],
+    args: &[
+        Arg::read("dy", Types::Float),
+        Arg::read("w", Types::Weight),
+        Arg::write("dx", Types::Float),
+        Arg::write("work", Types::Float).or_none(),
+    ],
     scalars: geometry::SCALARS,
     flops: |call| Geometry::of(call).flops(),
     cpu: cpu::run,
     cuda: Some(cuda::FORM),
 };
 
+/// Elements that `work` must have; without any the kernel needs no `work`.
+pub fn work_len(g: &Geometry) -> usize {
+    winograd::work_len(g, true)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::KERNEL;
+    use super::{KERNEL, work_len};
     use crate::DType;
-    use crate::conv::tests::{each, scalars, shapes};
-    use crate::harness::{Bench, assert_close, noise};
+    use crate::conv::tests::{each, scalars, shapes, tolerance, transformed};
+    use crate::harness::{Bench, assert_close, halves};
 
     #[test]
     fn matches_a_naive_loop() {
-        for g in shapes() {
-            let dy = noise(g.n * g.co * g.output_len(), 1);
-            let w = noise(g.co * g.ci_group() * g.taps(), 2);
+        assert!(transformed().iter().all(|g| work_len(g) > 0));
+        for g in shapes().into_iter().chain(transformed()) {
+            let dy = halves(g.n * g.co * g.output_len(), 1);
+            // Values that half precision holds too.
+            let w = halves(g.co * g.ci_group() * g.taps(), 2);
             let mut want = vec![0.0; g.n * g.ci * g.input_len()];
             each(&g, |xi, wi, yi| want[xi] += dy[yi] * w[wi]);
-            for dtype in [DType::F32, DType::F64] {
+            for (dtype, stored) in [(DType::F32, DType::F32), (DType::F64, DType::F64), (DType::F32, DType::Bf16)] {
                 let mut bench = Bench::new(&KERNEL, scalars(&g));
                 bench.float("dy", dtype, &dy);
-                bench.float("w", dtype, &w);
+                bench.float("w", stored, &w);
                 bench.float("dx", dtype, &vec![f64::NAN; want.len()]);
-                let tolerance = if dtype == DType::F32 { 2e-5 } else { 1e-12 };
-                assert_close(&bench.run()["dx"], &want, tolerance);
+                bench.float("work", dtype, &vec![f64::NAN; work_len(&g)]);
+                assert_close(&bench.run()["dx"], &want, tolerance(&g, dtype));
             }
         }
     }

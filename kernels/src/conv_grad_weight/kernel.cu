@@ -2,22 +2,15 @@
 // elements of all images.
 #include "conv.h"
 
-template <class T>
-DEVICE void gradient(const Geometry& g, const T* x, const T* dy, T* dw) {
-    i64 co = g.co / g.groups, ci = g.ci / g.groups, taps = g.taps(), points = g.outputs(), inputs = g.inputs();
-    i64 group = blockIdx.z, row = blockIdx.y * TILE, column = block_id() * TILE, n = ci * taps, terms = g.n * points;
-    product_tile<T>(
-        row, column, co, n, terms, false, true,
-        [&](i64 o, i64 k) { return dy[(k / points * g.co + group * co + o) * points + k % points]; },
-        [&](i64 k, i64 j) {
-            i64 at = g.source(k % points, j % taps);
-            return at < 0 ? T(0) : x[(k / points * g.ci + group * ci + j / taps) * inputs + at];
-        },
-        [&](i64 o, i64 j, T sum) { dw[(group * co + o) * n + j] = sum; });
-}
-
 #define GRADIENT(T, name)                                                                                             \
-    KERNEL(THREADS, conv_grad_weight_##name, Geometry g, const T* x, const T* dy, T* dw) {                            \
-        gradient(g, x, dy, dw);                                                                                       \
+    KERNEL(THREADS, conv_grad_weight_##name, Geometry g, const T* x, const T* dy, T* dw, Split<T> split) {            \
+        i64 co = g.co / g.groups, n = g.ci / g.groups * g.taps(), group = blockIdx.z;                                 \
+        Channels<T> left{dy, g.co, group * co, g.outputs()};                                                          \
+        Turned<Sources<T>> right{{g, x, group}};                                                                      \
+        product<T, false>(group, co, n, g.n * g.outputs(), false, false, left, right, split, g.groups,                \
+                          [&](i64 o, i64 j, T sum) { dw[(group * co + o) * n + j] = sum; });                          \
+    }                                                                                                                 \
+    KERNEL(THREADS, conv_grad_weight_join_##name, const T* parts, T* dw, i64 all, i64 shares) {                       \
+        each(all, [&](i64 e) { dw[e] = joined(parts, e, all, shares); });                                             \
     }
 FOR_FLOATS(GRADIENT)

@@ -14,8 +14,8 @@ use crate::{Arg, Kernel, ScalarKind, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "copy",
     args: &[
-        Arg::read("x", Types::Any),
-        Arg::update("y", Types::Any).fresh(|call| Some(call.reached("shape", "y_strides"))),
+        Arg::read("x", Types::Stored),
+        Arg::update("y", Types::Stored).fresh(|call| Some(call.reached("shape", "y_strides"))),
     ],
     scalars: &[
         ("shape", ScalarKind::Ints),

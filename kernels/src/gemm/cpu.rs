@@ -1,8 +1,9 @@
 //! The product on a CPU: blocks of the result, each computed whole by one task.
 
+use super::half;
 use crate::product::{Dims, Mat, product_shared};
 use crate::simd::{Real, Turn, dispatch};
-use crate::{Launch, SCRATCH_BYTES, for_float, scratch};
+use crate::{DType, Launch, SCRATCH_BYTES, for_float, scratch};
 
 /// Floating-point operations that make a task worth starting.
 const TASK_FLOPS: usize = 4 << 20;
@@ -21,11 +22,47 @@ const SIZES: [usize; 2] = [TURNED * (TERMS + GAP), TERMS * (TURNED + GAP)];
 const _: () = assert!((SIZES[0] + SIZES[1]) * size_of::<f64>() <= SCRATCH_BYTES);
 
 pub(super) fn run(l: &Launch<'_>) {
+    if [l.dtype("a"), l.dtype("b")].contains(&DType::Bf16) {
+        return half::run(l);
+    }
     for_float!(l.dtype("c"), T => typed::<T>(l))
 }
 
-fn pair(values: &[i64]) -> [usize; 2] {
+/// A pair of strides.
+pub(super) fn two(values: &[i64]) -> [usize; 2] {
     [values[0] as usize, values[1] as usize]
+}
+
+/// The dimensions over which products are repeated.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    pub(crate) sizes: &'a [i64],
+    /// Strides of the operands and of the result.
+    pub(crate) strides: [&'a [i64]; 3],
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn of(l: &Launch<'a>) -> Batch<'a> {
+        Batch { sizes: l.ints("batch"), strides: ["a_batch", "b_batch", "c_batch"].map(|name| l.ints(name)) }
+    }
+
+    /// Products.
+    pub(super) fn count(&self) -> usize {
+        self.sizes.iter().product::<i64>() as usize
+    }
+
+    /// Where the operands and the result of product `index` begin.
+    pub(super) fn at(&self, index: usize) -> [usize; 3] {
+        let (mut rest, mut starts) = (index, [0; 3]);
+        for (d, size) in self.sizes.iter().enumerate().rev() {
+            let at = rest % *size as usize;
+            rest /= *size as usize;
+            for (start, strides) in starts.iter_mut().zip(&self.strides) {
+                *start += at * strides[d] as usize;
+            }
+        }
+        starts
+    }
 }
 
 /// How one product of the batch is cut, in blocks of rows and columns; blocks have at least `least_rows` if there are so
@@ -56,11 +93,10 @@ fn typed<T: Real>(l: &Launch<'_>) {
     let (a, b, c) = (l.read::<T>("a"), l.read::<T>("b"), l.shared::<T>("c"));
     let (alpha, beta) = (T::of(l.float("alpha")), T::of(l.float("beta")));
     let mut dims = Dims { m: l.int("m"), n: l.int("n"), k: l.int("k") };
-    let (mut sa, mut sb, mut sc) = (pair(l.ints("a_strides")), pair(l.ints("b_strides")), pair(l.ints("c_strides")));
+    let (mut sa, mut sb, mut sc) = (two(l.ints("a_strides")), two(l.ints("b_strides")), two(l.ints("c_strides")));
     let (mut a, mut b) = (a, b);
-    let (mut a_batch, mut b_batch) = (l.ints("a_batch"), l.ints("b_batch"));
-    let (batch, c_batch) = (l.ints("batch"), l.ints("c_batch"));
-    let count = batch.iter().product::<i64>() as usize;
+    let mut batch = Batch::of(l);
+    let count = batch.count();
     if dims.m == 0 || dims.n == 0 || count == 0 {
         return;
     }
@@ -68,7 +104,7 @@ fn typed<T: Real>(l: &Launch<'_>) {
         // Blocks are chosen for a result whose rows are contiguous, so the transposed product is computed otherwise.
         (dims.m, dims.n) = (dims.n, dims.m);
         (a, b) = (b, a);
-        (a_batch, b_batch) = (b_batch, a_batch);
+        batch.strides.swap(0, 1);
         (sa, sb) = ([sb[1], sb[0]], [sa[1], sa[0]]);
         sc = [sc[1], sc[0]];
     }
@@ -91,14 +127,7 @@ fn typed<T: Real>(l: &Launch<'_>) {
         let (i, j) = (block % down * bm, block / down * bn);
         let part = Dims { m: bm.min(dims.m - i), n: bn.min(dims.n - j), k: dims.k };
         for index in group * per_task..count.min((group + 1) * per_task) {
-            let (mut rest, mut ao, mut bo, mut co) = (index, 0, 0, 0);
-            for d in (0..batch.len()).rev() {
-                let at = rest % batch[d] as usize;
-                rest /= batch[d] as usize;
-                ao += at * a_batch[d] as usize;
-                bo += at * b_batch[d] as usize;
-                co += at * c_batch[d] as usize;
-            }
+            let [ao, bo, co] = batch.at(index);
             let start = co + i * sc[0] + j * sc[1];
             if !turned || dims.k == 0 {
                 let (a, b) =

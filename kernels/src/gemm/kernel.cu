@@ -7,28 +7,43 @@ struct Strides {
 };
 
 template <class T>
-DEVICE void multiply(const Space<3>& batch, const Strides& s, const T* a, const T* b, T* c, i64 m, i64 n, i64 k,
-                     i64 count, T alpha, T beta) {
-    i64 across = div_up(n, TILE), row = block_id() / across * TILE, column = block_id() % across * TILE;
+DEVICE void put(T* to, T sum, T alpha, T beta) {
+    *to = beta == T(0) ? alpha * sum : fma(beta, *to, alpha * sum);
+}
+
+template <bool HALF, class A, class B, class T>
+DEVICE void multiply(const Space<3>& batch, const Strides& s, const A* a, const B* b, T* c, i64 m, i64 n, i64 k, i64 count,
+                     T alpha, T beta, const Split<T>& split) {
     for (i64 index = blockIdx.z; index < count; index += gridDim.z) {
         i64 at[3];
         batch.at(index, at);
-        const T *left = a + at[0], *right = b + at[1];
+        Plain<A> left{a + at[0], s.a[0], s.a[1]};
+        Plain<B> right{b + at[1], s.b[1], s.b[0]};
         T* result = c + at[2];
-        product_tile<T>(
-            row, column, m, n, k, s.a[0] == 1, s.b[0] == 1,
-            [&](i64 i, i64 l) { return left[i * s.a[0] + l * s.a[1]]; },
-            [&](i64 l, i64 j) { return right[l * s.b[0] + j * s.b[1]]; },
-            [&](i64 i, i64 j, T sum) {
-                T* to = result + i * s.c[0] + j * s.c[1];
-                *to = beta == T(0) ? alpha * sum : fma(beta, *to, alpha * sum);
-            });
+        product<T, HALF>(index, m, n, k, s.a[0] == 1, s.b[1] == 1, left, right, split, count,
+                         [&](i64 i, i64 j, T sum) { put(result + i * s.c[0] + j * s.c[1], sum, alpha, beta); });
     }
 }
 
-#define MULTIPLY(T, name)                                                                                             \
-    KERNEL(THREADS, gemm_##name, Space<3> batch, Strides strides, const T* a, const T* b, T* c, i64 m, i64 n, i64 k,  \
-           i64 count, T alpha, T beta) {                                                                              \
-        multiply(batch, strides, a, b, c, m, n, k, count, alpha, beta);                                               \
+#define MULTIPLY(A, B, T, name, HALF)                                                                                 \
+    KERNEL(THREADS, gemm_##name, Space<3> batch, Strides strides, const A* a, const B* b, T* c, i64 m, i64 n, i64 k,  \
+           i64 count, T alpha, T beta, Split<T> split) {                                                              \
+        multiply<HALF>(batch, strides, a, b, c, m, n, k, count, alpha, beta, split);                                  \
     }
-FOR_FLOATS(MULTIPLY)
+MULTIPLY(f32, f32, f32, f32_f32, false)
+MULTIPLY(f64, f64, f64, f64_f64, false)
+MULTIPLY(bf16, f32, f32, bf16_f32, true)
+MULTIPLY(f32, bf16, f32, f32_bf16, true)
+MULTIPLY(bf16, bf16, f32, bf16_bf16, true)
+
+#define JOIN(T, name)                                                                                                 \
+    KERNEL(THREADS, gemm_join_##name, Space<3> batch, Strides s, const T* parts, T* c, i64 m, i64 n, i64 count,       \
+           i64 shares, T alpha, T beta) {                                                                             \
+        each(count * m * n, [&](i64 e) {                                                                              \
+            i64 at[3];                                                                                                \
+            batch.at(e / (m * n), at);                                                                                \
+            put(c + at[2] + e / n % m * s.c[0] + e % n * s.c[1], joined(parts, e, count * m * n, shares), alpha,      \
+                beta);                                                                                                \
+        });                                                                                                           \
+    }
+FOR_FLOATS(JOIN)

@@ -2,17 +2,23 @@
 //!
 //! `a` is `m` x `k`, `b` is `k` x `n`, `c` is `m` x `n`; each has a row and a column stride and one stride for each
 //! batch dimension, 0 where it is broadcast. All strides count elements and are not negative. With `beta` zero `c`
-//! is not read.
+//! is not read. An operand in half precision makes the product one of half precision: the other operand is rounded to it,
+//! and the sums are in single precision.
 
-mod cpu;
+pub(crate) mod cpu;
 mod cuda;
+pub(crate) mod half;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "gemm",
-    args: &[Arg::read("a", Types::Float), Arg::read("b", Types::Float), Arg::update("c", Types::Float).fresh(written)],
+    args: &[
+        Arg::read("a", Types::Weight),
+        Arg::read("b", Types::Weight),
+        Arg::update("c", Types::Float).fresh(written),
+    ],
     scalars: &[
         ("m", ScalarKind::Int),
         ("n", ScalarKind::Int),
@@ -75,27 +81,30 @@ mod tests {
         let a = noise(span(&case.a_batch, m, k, case.a_strides), 1);
         let b = noise(span(&case.b_batch, k, n, case.b_strides), 2);
         let c = noise(span(&c_batch, m, n, case.c_strides), 3);
-        let mut want = c.clone();
-        let total: i64 = case.batch.iter().product();
-        for index in 0..total {
-            let (mut rest, mut ao, mut bo, mut co) = (index, 0, 0, 0);
-            for d in (0..case.batch.len()).rev() {
-                let i = rest % case.batch[d];
-                rest /= case.batch[d];
-                ao += i * case.a_batch[d];
-                bo += i * case.b_batch[d];
-                co += i * c_batch[d];
-            }
-            let at = |o: i64, s: [i64; 2], i: usize, j: usize| (o + i as i64 * s[0] + j as i64 * s[1]) as usize;
-            for i in 0..m {
-                for j in 0..n {
-                    let sum: f64 =
-                        (0..k).map(|l| a[at(ao, case.a_strides, i, l)] * b[at(bo, case.b_strides, l, j)]).sum();
-                    let old = &mut want[at(co, case.c_strides, i, j)];
-                    *old = case.alpha * sum + if case.beta == 0.0 { 0.0 } else { case.beta * *old };
+        let wanted = |a: &[f64], b: &[f64]| {
+            let mut want = c.clone();
+            let total: i64 = case.batch.iter().product();
+            for index in 0..total {
+                let (mut rest, mut ao, mut bo, mut co) = (index, 0, 0, 0);
+                for d in (0..case.batch.len()).rev() {
+                    let i = rest % case.batch[d];
+                    rest /= case.batch[d];
+                    ao += i * case.a_batch[d];
+                    bo += i * case.b_batch[d];
+                    co += i * c_batch[d];
+                }
+                let at = |o: i64, s: [i64; 2], i: usize, j: usize| (o + i as i64 * s[0] + j as i64 * s[1]) as usize;
+                for i in 0..m {
+                    for j in 0..n {
+                        let sum: f64 =
+                            (0..k).map(|l| a[at(ao, case.a_strides, i, l)] * b[at(bo, case.b_strides, l, j)]).sum();
+                        let old = &mut want[at(co, case.c_strides, i, j)];
+                        *old = case.alpha * sum + if case.beta == 0.0 { 0.0 } else { case.beta * *old };
+                    }
                 }
             }
-        }
+            want
+        };
         let scalars = vec![
             Scalar::Int(m as i64),
             Scalar::Int(n as i64),
@@ -103,21 +112,29 @@ mod tests {
             Scalar::Ints(case.batch.clone()),
             Scalar::Ints(case.a_batch.clone()),
             Scalar::Ints(case.b_batch.clone()),
-            Scalar::Ints(c_batch),
+            Scalar::Ints(c_batch.clone()),
             Scalar::Ints(case.a_strides.to_vec()),
             Scalar::Ints(case.b_strides.to_vec()),
             Scalar::Ints(case.c_strides.to_vec()),
             Scalar::Float(case.alpha),
             Scalar::Float(case.beta),
         ];
-        for dtype in [DType::F32, DType::F64] {
+        // A product with an operand in half precision is the product of rounded operands.
+        let rounded = |v: &[f64]| -> Vec<f64> { v.iter().map(|v| half::bf16::from_f32(*v as f32).to_f64()).collect() };
+        let (exact, half) = (wanted(&a, &b), wanted(&rounded(&a), &rounded(&b)));
+        let single = 2e-5 * (k as f64).sqrt().max(1.0);
+        for (of_a, of_b, want, tolerance) in [
+            (DType::F32, DType::F32, &exact, single),
+            (DType::F64, DType::F64, &exact, 1e-12),
+            (DType::Bf16, DType::F32, &half, single),
+            (DType::F32, DType::Bf16, &half, single),
+            (DType::Bf16, DType::Bf16, &half, single),
+        ] {
             let mut bench = Bench::new(&KERNEL, scalars.clone());
-            bench.float("a", dtype, &a);
-            bench.float("b", dtype, &b);
-            bench.float("c", dtype, &c);
-            let got = bench.run();
-            let tolerance = if dtype == DType::F32 { 2e-5 * (k as f64).sqrt().max(1.0) } else { 1e-12 };
-            assert_close(&got["c"], &want, tolerance);
+            bench.float("a", of_a, &a);
+            bench.float("b", of_b, &b);
+            bench.float("c", if of_a == DType::F64 { of_a } else { DType::F32 }, &c);
+            assert_close(&bench.run()["c"], want, tolerance);
         }
     }
 

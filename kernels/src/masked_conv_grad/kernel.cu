@@ -3,35 +3,19 @@
 #include "conv.h"
 #include "masked.h"
 
-template <class T>
-struct Sides {
-    const Geometry& g;
-    const T *x, *dy;
-    DEVICE T left(i64 o, i64 k) const {
-        i64 points = g.outputs();
-        return dy[(k / points * g.co + o) * points + k % points];
-    }
-    // Columns are those of the group of channel o.
-    DEVICE T right(i64 o, i64 column, i64 k) const {
-        i64 points = g.outputs(), taps = g.taps(), ci = g.ci / g.groups, group = o / (g.co / g.groups);
-        i64 at = g.source(k % points, column % taps);
-        return at < 0 ? T(0) : x[(k / points * g.ci + group * ci + column / taps) * g.inputs() + at];
-    }
-};
-
 #define MASKED(T, name)                                                                                               \
     KERNEL(THREADS, masked_conv_grad_sample_##name, Geometry g, const T* x, const T* dy, const u32* idx, T* dp,       \
            i64 count, i64 cols, i64 terms) {                                                                          \
-        Sides<T> s{g, x, dy};                                                                                         \
-        sample_places(idx, count, cols, terms, dp,                                                                    \
-                      [&](i64 row, i64 column, i64 k) { return s.left(row, k) * s.right(row, column, k); });          \
+        i64 place = block_id() * (THREADS / WARP) + thread_id() / WARP;                                               \
+        i64 group = place < count ? idx[place] / cols / (g.co / g.groups) : 0;                                        \
+        sample_places(idx, count, cols, terms, dp, Channels<T>{dy, g.co, 0, g.outputs()},                             \
+                      Turned<Sources<T>>{{g, x, group}});                                                             \
     }                                                                                                                 \
     KERNEL(THREADS, masked_conv_grad_tile_##name, Geometry g, const T* x, const T* dy, const u32* idx, T* dp,         \
-           i64 count, i64 cols, i64 terms) {                                                                          \
-        Sides<T> s{g, x, dy};                                                                                         \
-        i64 co = g.co / g.groups, first = blockIdx.z * co;                                                            \
-        tile_places(idx, count, cols, first + blockIdx.y * TILE, first + co, block_id() * TILE, terms, false, true,   \
-                    dp, [&](i64 i, i64 k) { return s.left(i, k); },                                                   \
-                    [&](i64 k, i64 j) { return s.right(first, j, k); });                                              \
-    }
+           i64 count, i64 cols, i64 terms, Split<T> split) {                                                          \
+        i64 co = g.co / g.groups, group = blockIdx.z;                                                                 \
+        tile_places(idx, count, group * co, co, cols, terms, false, false,                                            \
+                    Channels<T>{dy, g.co, group * co, g.outputs()}, Turned<Sources<T>>{{g, x, group}}, dp, split);    \
+    }                                                                                                                 \
+    MASKED_JOIN(T, masked_conv_grad_join_##name)
 FOR_FLOATS(MASKED)

@@ -122,7 +122,7 @@ mod tests {
     use crate::DType;
     use crate::conv::Geometry;
     use crate::conv::tests::{each, scalars, shapes, square};
-    use crate::harness::{Bench, assert_close, noise, places};
+    use crate::harness::{Bench, assert_close, assert_same_bits, noise, places};
 
     fn check(g: &Geometry, densities: &[f64]) {
         let x = noise(g.n * g.ci * g.input_len(), 1);
@@ -154,6 +154,29 @@ mod tests {
             check(&g, &[0.0, 0.02, 0.3, 1.0]);
         }
         check(&Geometry { n: 5, ..square(1, 3, 4, 5, 3, 1) }, &[0.1]);
+    }
+
+    #[test]
+    fn an_entry_is_the_same_whatever_else_trains() {
+        for g in shapes() {
+            let x = noise(g.n * g.ci * g.input_len(), 1);
+            let dy = noise(g.n * g.co * g.output_len(), 2);
+            let at = |idx: &[u32]| {
+                let mut bench = Bench::new(&KERNEL, scalars(&g));
+                bench.float("x", DType::F32, &x);
+                bench.float("dy", DType::F32, &dy);
+                bench.index("idx", idx);
+                bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
+                bench.float("work", DType::F32, &vec![f64::NAN; work_len(&g)]);
+                bench.run()["dp"].clone()
+            };
+            let len = g.co * g.ci_group() * g.taps();
+            let dense = at(&places(len, 1.0));
+            for density in [0.01, 0.1, 0.5] {
+                let idx = places(len, density);
+                assert_same_bits(&at(&idx), idx.iter().map(|&i| dense[i as usize]));
+            }
+        }
     }
 
     #[test]

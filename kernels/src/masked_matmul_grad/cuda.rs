@@ -1,7 +1,7 @@
 //! The gradient at trained entries on a GPU: a warp for each entry where they are few, else tiles of the whole product, of
 //! which only the entries are kept.
 
-use crate::cuda::{Cuda, Param, THREADS, TILE, Task, Work, few};
+use crate::cuda::{Cuda, Param, THREADS, Task, Work, few};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
@@ -12,13 +12,14 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let (a, b) = (side(rows, t.int("a_t") != 0), side(cols, t.int("b_t") != 0));
     let layout = [n.max(1), a.0, b.0, a.1, b.1, n * rows, n * cols].map(|v| v as i64);
     let mut params = vec![Param::Struct(layout.to_vec()), t.at("a"), t.at("b"), t.at("idx"), t.at("dp")];
-    let long = |v: usize| Param::I64(v as i64);
     if few(count, rows * cols) {
-        params.extend([count, cols, batch * n].map(long));
+        params.extend([count, cols, batch * n].map(Param::long));
         w.blocks(format!("masked_matmul_grad_sample_{kind}"), count.div_ceil(8), THREADS, params);
-    } else {
-        params.extend([count, rows, cols, batch * n].map(long));
-        let tiles = if count == 0 { 0 } else { rows.div_ceil(TILE) * cols.div_ceil(TILE) };
-        w.blocks(format!("masked_matmul_grad_tile_{kind}"), tiles, THREADS, params);
+    } else if count > 0 {
+        let split = w.split_places([rows, cols, batch * n], 1, count, t.dtype("dp"));
+        params.extend([count, rows, cols, batch * n].map(Param::long));
+        params.push(split.param());
+        w.tiles(format!("masked_matmul_grad_tile_{kind}"), &split, 1, params);
+        w.join(format!("masked_matmul_grad_join_{kind}"), &split, t.at("dp"), count);
     }
 }

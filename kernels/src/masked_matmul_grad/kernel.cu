@@ -1,36 +1,44 @@
 // Gradient of a matrix weight at its trained entries: dp[k] = sum over tokens of A[token, row] * B[token, column].
 #include "masked.h"
 
+// An operand whose lines are channels and whose terms are tokens of all images.
+template <class S>
+struct Tokens {
+    const S* at;
+    i64 n, token, channel, image;
+
+    using Line = i64;
+    using Term = i64;
+    DEVICE Line line(i64 i) const {
+        return i * channel;
+    }
+    DEVICE Term term(i64 k) const {
+        return k / n * image + k % n * token;
+    }
+    DEVICE auto load(Line line, Term term) const {
+        return wide(at[line + term]);
+    }
+};
+
 // Distance between tokens and between channels, and between elements of the batch.
 struct Layout {
     i64 n, token[2], channel[2], image[2];
 };
 
-template <class T>
-struct Sides {
-    const Layout& l;
-    const T *a, *b;
-    DEVICE T left(i64 row, i64 k) const {
-        return a[k / l.n * l.image[0] + k % l.n * l.token[0] + row * l.channel[0]];
-    }
-    DEVICE T right(i64 column, i64 k) const {
-        return b[k / l.n * l.image[1] + k % l.n * l.token[1] + column * l.channel[1]];
-    }
-};
+template <int SIDE, class S>
+DEVICE Tokens<S> tokens(const Layout& l, const S* at) {
+    return Tokens<S>{at, l.n, l.token[SIDE], l.channel[SIDE], l.image[SIDE]};
+}
 
 #define MASKED(T, name)                                                                                               \
     KERNEL(THREADS, masked_matmul_grad_sample_##name, Layout layout, const T* a, const T* b, const u32* idx, T* dp,   \
            i64 count, i64 cols, i64 terms) {                                                                          \
-        Sides<T> s{layout, a, b};                                                                                     \
-        sample_places(idx, count, cols, terms, dp,                                                                    \
-                      [&](i64 row, i64 column, i64 k) { return s.left(row, k) * s.right(column, k); });               \
+        sample_places(idx, count, cols, terms, dp, tokens<0>(layout, a), tokens<1>(layout, b));                       \
     }                                                                                                                 \
     KERNEL(THREADS, masked_matmul_grad_tile_##name, Layout layout, const T* a, const T* b, const u32* idx, T* dp,     \
-           i64 count, i64 rows, i64 cols, i64 terms) {                                                                \
-        Sides<T> s{layout, a, b};                                                                                     \
-        i64 across = div_up(cols, TILE);                                                                              \
-        tile_places(idx, count, cols, block_id() / across * TILE, rows, block_id() % across * TILE, terms,            \
-                    layout.channel[0] == 1, layout.token[1] == 1, dp, [&](i64 i, i64 k) { return s.left(i, k); },     \
-                    [&](i64 k, i64 j) { return s.right(j, k); });                                                     \
-    }
+           i64 count, i64 rows, i64 cols, i64 terms, Split<T> split) {                                                \
+        tile_places(idx, count, 0, rows, cols, terms, layout.channel[0] == 1, layout.channel[1] == 1,                 \
+                    tokens<0>(layout, a), tokens<1>(layout, b), dp, split);                                           \
+    }                                                                                                                 \
+    MASKED_JOIN(T, masked_matmul_grad_join_##name)
 FOR_FLOATS(MASKED)

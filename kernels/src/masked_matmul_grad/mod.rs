@@ -55,7 +55,7 @@ pub fn work_len(batch: usize, n: usize, rows: usize, _cols: usize, a_t: bool, b_
 #[cfg(test)]
 mod tests {
     use super::{KERNEL, work_len};
-    use crate::harness::{Bench, assert_close, noise, places};
+    use crate::harness::{Bench, assert_close, assert_same_bits, noise, places};
     use crate::{DType, Scalar};
 
     fn check(batch: usize, n: usize, rows: usize, cols: usize) {
@@ -106,6 +106,33 @@ mod tests {
         check(2, 530, 17, 70);
         check(0, 5, 3, 4);
         check(1, 0, 3, 4);
+    }
+
+    /// The kernel's values at `idx`.
+    fn at(idx: &[u32], [batch, n, rows, cols]: [usize; 4], turned: (bool, bool), a: &[f64], b: &[f64]) -> Vec<f64> {
+        let scalars = [batch, n, rows, cols, usize::from(turned.0), usize::from(turned.1)];
+        let mut bench = Bench::new(&KERNEL, scalars.map(|v| Scalar::Int(v as i64)).to_vec());
+        bench.float("a", DType::F32, a);
+        bench.float("b", DType::F32, b);
+        bench.index("idx", idx);
+        bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
+        bench.float("work", DType::F32, &vec![f64::NAN; work_len(batch, n, rows, cols, turned.0, turned.1)]);
+        bench.run()["dp"].clone()
+    }
+
+    #[test]
+    fn an_entry_is_the_same_whatever_else_trains() {
+        for shape in [[2, 7, 5, 9], [1, 700, 20, 37], [3, 33, 40, 300], [2, 530, 17, 70]] {
+            let [batch, n, rows, cols] = shape;
+            let (a, b) = (noise(batch * n * rows, 1), noise(batch * n * cols, 2));
+            for turned in [(false, false), (true, false), (false, true), (true, true)] {
+                let dense = at(&places(rows * cols, 1.0), shape, turned, &a, &b);
+                for density in [0.003, 0.05, 0.5] {
+                    let idx = places(rows * cols, density);
+                    assert_same_bits(&at(&idx, shape, turned, &a, &b), idx.iter().map(|&i| dense[i as usize]));
+                }
+            }
+        }
     }
 
     #[test]

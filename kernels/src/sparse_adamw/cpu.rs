@@ -2,20 +2,25 @@
 
 use crate::rows::BLOCK;
 use crate::simd::{Job, Real, dispatch};
-use crate::{Launch, for_float, hyper};
+use crate::{DType, Element, Float, Launch, Shared, for_float, hyper, narrow};
+use half::bf16;
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("w"), T => typed::<T>(l))
+    match l.dtype("w") {
+        _ if !l.has("w") => typed::<f32>(l, None, |v| v),
+        DType::Bf16 => typed(l, Some(l.shared::<bf16>("w")), narrow),
+        float => for_float!(float, T => typed(l, Some(l.shared::<T>("w")), |v| T::of(f64::from(v)))),
+    }
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint entries")]
-fn typed<T: Real>(l: &Launch<'_>) {
+fn typed<T: Element>(l: &Launch<'_>, w: Option<Shared<'_, T>>, rounded: fn(f32) -> T) {
     let idx = l.read::<u32>("idx");
-    let w = l.shared::<T>("w");
     let (p, m, v, g) = (l.shared::<f32>("p"), l.shared::<f32>("m"), l.shared::<f32>("v"), l.shared::<f32>("g"));
     let step = Step::new(l.read::<f32>("hyper"));
     let tasks = idx.len().div_ceil(BLOCK);
-    let start_of = |task: usize| if task < tasks { idx[task * BLOCK] as usize } else { w.len() };
+    let end = w.as_ref().map_or(usize::MAX, Shared::len);
+    let start_of = |task: usize| if task < tasks { idx[task * BLOCK] as usize } else { end };
     assert!((0..tasks).all(|task| start_of(task) <= start_of(task + 1)), "positions must ascend");
     l.pool.run(tasks, |task, _| {
         let first = task * BLOCK;
@@ -26,12 +31,13 @@ fn typed<T: Real>(l: &Launch<'_>) {
             (p.range(first, count), m.range(first, count), v.range(first, count), g.range(first, count))
         };
         dispatch(Entries { step, p: &mut *p, m, v, g });
+        let Some(w) = &w else { return };
         let start = start_of(task);
         // SAFETY: positions ascend strictly, so a task's lie between its first and the next task's first; that these
         // do not decrease, which alone makes the ranges disjoint, was asserted above.
         let w = unsafe { w.range(start, start_of(task + 1) - start) };
         for (&i, &p) in idx.iter().zip(&*p) {
-            w[i as usize - start] = T::of(f64::from(p));
+            w[i as usize - start] = rounded(p);
         }
     });
 }

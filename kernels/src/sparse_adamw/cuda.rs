@@ -23,5 +23,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let n = t.len("idx");
     let mut params: Vec<Param> = ["w", "idx", "p", "m", "v", "g", "hyper"].map(|name| t.at(name)).to_vec();
     params.extend([Param::Struct(PLACES.map(|v| v as i64).to_vec()), Param::I64(n as i64)]);
-    w.each(format!("sparse_adamw_{}", t.kind("w")), n, params);
+    // Without a weight its type does not matter.
+    let kind = if t.has("w") { t.kind("w") } else { "f32" };
+    w.each(format!("sparse_adamw_{kind}"), n, params);
 }

@@ -1,5 +1,5 @@
 // A step of AdamW for the trained entries of one weight, in double precision. The order of `at` is that of cuda.rs.
-#include "kernel.h"
+#include "half.h"
 
 struct Places {
     i64 clip, learning_rate, weight_decay, beta1, beta2, rest1, rest2, correction1, correction2, epsilon;
@@ -18,7 +18,7 @@ DEVICE void step(T* w, const u32* idx, f32* p, f32* m, f32* v, f32* g, const f32
         m[k] = f32(first);
         v[k] = f32(second);
         g[k] = 0;
-        w[idx[k]] = T(value);
+        if (w) w[idx[k]] = stored<T>(value);
     });
 }
 
@@ -28,3 +28,4 @@ DEVICE void step(T* w, const u32* idx, f32* p, f32* m, f32* v, f32* g, const f32
         step(w, idx, p, m, v, g, hyper, at, n);                                                                       \
     }
 FOR_FLOATS(STEP)
+STEP(bf16, bf16)

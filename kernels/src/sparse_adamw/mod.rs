@@ -13,6 +13,8 @@
 //! g = 0
 //! ```
 //!
+//! Without `w` nothing is written into it.
+//!
 //! `idx`, which holds strictly ascending positions in `w`, says how many entries there are; `p`, `m`, `v` and `g` have at
 //! least as many elements, and those beyond are left alone.
 
@@ -25,7 +27,7 @@ use crate::{Arg, DType, Kernel, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "sparse_adamw",
     args: &[
-        Arg::update("w", Types::Float),
+        Arg::update("w", Types::Weight).or_none(),
         Arg::read("idx", Types::Only(DType::U32)),
         Arg::update("p", Types::Only(DType::F32)),
         Arg::update("m", Types::Only(DType::F32)),
@@ -107,6 +109,10 @@ mod tests {
         assert_close(&got["m"], &[0.2], 1e-7);
         assert_close(&got["v"], &[0.04], 1e-7);
         assert_eq!(got["g"], [0.0]);
+        // What is stored in half precision takes the rounded value; what stays in its file takes none.
+        state.dtype = DType::Bf16;
+        assert_eq!(state.step(&hyper(0.5, 0.5, 1))["w"], [7.0, half::bf16::from_f64(0.850_049_975).to_f64(), 8.0]);
+        state.dtype = DType::F32;
         // Step 2 without decay or clipping, g = -1: m = 0.9 * 0.2 - 0.1 = 0.08, v = 0.99 * 0.04 + 0.01 = 0.0496;
         // corrected 0.08 / 0.19 = 0.421052632 and sqrt(0.0496 / 0.0199) = 1.578753404, so
         // p = 0.850049975 - 0.0421052632 / 1.579753404.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 const MAGIC: &[u8; 9] = b"sara-plan";
 /// Version of the format. A plan is cheap to compile again, so older versions are not read.
-const VERSION: u32 = 2;
+const VERSION: u32 = 4;
 const HASH: usize = 32;
 
 /// The messages.
@@ -39,6 +39,9 @@ mod message {
         pub(super) sparse: Vec<Sparse>,
         #[prost(bytes = "vec", tag = "11")]
         pub(super) constants: Vec<u8>,
+        /// Empty if none was declared.
+        #[prost(string, tag = "13")]
+        pub(super) model_root: String,
         #[prost(message, repeated, tag = "12")]
         pub(super) programs: Vec<Program>,
     }
@@ -202,6 +205,9 @@ fn to_message(plan: &Plan) -> message::Plan {
             Place::Moment1(i) => (6, u64::from(i)),
             Place::Moment2(i) => (7, u64::from(i)),
             Place::Hyper => (8, 0),
+            Place::File(i) => (9, u64::from(i)),
+            Place::AllIndex(i) => (10, u64::from(i)),
+            Place::AllParam(i) => (11, u64::from(i)),
         };
         message::Buffer { name: b.name.clone(), dtype: b.dtype.name().into(), len: b.len, region, at }
     });
@@ -228,6 +234,7 @@ fn to_message(plan: &Plan) -> message::Plan {
     message::Plan {
         name: plan.name.clone(),
         model_path: plan.model.path.to_string_lossy().into_owned(),
+        model_root: plan.model.root.as_ref().map_or(String::new(), |r| r.to_string_lossy().into_owned()),
         model_bytes: plan.model.bytes,
         model_sha256: plan.model.sha256.clone(),
         threshold: s.threshold,
@@ -287,6 +294,9 @@ fn from_message(m: message::Plan) -> Result<Plan, String> {
             6 => Place::Moment1(number?),
             7 => Place::Moment2(number?),
             8 => Place::Hyper,
+            9 => Place::File(number?),
+            10 => Place::AllIndex(number?),
+            11 => Place::AllParam(number?),
             _ => return Err(format!("place of buffer `{}`", b.name)),
         };
         Ok(Buffer { dtype: dtype(&b.dtype)?, name: b.name, len: b.len, place })
@@ -319,7 +329,12 @@ fn from_message(m: message::Plan) -> Result<Plan, String> {
     let programs = m.programs.into_iter().map(|p| program(p, buffers.len())).collect::<Result<_, String>>()?;
     Ok(Plan {
         name: m.name,
-        model: ModelFile { path: m.model_path.into(), bytes: m.model_bytes, sha256: m.model_sha256 },
+        model: ModelFile {
+            path: m.model_path.into(),
+            root: Some(m.model_root).filter(|r| !r.is_empty()).map(Into::into),
+            bytes: m.model_bytes,
+            sha256: m.model_sha256,
+        },
         selection: Selection { threshold: m.threshold, trainable, eligible, total },
         arena_bytes: m.arena_bytes,
         weights: weights.collect::<Result<_, String>>()?,

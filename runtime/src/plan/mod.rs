@@ -9,6 +9,8 @@ mod print;
 mod tests;
 mod verify;
 
+use crate::source::Source;
+use crate::tensor::Tensors;
 use sara_kernels::{DType, Kernel, Scalar};
 use std::path::{Path, PathBuf};
 
@@ -47,10 +49,19 @@ pub const ALIGN: u64 = 64;
 pub struct ModelFile {
     /// Absolute path of the `.onnx` file when the plan was made.
     pub path: PathBuf,
+    /// Folder within which external data may lie, if the user declared one.
+    pub root: Option<PathBuf>,
     /// Bytes of that file.
     pub bytes: u64,
     /// SHA-256 of that file, in hexadecimal. External data is not included: [`Sparse::base_sha256`] is for what trains.
     pub sha256: String,
+}
+
+impl ModelFile {
+    /// Where the model lies now: at `path`, or where it was when the plan was made.
+    pub fn source(&self, path: Option<&Path>) -> Source {
+        Source { model: path.unwrap_or(&self.path).to_owned(), root: self.root.clone() }
+    }
 }
 
 /// How the trained entries were chosen, for reports and the learning-rate rule.
@@ -84,14 +95,20 @@ pub struct Buffer {
 pub enum Place {
     /// In the arena, at this byte offset.
     Arena(u64),
-    /// A weight.
+    /// A weight in memory, in the type that it is computed in, or a real one in `bf16`.
     Weight(u32),
     /// In [`Plan::constants`], at this byte offset.
     Constant(u64),
+    /// A weight's bytes as they lie in its file, which is mapped; `u8`, at any alignment.
+    File(u32),
     /// Positions of a sparse weight's trained entries: ascending flat indices, `u32`.
     Index(u32),
+    /// [`Place::Index`], and behind them the positions of the entries that train no more, in any order.
+    AllIndex(u32),
     /// Values of a sparse weight's trained entries, `f32`.
     Param(u32),
+    /// [`Place::Param`], and behind them the values of the entries that train no more.
+    AllParam(u32),
     /// Accumulated gradient of a sparse weight's trained entries, `f32`.
     Gradient(u32),
     /// First Adam moment of a sparse weight's trained entries, `f32`.
@@ -100,6 +117,17 @@ pub enum Place {
     Moment2(u32),
     /// The step's hyper-parameters, `f32`, laid out as [`sara_kernels::hyper`] says.
     Hyper,
+}
+
+impl Place {
+    /// Where an index or values lie together with what trains no more.
+    pub fn whole(self) -> Option<Place> {
+        match self {
+            Place::Index(s) => Some(Place::AllIndex(s)),
+            Place::Param(s) => Some(Place::AllParam(s)),
+            _ => None,
+        }
+    }
 }
 
 /// Element type of an initialiser in its file.
@@ -119,6 +147,15 @@ impl Stored {
         match self {
             Stored::Plain(d) => d.size(),
             Stored::F16 | Stored::Bf16 => 2,
+        }
+    }
+
+    /// Its name in a launch of `fetch`: `f32`, `f16`, `bf16`, ...
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stored::Plain(d) => d.name(),
+            Stored::F16 => "f16",
+            Stored::Bf16 => "bf16",
         }
     }
 
@@ -159,14 +196,6 @@ impl Weight {
         self.len() == 0
     }
 
-    /// The file that holds the bytes, for the model at `model`.
-    pub fn path_beside(&self, model: &Path) -> PathBuf {
-        match self.file.as_str() {
-            "" => model.to_owned(),
-            file => model.parent().unwrap_or(Path::new("")).join(file),
-        }
-    }
-
     /// Bytes in the file.
     pub fn stored_bytes(&self) -> u64 {
         self.len() * self.stored.size() as u64
@@ -202,7 +231,7 @@ pub struct Port {
 /// A list of launches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
-    /// `train`, `forward`, `update`, `gradients`, or `lowrank:NAME`.
+    /// `train`, `forward`, `update`, `gradients`; `train:NAME` and `forward:NAME` for other shapes; `lowrank:NAME`.
     pub name: String,
     /// What must be set before it runs.
     pub inputs: Vec<Port>,
@@ -214,6 +243,22 @@ pub struct Program {
     pub arena_bytes: u64,
     /// Step at which the most bytes are live, and those bytes: the lower bound of any placement.
     pub peak: Peak,
+}
+
+impl Program {
+    /// The name up to its colon.
+    pub fn kind(&self) -> &str {
+        self.name.split(':').next().unwrap_or_default()
+    }
+
+    /// Whether the inputs are those of the program, by name and shape.
+    pub fn takes(&self, inputs: &Tensors) -> bool {
+        let fits = |port: &Port| {
+            let shape = inputs.get(&port.name).map(|t| t.shape().iter().map(|d| *d as u64));
+            shape.is_some_and(|shape| shape.eq(port.shape.iter().copied()))
+        };
+        inputs.len() == self.inputs.len() && self.inputs.iter().all(fits)
+    }
 }
 
 /// The moment at which a program needs most memory.

@@ -57,12 +57,14 @@ impl Plan {
         let Buffer { name, len, dtype, place } = self.buffer(id);
         match place {
             Place::Arena(at) => format!("%{name}@{at}[{}]", len * dtype.size() as u64),
-            Place::Weight(_) | Place::Constant(_) | Place::Index(_) | Place::Param(_) | Place::Hyper => {
-                format!("%{name}")
-            }
             Place::Gradient(_) => format!("%{name}@gradient"),
             Place::Moment1(_) => format!("%{name}@moment1"),
             Place::Moment2(_) => format!("%{name}@moment2"),
+            Place::File(_) => format!("%{name}@file"),
+            Place::AllIndex(_) | Place::AllParam(_) => format!("%{name}@all"),
+            Place::Weight(_) | Place::Constant(_) | Place::Index(_) | Place::Param(_) | Place::Hyper => {
+                format!("%{name}")
+            }
         }
     }
 }

@@ -97,7 +97,12 @@ fn plan() -> Plan {
     };
     Plan {
         name: "small".into(),
-        model: ModelFile { path: "/models/small.onnx".into(), bytes: 1234, sha256: "ab".repeat(32) },
+        model: ModelFile {
+            path: "/models/small.onnx".into(),
+            root: Some("/models".into()),
+            bytes: 1234,
+            sha256: "ab".repeat(32),
+        },
         selection: Selection { threshold: 2e-3, trainable: 2, eligible: 6, total: 9 },
         arena_bytes: 192,
         buffers,
@@ -463,7 +468,7 @@ fn another_format_or_version_is_named() {
     newer[9..HEAD].copy_from_slice(&7u32.to_le_bytes());
     std::fs::write(&path, newer).unwrap();
     let error = Plan::load(&path).unwrap_err().to_string();
-    assert!(error.contains("is a plan of version 7, and this sara reads version 2"), "{error}");
+    assert!(error.contains("is a plan of version 7, and this sara reads version 4"), "{error}");
 }
 
 #[test]

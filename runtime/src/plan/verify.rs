@@ -113,10 +113,13 @@ impl Plan {
             Place::Constant(at) => inside(at, self.constants.len() as u64),
             Place::Weight(w) => {
                 let weight = self.weights.get(w as usize);
-                fits(weight.map(super::Weight::len), weight.map_or(b.dtype, |w| w.stored.loaded()))
+                let loaded = weight.map_or(b.dtype, |w| w.stored.loaded());
+                let narrowed = b.dtype == DType::Bf16 && loaded == DType::F32;
+                fits(weight.map(super::Weight::len), if narrowed { b.dtype } else { loaded })
             }
-            Place::Index(s) => fits(entries(s), DType::U32),
-            Place::Param(s) | Place::Gradient(s) | Place::Moment1(s) | Place::Moment2(s) => {
+            Place::File(w) => fits(self.weights.get(w as usize).map(super::Weight::stored_bytes), DType::U8),
+            Place::Index(s) | Place::AllIndex(s) => fits(entries(s), DType::U32),
+            Place::Param(s) | Place::AllParam(s) | Place::Gradient(s) | Place::Moment1(s) | Place::Moment2(s) => {
                 fits(entries(s), DType::F32)
             }
             Place::Hyper => fits(Some(hyper::LEN as u64), DType::F32),
@@ -138,7 +141,10 @@ impl Plan {
             };
             let buffer =
                 self.buffers.get(id.0 as usize).ok_or_else(|| ("P01", format!("buffer {} does not exist", id.0)))?;
-            let one_type = declared.types != Types::Float || *float.get_or_insert(buffer.dtype) == buffer.dtype;
+            // What multiplies a weight in half precision is in single precision.
+            let computed = if buffer.dtype == DType::Bf16 { DType::F32 } else { buffer.dtype };
+            let one_type =
+                !matches!(declared.types, Types::Float | Types::Weight) || *float.get_or_insert(computed) == computed;
             if !declared.types.admits(buffer.dtype) || !one_type {
                 return Err(("P01", format!("argument `{}` cannot be {}", declared.name, buffer.dtype)));
             }
@@ -159,8 +165,10 @@ impl Plan {
             let legal = match written.place {
                 Place::Arena(_) => true,
                 Place::Weight(_) | Place::Param(_) | Place::Moment1(_) | Place::Moment2(_) | Place::Hyper => update,
-                Place::Gradient(_) => update || program.name == "train" || program.name.starts_with("lowrank:"),
-                Place::Index(_) | Place::Constant(_) => false,
+                Place::Gradient(_) => update || ["train", "lowrank"].contains(&program.kind()),
+                Place::Index(_) | Place::Constant(_) | Place::File(_) | Place::AllIndex(_) | Place::AllParam(_) => {
+                    false
+                }
             };
             if !legal {
                 return Err(("P06", format!("writes `{}`", written.name)));

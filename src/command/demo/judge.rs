@@ -7,8 +7,9 @@ use ndarray::{Array2, Array4, Axis, s};
 use sara_models::digits::{CLASSES, Digits, UNCONDITIONAL};
 use sara_models::distance::frechet_distance;
 use sara_models::look::Look;
-use sara_models::sampler::{ddim, guided};
+use sara_models::sampler::{Sampler, guided};
 use sara_models::schedule::NoiseSchedule;
+use sara_models::scheduler::{SchedulerConfig, Spacing};
 use sara_runtime::executor::Executor;
 use sara_runtime::rng::CounterRng;
 use sara_runtime::tensor::Tensor;
@@ -118,11 +119,16 @@ impl Judge {
         let wanted: Vec<i64> = (0..DRAWN * CLASSES).map(|i| (i % CLASSES) as i64).collect();
         let start = noise(&mut CounterRng::new(SEED, 1), &self.held_out[0], wanted.len());
         let none = vec![UNCONDITIONAL; wanted.len()];
-        let samples = ddim(&self.schedule, STEPS, start, |x, t| {
-            let t = vec![t; wanted.len()];
-            let (with, without) = (student.predict(x, &t, &wanted)?, student.predict(x, &t, &none)?);
-            Ok::<_, Failure>(guided(&with, &without, GUIDANCE)?)
-        })?;
+        let spacing = Some(Spacing::Trailing);
+        let config = SchedulerConfig { timestep_spacing: spacing, ..SchedulerConfig::default() };
+        let mut sampler = Sampler::new("ddim", &config, STEPS, 0, start.into_dyn())?;
+        while let Some((x, t)) = sampler.next() {
+            let x = x.clone().into_dimensionality().map_err(|e| Failure::Plain(e.to_string()))?;
+            let t = vec![t as i64; wanted.len()];
+            let (with, without) = (student.predict(&x, &t, &wanted)?, student.predict(&x, &t, &none)?);
+            sampler.step(&guided(&with, &without, GUIDANCE)?.into_dyn())?;
+        }
+        let samples = sampler.finish().into_dimensionality().map_err(|e| Failure::Plain(e.to_string()))?;
         Ok((samples, wanted))
     }
 }

@@ -4,7 +4,7 @@ mod judge;
 mod student;
 
 use super::options::Threads;
-use super::train::{RunFile, absolute, adapter_path, save_adapter, train, tuned as tuned_values};
+use super::train::{RunFile, Saving, absolute, adapter_path, save_adapter, train, tuned as tuned_values};
 use super::{Failure, report};
 use judge::{Judge, Verdict};
 use sara_compiler::compile::{TrainOptions as CompileOptions, compile_forward, compile_training, unobserved};
@@ -151,11 +151,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 /// The bundled model, compiled and loaded.
 fn trainer(args: &Args, base: &Path, threads: usize) -> Result<Trainer, Failure> {
-    let options = CompileOptions {
-        binding: Binding { dims: BTreeMap::from([("batch".to_owned(), BATCH)]), ..Binding::default() },
-        select: SelectOptions::default(),
-        amount: Amount::Threshold(args.threshold),
-    };
+    let binding = Binding { dims: BTreeMap::from([("batch".to_owned(), BATCH)]), ..Binding::default() };
+    let options = CompileOptions::new(binding, SelectOptions::default(), Amount::Threshold(args.threshold));
     let plan = compile_training(&Model::open(base)?, &options, &mut unobserved())?;
     let options = TrainOptions {
         learning_rate: args.learning_rate,
@@ -174,22 +171,24 @@ fn tune(
     trainer: &mut Trainer,
     base: &Path,
     digits: &Digits,
-    after: impl FnMut(&mut Trainer, &Metrics) -> Result<(), Failure>,
+    after: impl FnMut(&mut Trainer, &mut Metrics) -> Result<(), Failure>,
 ) -> Result<Vec<Metrics>, Failure> {
     let out = &args.output_dir;
     let path = out.join("unet.plan");
     trainer.executor.plan().save(&path)?;
     let run = RunFile {
+        external_data_root: None,
         plan: absolute(&path),
         model: absolute(base),
-        batches: PathBuf::new(),
+        batches: None,
+        cache: None,
         train: trainer.options.clone(),
     };
     let text = toml::to_string(&run).map_err(|e| Failure::Plain(e.to_string()))?;
     write_atomic(&out.join("run.toml"), |file| file.write_all(text.as_bytes()))?;
     let images = args.look.apply(&digits.train.images);
     let lesson = student::Lesson::new(images, &digits.train.labels, args.seed)?;
-    train(trainer, |i| lesson.batch(i), out, 0, after)
+    train(trainer, |i| lesson.batch(i), out, Saving { every: 0, keep: 1 }, after)
 }
 
 /// Compares the export with the original byte by byte: it may differ in the elements that trained and nowhere else.

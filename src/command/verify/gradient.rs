@@ -5,8 +5,8 @@ use super::values::Values;
 use crate::command::Failure;
 use crate::command::run::execute;
 use sara_compiler::compile::{compile_gradients, unobserved};
-use sara_compiler::import::{Binding, Model, external_files, read_weight};
-use sara_compiler::passes::differentiate::TARGET;
+use sara_compiler::import::{Binding, Model, checked, external_files, read_weight};
+use sara_compiler::loss::TARGET;
 use sara_compiler::select;
 use sara_runtime::oracle::{Oracle, SessionOptions};
 use sara_runtime::patch::{Patch, export};
@@ -98,7 +98,7 @@ pub(super) fn verify(oracle: &Oracle, model: &Model, values: &Values, options: O
     let mut rng = CounterRng::new(1, 0);
     let target: Vec<f32> = (0..shape.iter().product()).map(|_| rng.normal() as f32).collect();
     inputs.extend(Tensor::f32(&shape, target.clone()).map(|t| (TARGET.to_owned(), t)));
-    let mut gradients = execute(plan, "gradients", &inputs, options.threads, &model.path)?;
+    let mut gradients = execute(plan, "gradients", &inputs, options.threads, model.path())?;
     let base = gradients.remove("loss").map_or(f64::NAN, |l| l.to_f64()[0]);
     let probe = Probe { oracle, model, values, target: &target };
     probe.compare(&weights, &gradients, base, options.directions)
@@ -233,8 +233,9 @@ impl Probe<'_> {
         let path = folder.path().join("model.onnx");
         let patches: Vec<Patch<'_>> =
             moves.iter().zip(values).map(|(m, v)| Patch { weight: m.weight, index: &m.index, values: v }).collect();
-        export(&self.model.path, &external_files(self.model)?, &patches, &path)?;
-        let mut session = self.oracle.session_from_file(&path, &SessionOptions::default())?;
+        export(&self.model.source, &external_files(self.model)?, &patches, &path)?;
+        let (bytes, folder) = checked(&Model::open(&path)?)?;
+        let mut session = self.oracle.session_from_bytes(&bytes, &folder, &SessionOptions::default())?;
         let results = session.run(&self.values.arrays)?;
         let output = results.first().and_then(|(_, array)| array.to_tensor()).map_or(Vec::new(), |t| t.to_f64());
         if output.len() != self.target.len() {
@@ -265,7 +266,7 @@ mod tests {
         let shapes = case.iter().map(|(n, t)| (n.clone(), t.shape().to_vec())).collect();
         let binding = Binding { shapes, ..Binding::default() };
         let plan = compile_gradients(&model, &binding, &select::Options::default(), &mut unobserved()).unwrap();
-        let session = oracle.session_from_file(&model.path, &SessionOptions::default()).unwrap();
+        let session = oracle.session_from_file(model.path(), &SessionOptions::default()).unwrap();
         let values = Values::new(&plan, &session, &case).unwrap();
         let probe = Probe { oracle: &oracle, model: &model, values: &values, target: &target };
         let gradients = tensors("dit.dynamo.grads.safetensors");

@@ -4,11 +4,11 @@ mod gradient;
 mod nodes;
 mod values;
 
-use super::options::{Dims, Select, Threads};
+use super::options::{Dims, ModelArg, Select, Threads};
 use super::run::{execute, for_model};
 use super::{Failure, report};
 use sara_compiler::compile::{compile_forward, unobserved};
-use sara_compiler::import::Model;
+use sara_compiler::import::checked;
 use sara_runtime::oracle::{Oracle, SessionOptions};
 use sara_runtime::tensor::read_safetensors;
 use serde::Serialize;
@@ -18,8 +18,8 @@ pub(super) use values::difference;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The ONNX model.
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// Inputs: safetensors, one tensor for each of the model's inputs. Random ones by default.
     #[arg(long, value_name = "FILE")]
     inputs: Option<PathBuf>,
@@ -66,16 +66,17 @@ struct Output {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let oracle = Oracle::open()?;
-    let model = Model::open(&args.model)?;
+    let model = args.model.open()?;
     let given = match &args.inputs {
         Some(path) => for_model(&model, read_safetensors(path)?.0, &[]),
         None => Default::default(),
     };
     let binding = args.dims.binding_for(&given, &[]);
     let plan = compile_forward(&model, &binding, &mut unobserved())?;
-    let mut session = oracle.session_from_file(&args.model, &SessionOptions::default())?;
+    let (bytes, folder) = checked(&model)?;
+    let mut session = oracle.session_from_bytes(&bytes, &folder, &SessionOptions::default())?;
     let values = Values::new(&plan, &session, &given)?;
-    let found = execute(plan, "forward", &values.tensors, args.threads.count(), &args.model)?;
+    let found = execute(plan, "forward", &values.tensors, args.threads.count(), model.path())?;
     let mut outputs = Vec::new();
     for (name, expected) in session.run(&values.arrays)? {
         let expected = expected.to_tensor().zip(found.get(&name));
@@ -110,7 +111,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if verified {
         Ok(())
     } else {
-        Err(Failure::Verification(format!("{}: differs from ONNX Runtime by more than allowed", args.model.display())))
+        Err(Failure::Verification(format!(
+            "{}: differs from ONNX Runtime by more than allowed",
+            args.model.model.display()
+        )))
     }
 }
 

@@ -9,7 +9,7 @@ use sara_compiler::import::proto::{
     DimensionProto, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
     ValueInfoProto,
 };
-use sara_compiler::import::{Binding, Model, import, read_weight};
+use sara_compiler::import::{Binding, Model, checked, import, read_weight};
 use sara_compiler::ir::{Block, Def};
 use sara_runtime::oracle::{Array, Oracle, SessionOptions, expose};
 use sara_runtime::tensor::{Tensor, Tensors};
@@ -85,10 +85,7 @@ pub(super) fn verify(oracle: &Oracle, model: &Model, values: &Values, tolerance:
     let names: BTreeSet<&str> =
         nodes.iter().flat_map(|n| &n.output).map(String::as_str).filter(|n| !n.is_empty()).collect();
     let names: Vec<&str> = names.into_iter().collect();
-    let encoded = model.proto.encode_to_vec();
-    // The path, because the folder of a file in the current one is empty.
-    let path = std::path::absolute(&model.path).map_err(|e| Failure::Plain(e.to_string()))?;
-    let folder = path.parent().unwrap_or(&path);
+    let (encoded, folder) = checked(model)?;
     let mut report = Report { compared: 0, operators: Vec::new(), failed: Vec::new() };
     let single = Single::new(model);
     let (mut start, mut count) = (0, 64);
@@ -103,7 +100,7 @@ pub(super) fn verify(oracle: &Oracle, model: &Model, values: &Values, tolerance:
         let wanted: Vec<&str> = wanted.into_iter().collect();
         // A session keeps the memory of everything that it exposes, so each portion has its own.
         let bytes = expose::expose(&encoded, &wanted)?;
-        let mut session = oracle.session_from_bytes(&bytes, folder, &SessionOptions::default())?;
+        let mut session = oracle.session_from_bytes(&bytes, &folder, &SessionOptions::default())?;
         let mut found: HashMap<String, Array> = session.run_selected(&values.arrays, &wanted)?.into_iter().collect();
         drop(session);
         let held: usize = found.values().map(|a| a.bytes.len()).sum();
@@ -188,7 +185,7 @@ impl<'m> Single<'m> {
             graph: Some(graph),
             ..ModelProto::default()
         };
-        let model = Model::from_bytes(&self.model.path, proto.encode_to_vec().into()).map_err(|e| e.to_string())?;
+        let model = Model::from_bytes(self.model.path(), proto.encode_to_vec().into()).map_err(|e| e.to_string())?;
         let graph = import(&model, &binding).map_err(|e| e.to_string())?;
         let data = |id| match &graph.value(id).def {
             Def::Arg(name) => {

@@ -51,7 +51,7 @@ pub(super) fn attention(r: &mut Rewriter<'_>, id: NodeId) -> Result<Option<Vec<V
             *m = with_batch(r, *m)?;
         }
     }
-    let y = r.emit_all(Attention { scale }, &[Some(q), Some(k), Some(v), mask])?[0];
+    let y = r.emit_all(Attention { scale, half: false }, &[Some(q), Some(k), Some(v), mask])?[0];
     if rank == 3 {
         let shape = r.graph.ty(y).shape[1..].to_vec();
         return r.emit(Reshape { shape }, &[y]).map(|y| Some(vec![y]));

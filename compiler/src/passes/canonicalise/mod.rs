@@ -100,12 +100,32 @@ fn factors(graph: &Graph, value: ValueId, out: &mut Vec<ValueId>) -> f64 {
     }
 }
 
-/// Whether two numbers agree to the precision of exported constants.
-fn close(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-4 * b.abs()
+/// Whether an exported constant is the number `wanted`: to the precision in which exporters write it, or as it, or its reciprocal for
+/// a division, is in half precision.
+fn close(found: f64, wanted: f64) -> bool {
+    let halves = |v: f64| [half::f16::from_f64(v).to_f64(), half::bf16::from_f64(v).to_f64()];
+    let is = |wanted: f64, found: f64| (found - wanted).abs() <= 1e-6 * wanted.abs();
+    (found - wanted).abs() <= 1e-4 * wanted.abs()
+        || halves(wanted).iter().any(|half| is(*half, found))
+        || halves(1.0 / wanted).iter().any(|half| is(1.0 / *half, found))
 }
 
 /// Whether a rule on `id` may drop the value: nothing but the pattern reads it.
 fn inner(r: &Rewriter<'_>, value: ValueId) -> bool {
     r.used_once(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::close;
+
+    #[test]
+    fn constants_may_be_rounded_to_half_precision() {
+        let root = std::f64::consts::FRAC_1_SQRT_2;
+        // The square root of 2 in fp16 and in bf16; 0.044715 in both; what is not a rounding of what is wanted.
+        for found in [root, root + 1e-8, 1.0 / 1.4140625, 0.70703125, 0.70654296875] {
+            assert_eq!(close(found, root), found != 0.70654296875, "{found}");
+        }
+        assert!(close(0.044708251953125, 0.044715) && close(0.044677734375, 0.044715) && !close(0.0446, 0.044715));
+    }
 }

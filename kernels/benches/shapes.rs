@@ -1,9 +1,9 @@
-//! Times the kernels with dense arithmetic on shapes of a latent diffusion model: `shapes [threads] [name part]`.
+//! Times the kernels with dense arithmetic on shapes of the SD1.5 UNet. A rate of `Gelem/s` counts floating-point operations.
 
+use criterion::{Criterion, Throughput};
 use sara_kernels::conv::Geometry;
 use sara_kernels::{Buffer, Call, DType, Launch, Pool, Scalar, find};
-use sara_kernels::{masked_conv_grad, masked_matmul_grad};
-use std::time::Instant;
+use sara_kernels::{conv, conv_grad_input, masked_conv_grad, masked_matmul_grad};
 
 /// A float argument of this many elements, or indices.
 enum Data {
@@ -12,20 +12,42 @@ enum Data {
     None,
 }
 
+/// A convolution of square images whose padding keeps their extents, apart from the stride.
+fn geometry(ci: usize, co: usize, size: usize, kernel: usize, stride: usize) -> Geometry {
+    let square = |v: usize, depth: usize| [depth, v, v];
+    Geometry {
+        n: 1,
+        groups: 1,
+        ci,
+        co,
+        input: square(size, 1),
+        output: square(size.div_ceil(stride), 1),
+        kernel: square(kernel, 1),
+        strides: square(stride, 1),
+        pads: square(kernel / 2, 0),
+        dilations: [1; 3],
+    }
+}
+
+/// Scalars of a launch.
+fn scalars(g: &Geometry) -> Vec<Scalar> {
+    let one = [g.n, g.groups, g.ci, g.co].map(|v| Scalar::Int(v as i64));
+    let three = [g.input, g.output, g.kernel, g.strides, g.pads, g.dilations];
+    let lists = three.map(|v| Scalar::Ints(v.iter().map(|&v| v as i64).collect()));
+    one.into_iter().chain(lists).collect()
+}
+
 struct Timer {
     pool: Pool,
-    filter: String,
+    criterion: Criterion,
 }
 
 impl Timer {
-    /// Prints and returns the shortest of several times in milliseconds.
+    /// Times one launch; its rate is in floating-point operations.
     #[expect(unsafe_code, reason = "builds buffers from owned memory")]
-    fn time(&self, label: &str, kernel: &str, scalars: &[Scalar], data: &[Data]) -> f64 {
-        if !label.contains(&self.filter) {
-            return f64::NAN;
-        }
+    fn time(&mut self, label: &str, kernel: &str, scalars: &[Scalar], data: &[Data]) {
         let Some(kernel) = find(kernel) else {
-            return f64::NAN;
+            return;
         };
         let mut memory: Vec<Vec<u32>> = Vec::new();
         let mut seed = 1_u32;
@@ -56,21 +78,13 @@ impl Timer {
         let call = Call { kernel, lens: &lens, scalars };
         // SAFETY: each argument has its own memory.
         let launch = unsafe { Launch::new(call, &buffers, &self.pool) };
-        let mut best = f64::INFINITY;
-        let start = Instant::now();
-        let mut runs = 0;
-        while runs < 3 || (start.elapsed().as_secs_f64() < 0.7 && runs < 50) {
-            let start = Instant::now();
-            launch.run();
-            best = best.min(start.elapsed().as_secs_f64());
-            runs += 1;
-        }
-        let rate = (kernel.flops)(&call) as f64 / best / 1e9;
-        println!("{label:58} {:9.3} ms {rate:8.1} GF/s", best * 1e3);
-        best * 1e3
+        let mut group = self.criterion.benchmark_group(kernel.name);
+        group.throughput(Throughput::Elements((kernel.flops)(&call)));
+        group.bench_function(label, |b| b.iter(|| launch.run()));
+        group.finish();
     }
 
-    fn gemm(&self, label: &str, m: usize, n: usize, k: usize, transposed: [bool; 2]) -> f64 {
+    fn gemm(&mut self, label: &str, m: usize, n: usize, k: usize, transposed: [bool; 2]) {
         let int = |v: usize| Scalar::Int(v as i64);
         let pair = |rows: usize, cols: usize, t: bool| {
             Scalar::Ints(if t { vec![1, rows as i64] } else { vec![cols as i64, 1] })
@@ -90,31 +104,21 @@ impl Timer {
             Scalar::Float(1.0),
             Scalar::Float(0.0),
         ];
-        let label = format!("gemm {label} {m}x{n}x{k}");
-        self.time(&label, "gemm", &scalars, &[Data::Float(m * k), Data::Float(k * n), Data::Float(m * n)])
+        let label = format!("{label} {m}x{n}x{k}");
+        self.time(&label, "gemm", &scalars, &[Data::Float(m * k), Data::Float(k * n), Data::Float(m * n)]);
     }
 
-    fn conv(&self, ci: usize, co: usize, size: usize, kernel: usize, stride: usize) {
-        let out = size.div_ceil(stride);
-        let square = |v: usize, depth: usize| Scalar::Ints(vec![depth as i64, v as i64, v as i64]);
-        let int = |v: usize| Scalar::Int(v as i64);
-        let scalars = [
-            int(1),
-            int(1),
-            int(ci),
-            int(co),
-            square(size, 1),
-            square(out, 1),
-            square(kernel, 1),
-            square(stride, 1),
-            square(kernel / 2, 0),
-            square(1, 1),
-        ];
-        let (x, w, y) = (ci * size * size, ci * co * kernel * kernel, co * out * out);
+    fn conv(&mut self, ci: usize, co: usize, size: usize, kernel: usize, stride: usize) {
+        let g = geometry(ci, co, size, kernel, stride);
+        let scalars = scalars(&g);
+        let (x, w, y) = (ci * size * size, ci * co * kernel * kernel, co * g.output_len());
         let label = format!("{ci}->{co} {kernel}x{kernel}/{stride} {size}x{size}");
         let f = Data::Float;
-        self.time(&format!("conv {label}"), "conv", &scalars, &[f(x), f(w), Data::None, f(y)]);
-        self.time(&format!("conv_grad_input {label}"), "conv_grad_input", &scalars, &[f(y), f(w), f(x)]);
+        let work = |len: usize| if len > 0 { f(len) } else { Data::None };
+        let args = [f(x), f(w), Data::None, f(y), work(conv::work_len(&g))];
+        self.time(&label, "conv", &scalars, &args);
+        let args = [f(y), f(w), f(x), work(conv_grad_input::work_len(&g))];
+        self.time(&label, "conv_grad_input", &scalars, &args);
     }
 
     fn entries(len: usize, density: f64) -> Vec<u32> {
@@ -127,48 +131,22 @@ impl Timer {
             .collect()
     }
 
-    fn masked_conv(&self, channels: usize, size: usize, kernel: usize) {
-        let square = |v: usize, depth: usize| [depth, v, v];
-        let g = Geometry {
-            n: 1,
-            groups: 1,
-            ci: channels,
-            co: channels,
-            input: square(size, 1),
-            output: square(size, 1),
-            kernel: square(kernel, 1),
-            strides: [1; 3],
-            pads: square(kernel / 2, 0),
-            dilations: [1; 3],
-        };
-        let three = |v: [usize; 3]| Scalar::Ints(v.iter().map(|&v| v as i64).collect());
-        let int = |v: usize| Scalar::Int(v as i64);
-        let scalars = [
-            int(g.n),
-            int(g.groups),
-            int(g.ci),
-            int(g.co),
-            three(g.input),
-            three(g.output),
-            three(g.kernel),
-            three(g.strides),
-            three(g.pads),
-            three(g.dilations),
-        ];
+    fn masked_conv(&mut self, channels: usize, size: usize, kernel: usize) {
+        let g = geometry(channels, channels, size, kernel, 1);
+        let scalars = scalars(&g);
         let (x, w) = (channels * size * size, channels * channels * kernel * kernel);
         let f = Data::Float;
         let label = format!("{channels} {kernel}x{kernel} {size}x{size}");
-        let dense = self.time(&format!("masked dense conv {label}"), "conv_grad_weight", &scalars, &[f(x), f(x), f(w)]);
+        self.time(&label, "conv_grad_weight", &scalars, &[f(x), f(x), f(w)]);
         for density in [0.0058, 0.058] {
             let idx = Self::entries(w, density);
             let args = [f(x), f(x), Data::Index(idx.clone()), f(idx.len()), f(masked_conv_grad::work_len(&g))];
-            let ms = self.time(&format!("masked conv grad {label} {density}"), "masked_conv_grad", &scalars, &args);
-            report(ms / dense);
+            self.time(&format!("{label} {density}"), "masked_conv_grad", &scalars, &args);
         }
     }
 
-    fn masked_matmul(&self, n: usize, rows: usize, cols: usize) {
-        let dense = self.gemm("masked dense tn", rows, cols, n, [true, false]);
+    fn masked_matmul(&mut self, n: usize, rows: usize, cols: usize) {
+        self.gemm("dense gradient", rows, cols, n, [true, false]);
         let int = |v: usize| Scalar::Int(v as i64);
         let scalars = [int(1), int(n), int(rows), int(cols), int(0), int(0)];
         let f = Data::Float;
@@ -176,38 +154,30 @@ impl Timer {
             let idx = Self::entries(rows * cols, density);
             let work = masked_matmul_grad::work_len(1, n, rows, cols, false, false);
             let args = [f(n * rows), f(n * cols), Data::Index(idx.clone()), f(idx.len()), f(work)];
-            let label = format!("masked matmul grad {n} {rows}x{cols} {density}");
-            let ms = self.time(&label, "masked_matmul_grad", &scalars, &args);
-            report(ms / dense);
+            let label = format!("{n} {rows}x{cols} {density}");
+            self.time(&label, "masked_matmul_grad", &scalars, &args);
         }
     }
 
-    fn attention(&self, heads: usize, queries: usize, keys: usize, dim: usize) {
+    fn attention(&mut self, heads: usize, queries: usize, keys: usize, dim: usize) {
         let int = |v: usize| Scalar::Int(v as i64);
         let mask = Scalar::Ints(vec![0; 4]);
         let scale = Scalar::Float((dim as f64).powf(-0.5));
-        let scalars = [int(1), int(heads), int(queries), int(keys), int(dim), int(dim), mask, scale];
+        let scalars = [int(1), int(heads), int(queries), int(keys), int(dim), int(dim), mask, scale, int(0)];
         let (q, k, l) = (heads * queries * dim, heads * keys * dim, heads * queries);
         let label = format!("h{heads} {queries}x{keys} d{dim}");
         let f = Data::Float;
         let args = [f(q), f(k), f(k), Data::None, f(q), f(l)];
-        self.time(&format!("attention {label}"), "attention", &scalars, &args);
+        self.time(&label, "attention", &scalars, &args);
         let args = [f(q), f(k), f(k), Data::None, f(q), f(l), f(q), f(q), f(k), f(k)];
-        self.time(&format!("attention_grad {label}"), "attention_grad", &scalars, &args);
-    }
-}
-
-/// Prints a share of the dense time, if both were taken.
-fn report(share: f64) {
-    if share.is_finite() {
-        println!("{:58} {share:9.3} of the dense time", "");
+        self.time(&label, "attention_grad", &scalars, &args);
     }
 }
 
 fn main() -> std::io::Result<()> {
-    let mut args = std::env::args().skip(1);
-    let threads = args.next().and_then(|a| a.parse().ok()).unwrap_or(2);
-    let timer = Timer { pool: Pool::new(threads)?, filter: args.next().unwrap_or_default() };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let criterion = Criterion::default().sample_size(10).configure_from_args();
+    let mut timer = Timer { pool: Pool::new(threads)?, criterion };
     timer.conv(320, 320, 64, 3, 1);
     timer.conv(640, 640, 32, 3, 1);
     timer.conv(1280, 1280, 16, 3, 1);
@@ -242,5 +212,6 @@ fn main() -> std::io::Result<()> {
     timer.masked_matmul(4096, 320, 320);
     timer.masked_matmul(256, 1280, 10240);
     timer.masked_matmul(256, 5120, 1280);
+    timer.criterion.final_summary();
     Ok(())
 }

@@ -1,0 +1,167 @@
+"""What others take for the same step on the same machine, in one sitting, and the ratios to ours.
+
+usage: peers.py SARA UNET.onnx [--threshold 2e-4] [--steps 3] [--rounds 2] [--peers onnxruntime,lora,lora-bf16,...]
+SARA is the built program, UNET.onnx the SD1.5 UNet as exported by diffusers (inputs sample, timestep,
+encoder_hidden_states). Needs onnxruntime, torch, diffusers, peft. Each peer runs in a process of its own, in turn, and the
+rounds repeat, so that a machine that slows down slows all of them; the shortest step of each counts.
+
+Ours: sara; sara-memory = within 3750 MiB; sara-bf16 = mixed precision within 2150 MiB; sara-streamed = weights in their file,
+within 900 MiB. Peers: onnxruntime = forward only; lora = PEFT, rank 16 on attention; lora-bf16 = the same in bfloat16; sara-like =
+dense gradients of all convolutions and products, of which those of |w| < threshold feed AdamW; full = AdamW on all weights.
+In single precision where nothing else is said, batch 1.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+OURS = {
+    "sara": [],
+    "sara-memory": ["--memory-limit=3750MiB"],
+    "sara-bf16": ["--mixed-precision=bf16", "--memory-limit=2150MiB"],
+    "sara-streamed": ["--weights=streamed", "--memory-limit=900MiB"],
+}
+DIMS = {"height": 64, "width": 64, "seq": 77, "sequence_length": 77}
+
+
+def dimensions(path):
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    names = {d.dim_param for i in graph.input for d in i.type.tensor_type.shape.dim if d.dim_param}
+    return [f"--dim={n}={DIMS[n]}" for n in sorted(names) if n in DIMS]
+
+
+def ours(args, name):
+    flags = [*OURS[name], f"--threshold={args.threshold}"]
+    with tempfile.TemporaryDirectory() as folder:
+        # Compiling reads all weights; in a process of its own it does not count.
+        plan = f"{folder}/unet.plan"
+        compile_ = [args.sara, "compile", args.model, "--output", plan, *dimensions(args.model), *flags]
+        subprocess.run(compile_, capture_output=True, check=True)
+        out = subprocess.run([args.sara, "bench", plan, f"--repeat={args.steps}", "--json"], capture_output=True, check=True)
+    report = json.loads(out.stdout)
+    memory = (report["peak_resident"] or 0) / 2**20
+    return {"forward": report["forward_seconds"], "step": report["step_seconds"], "mib": memory}
+
+
+def onnxruntime(args):
+    import numpy
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = args.threads
+    session = ort.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
+    rng = numpy.random.default_rng(0)
+    feeds = {}
+    for i in session.get_inputs():
+        shape = [d if isinstance(d, int) else DIMS.get(d, 1) for d in i.shape]
+        floats = "float" in i.type
+        feeds[i.name] = rng.standard_normal(shape).astype("f") if floats else numpy.full(shape, 500, "int64")
+    return {"forward": shortest(args.steps, lambda: session.run(None, feeds))}
+
+
+def torch_step(args, kind):
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    kind, half = kind.removesuffix("-bf16"), kind.endswith("-bf16")
+    attention = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    net = UNet2DConditionModel(
+        sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768,
+        attention_head_dim=8, layers_per_block=2, down_block_types=attention[0], up_block_types=attention[1],
+    )
+    x, text = torch.randn(1, 4, 64, 64), torch.randn(1, 77, 768)
+    t, target = torch.tensor([500]), torch.randn(1, 4, 64, 64)
+    if half:
+        net, x, text, target = net.bfloat16(), x.bfloat16(), text.bfloat16(), target.bfloat16()
+    masks = []
+    if kind == "full":
+        trained = list(net.parameters())
+    elif kind == "lora":
+        from peft import LoraConfig
+
+        net.requires_grad_(False)
+        net.add_adapter(LoraConfig(r=16, target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
+        trained = [p for p in net.parameters() if p.requires_grad]
+    else:
+        net.requires_grad_(False)
+        layers = [m.weight for m in net.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+        for w in layers:
+            w.requires_grad_(True)
+            index = (w.detach().flatten().abs() < args.threshold).nonzero().flatten()
+            masks.append((w, index, torch.nn.Parameter(w.detach().flatten()[index].clone())))
+        trained = [p for _, _, p in masks]
+    optimiser = torch.optim.AdamW(trained, lr=1e-5)
+
+    def step():
+        loss = torch.nn.functional.mse_loss(net(x, t, text, return_dict=False)[0], target)
+        loss.backward()
+        for w, index, p in masks:
+            p.grad = w.grad.flatten()[index]
+            w.grad = None
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for w, index, p in masks:
+                w.view(-1)[index] = p
+
+    return {"step": shortest(args.steps, step)}
+
+
+def shortest(steps, run):
+    """The shortest of some runs, after one that is not counted."""
+    times = []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("sara")
+    parser.add_argument("model")
+    parser.add_argument("--threshold", type=float, default=2e-4)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=len(__import__("os").sched_getaffinity(0)))
+    parser.add_argument("--peers", default="onnxruntime,lora,lora-bf16,sara-like,full")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.only:
+        result = onnxruntime(args) if args.only == "onnxruntime" else torch_step(args, args.only)
+        result["mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(result))
+        return
+    best = {}
+    for round_ in range(args.rounds):
+        for name in [*OURS, *args.peers.split(",")]:
+            if name in OURS:
+                result = ours(args, name)
+            else:
+                out = subprocess.run([sys.executable, *sys.argv, "--only", name], stdout=subprocess.PIPE, check=True)
+                result = json.loads(out.stdout.splitlines()[-1])
+            print(f"round {round_ + 1} {name}: {result}", file=sys.stderr, flush=True)
+            held = best.setdefault(name, result)
+            for key, value in result.items():
+                held[key] = max(held[key], value) if key == "mib" else min(held[key], value)
+    print(f"{'':14}{'forward s':>10}{'step s':>10}{'MiB':>8}  ours / theirs")
+    for name, result in best.items():
+        own = best["sara-bf16" if name.endswith("-bf16") else "sara"]
+        cells = "".join(f"{result[k]:10.2f}" if k in result else f"{'':10}" for k in ("forward", "step"))
+        ratios = [f"{k} {own[k] / result[k]:.2f}" for k in ("forward", "step") if k in result and own is not result]
+        if name == "onnxruntime":
+            ratios.append(f"our step / its forward {own['step'] / result['forward']:.2f}")
+        print(f"{name:14}{cells}{result['mib']:8.0f}  {', '.join(ratios)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+//! Keep: what the backward reads of the forward is kept in bfloat16.
+//!
+//! A value is rounded after its last use in the forward and widened before it is used in the backward: once for uses that follow
+//! each other closely, so that it is seldom in memory in single precision.
+
+use super::Context;
+use crate::compile::Precision;
+use crate::error::Result;
+use crate::ir::{Block, Def, Graph, NodeId, ValueId};
+use crate::ops::{Cast, Op};
+use sara_kernels::DType;
+use std::collections::{HashMap, HashSet};
+
+/// Elements from which on a value is worth rounding.
+const LARGE: usize = 4096;
+/// Nodes of the backward between two uses from which on a value is widened again.
+const APART: usize = 12;
+
+/// Runs the pass.
+pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
+    if context.precision == Precision::Single {
+        return Ok(());
+    }
+    let forward = graph.block(Block::Forward).to_vec();
+    let backward = graph.block(Block::Backward).to_vec();
+    let memory = memories(graph, &forward);
+    // The outputs stay as they are: the loss is that of what the model gives.
+    let returned: HashSet<ValueId> = graph.returns.iter().filter_map(|r| memory.get(&r.1).copied()).collect();
+    let kept = |graph: &Graph, value: ValueId| -> Option<ValueId> {
+        let of = *memory.get(&value)?;
+        let ty = graph.ty(of);
+        (ty.dtype == DType::F32 && ty.len() >= LARGE && !returned.contains(&of)).then_some(of)
+    };
+    let read: HashSet<ValueId> = backward
+        .iter()
+        .flat_map(|id| graph.node(*id).inputs.iter().flatten())
+        .filter_map(|value| kept(graph, *value))
+        .collect();
+    let mut last: HashMap<ValueId, usize> = HashMap::new();
+    for (i, id) in forward.iter().enumerate() {
+        let node = graph.node(*id);
+        let touched = node.inputs.iter().flatten().chain(&node.outputs);
+        last.extend(touched.filter_map(|v| memory.get(v)).filter(|v| read.contains(v)).map(|v| (*v, i)));
+    }
+    let mut ends: HashMap<usize, Vec<ValueId>> = HashMap::new();
+    last.into_iter().for_each(|(value, at)| ends.entry(at).or_default().push(value));
+    let mut rounded: HashMap<ValueId, ValueId> = HashMap::new();
+    let mut order = Vec::with_capacity(forward.len() + read.len());
+    for (i, id) in forward.iter().enumerate() {
+        order.push(*id);
+        let mut values = ends.remove(&i).unwrap_or_default();
+        values.sort_unstable();
+        for value in values {
+            let (node, results) = cast(graph, value, value, DType::Bf16)?;
+            order.push(node);
+            rounded.insert(value, results);
+        }
+    }
+    graph.set_block(Block::Forward, order);
+    let mut order = Vec::with_capacity(backward.len() + 2 * read.len());
+    // The widened copy of each value, and where it was last used.
+    let mut wide: HashMap<ValueId, (ValueId, usize)> = HashMap::new();
+    let mut views: HashMap<(ValueId, ValueId), ValueId> = HashMap::new();
+    for (i, id) in backward.into_iter().enumerate() {
+        for slot in 0..graph.node(id).inputs.len() {
+            let Some(value) = graph.node(id).inputs[slot] else { continue };
+            let Some(of) = kept(graph, value) else { continue };
+            let copy = match wide.get(&of).filter(|(_, at)| i - at <= APART) {
+                Some((copy, _)) => *copy,
+                None => {
+                    let (node, copy) = cast(graph, rounded[&of], of, DType::F32)?;
+                    order.push(node);
+                    copy
+                }
+            };
+            wide.insert(of, (copy, i));
+            let seen = view(graph, value, of, copy, &mut views, &mut order)?;
+            graph.set_input(id, slot, seen);
+        }
+        order.push(id);
+    }
+    graph.set_block(Block::Backward, order);
+    Ok(())
+}
+
+fn cast(graph: &mut Graph, from: ValueId, named: ValueId, to: DType) -> Result<(NodeId, ValueId)> {
+    let name = format!("{}.{to}", graph.value(named).name);
+    let origin = graph.producer(named).map_or_else(|| "".into(), |node| node.origin.clone());
+    let (node, results) = graph.create(Cast { to }.into(), &[Some(from)], &name, &origin)?;
+    Ok((node, results[0]))
+}
+
+/// The value that `value` is a view of, for all values that nodes of the forward make.
+fn memories(graph: &Graph, forward: &[NodeId]) -> HashMap<ValueId, ValueId> {
+    let mut memory: HashMap<ValueId, ValueId> = HashMap::new();
+    for id in forward {
+        let node = graph.node(*id);
+        match node.inputs.first() {
+            Some(Some(of)) if matches!(node.op, Op::Reshape(_)) => {
+                if let Some(of) = memory.get(of).copied() {
+                    memory.insert(node.outputs[0], of);
+                }
+            }
+            _ if matches!(node.op, Op::SparseDelta(_) | Op::Reshape(_)) => {}
+            _ => memory.extend(node.outputs.iter().map(|v| (*v, *v))),
+        }
+    }
+    memory
+}
+
+/// The view of `copy` that `value` is of `of`.
+fn view(
+    graph: &mut Graph,
+    value: ValueId,
+    of: ValueId,
+    copy: ValueId,
+    views: &mut HashMap<(ValueId, ValueId), ValueId>,
+    order: &mut Vec<NodeId>,
+) -> Result<ValueId> {
+    if value == of {
+        return Ok(copy);
+    }
+    if let Some(view) = views.get(&(value, copy)) {
+        return Ok(*view);
+    }
+    let Def::Node(id, _) = graph.value(value).def else { return Ok(copy) };
+    let node = graph.node(id).clone();
+    let name = graph.value(value).name.clone();
+    let (id, results) = graph.create(node.op, &[Some(copy)], &name, &node.origin)?;
+    order.push(id);
+    views.insert((value, copy), results[0]);
+    Ok(results[0])
+}

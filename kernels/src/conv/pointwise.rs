@@ -1,0 +1,42 @@
+//! Convolutions of one tap with weights in half precision: matrix products, one for each image.
+
+use super::geometry::Geometry;
+use crate::gemm::cpu::Batch;
+use crate::gemm::half::Products;
+use crate::product::{Dims, Mat};
+use crate::{Pool, Shared};
+use half::bf16;
+
+/// Whether each point of the result is made of the same point of the input alone.
+pub(crate) fn is_pointwise(g: &Geometry) -> bool {
+    g.taps() == 1 && g.groups == 1 && g.strides == [1; 3] && g.pads == [0; 3] && g.input == g.output
+}
+
+/// Computes `result = bias + weights * source`, or for the input gradient the product with the transposed weights.
+#[expect(unsafe_code, reason = "tasks write disjoint planes of the result")]
+pub(crate) fn run(
+    pool: &Pool,
+    (g, backward): (&Geometry, bool),
+    source: &[f32],
+    weights: &[bf16],
+    bias: Option<&[f32]>,
+    result: &Shared<'_, f32>,
+) {
+    let points = g.output_len();
+    let (m, k, weights) =
+        if backward { (g.ci, g.co, Mat::new(weights, 1, g.ci)) } else { (g.co, g.ci, Mat::new(weights, g.ci, 1)) };
+    if let Some(bias) = bias {
+        pool.run(g.n * m, |plane, _| {
+            // SAFETY: each task has its own plane.
+            unsafe { result.range(plane * points, points) }.fill(bias[plane % m]);
+        });
+    }
+    let (sizes, sources, results) = ([g.n as i64], [(k * points) as i64], [(m * points) as i64]);
+    let products = Products {
+        dims: Dims { m, n: points, k },
+        batch: Batch { sizes: &sizes, strides: [&[0], &sources, &results] },
+        alpha: 1.0,
+        beta: if bias.is_some() { 1.0 } else { 0.0 },
+    };
+    products.run(pool, weights, Mat::new(source, points, 1), result, [points, 1]);
+}

@@ -1,0 +1,408 @@
+//! The innermost block of a matrix product in `f32`: a few rows of the result, one panel of columns wide.
+//!
+//! The left operand is read through strides, one element at a time; the right operand is a panel, term after term. Sums
+//! run over the terms in order, each a fused multiply-add where the processor has them.
+
+use crate::Stored;
+
+/// Columns of a panel, or half as many.
+pub(crate) const PANEL: usize = 32;
+
+/// One block: `c[r * pitch + j] (+)= sum over p of a[r * rs + p * cs] * b[p * width + j]`.
+pub(crate) struct Tile<'a> {
+    /// Rows.
+    pub(crate) rows: usize,
+    /// Columns: [`PANEL`] or half of it.
+    pub(crate) width: usize,
+    /// Terms.
+    pub(crate) k: usize,
+    /// Left operand.
+    pub(crate) a: &'a [f32],
+    /// Distance of its rows and of its terms.
+    pub(crate) strides: [usize; 2],
+    /// Right operand, `k * width` elements.
+    pub(crate) b: &'a [f32],
+    /// Result.
+    pub(crate) c: &'a mut [f32],
+    /// Distance of its rows.
+    pub(crate) pitch: usize,
+    /// Whether to add to what is there.
+    pub(crate) add: bool,
+}
+
+/// Two neighbouring terms of an operand in half precision, the first in the low bits.
+///
+/// A [`Tile`] of pairs has half as many terms, and is otherwise the same.
+pub(crate) type Pair = f32;
+
+/// The pair of two numbers, each rounded to bfloat16.
+#[inline(always)]
+pub(crate) fn pair<W: Stored<f32>>(first: W, second: W) -> Pair {
+    let bits = |v: W| u32::from(v.half().to_bits());
+    Pair::from_bits(bits(first) | bits(second) << 16)
+}
+
+/// Pointers of a [`Tile`], moved to some of its rows and columns.
+#[derive(Clone, Copy)]
+struct Part {
+    k: usize,
+    a: *const f32,
+    rs: usize,
+    cs: usize,
+    b: *const f32,
+    width: usize,
+    c: *mut f32,
+    pitch: usize,
+    add: bool,
+}
+
+impl Tile<'_> {
+    /// Computes the block.
+    pub(crate) fn run(self) {
+        self.compute::<false>();
+    }
+
+    /// Computes the block of operands whose elements are a [`Pair`] each: products of half precision, summed in single precision.
+    pub(crate) fn run_pairs(self) {
+        self.compute::<true>();
+    }
+
+    #[expect(unsafe_code, reason = "the block is computed through pointers")]
+    fn compute<const PAIRS: bool>(self) {
+        let Tile { rows, width, k, a, strides: [rs, cs], b, c, pitch, add } = self;
+        if rows == 0 {
+            return;
+        }
+        assert!(width == PANEL || width * 2 == PANEL, "a panel is {PANEL} columns or half of that");
+        assert!(k == 0 || (rows - 1) * rs + (k - 1) * cs < a.len(), "left operand exceeds its memory");
+        assert!(k * width <= b.len() && (rows - 1) * pitch + width <= c.len(), "panel exceeds its memory");
+        let part = Part { k, a: a.as_ptr(), rs, cs, b: b.as_ptr(), width, c: c.as_mut_ptr(), pitch, add };
+        // SAFETY: all that the block touches lies in the operands by the assertions.
+        unsafe { part.run::<PAIRS>(rows) }
+    }
+}
+
+/// Functions that compute `R` rows and `V` vectors of a block with vectors of `L` elements.
+#[cfg(target_arch = "x86_64")]
+macro_rules! block {
+    ($name:ident, $features:literal, $lanes:literal, $zero:ident, $splat:ident, $load:ident, $fma:ident, $plus:ident, $store:ident) => {
+        /// # Safety
+        /// The processor must have the features, and `R` rows and `V` vectors of the part lie in its operands.
+        #[target_feature(enable = $features)]
+        #[expect(unsafe_code, reason = "the block is computed through pointers")]
+        unsafe fn $name<const R: usize, const V: usize>(p: Part) {
+            let Part { k, a, rs, cs, b, width, c, pitch, add } = p;
+            let mut sums = [[$zero(); V]; R];
+            let mut vectors = [$zero(); V];
+            for term in 0..k {
+                // SAFETY: within the operands by the caller's promise.
+                unsafe {
+                    for (v, vector) in vectors.iter_mut().enumerate() {
+                        *vector = $load(b.add(term * width + v * $lanes));
+                    }
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = $splat(*a.add(r * rs + term * cs));
+                        for (sum, vector) in sums.iter_mut().zip(&vectors) {
+                            *sum = $fma(x, *vector, *sum);
+                        }
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                for (v, sum) in sums.iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe {
+                        let at = c.add(r * pitch + v * $lanes);
+                        $store(at, if add { $plus($load(at), *sum) } else { *sum });
+                    }
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Part;
+    use std::arch::x86_64::*;
+
+    block!(
+        wide,
+        "avx512f",
+        16,
+        _mm512_setzero_ps,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_fmadd_ps,
+        _mm512_add_ps,
+        _mm512_storeu_ps
+    );
+    block!(
+        pairs,
+        "avx512f,avx512bf16",
+        16,
+        _mm512_setzero_ps,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        dot,
+        _mm512_add_ps,
+        _mm512_storeu_ps
+    );
+    block!(
+        middle,
+        "avx2,fma",
+        8,
+        _mm256_setzero_ps,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_fmadd_ps,
+        _mm256_add_ps,
+        _mm256_storeu_ps
+    );
+
+    /// `x0 * y0 + x1 * y1 + sum` of the pairs in each lane.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[inline]
+    fn dot(x: __m512, y: __m512, sum: __m512) -> __m512 {
+        _mm512_dpbf16_ps(sum, as_pairs(x), as_pairs(y))
+    }
+
+    /// The same bits as pairs.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "reinterprets a vector")]
+    fn as_pairs(x: __m512) -> __m512bh {
+        // SAFETY: both are 64 bytes without invalid values.
+        unsafe { std::mem::transmute::<__m512, __m512bh>(x) }
+    }
+
+    /// Functions that compute a part with the blocks of 16 lanes that `block!` made.
+    macro_rules! parts {
+        ($name:ident, $block:ident, $needs:literal) => {
+            /// # Safety
+            #[doc = concat!("As for [`Part::run`], ", $needs)]
+            #[expect(unsafe_code, reason = "the block is computed through pointers")]
+            pub(super) unsafe fn $name(part: Part, rows: usize) {
+                let mut row = 0;
+                while row < rows {
+                    // SAFETY: the rows lie in the operands, and the processor has the features, by the caller's promise.
+                    unsafe {
+                        let part = part.row(row);
+                        let half = part.width * 2 == super::PANEL;
+                        row += match (rows - row, half) {
+                            (16.., true) => run::<16>(|| $block::<16, 1>(part)),
+                            (8.., true) => run::<8>(|| $block::<8, 1>(part)),
+                            (8.., false) => run::<8>(|| $block::<8, 2>(part)),
+                            (_, true) => run::<1>(|| $block::<1, 1>(part)),
+                            (_, false) => run::<1>(|| $block::<1, 2>(part)),
+                        };
+                    }
+                }
+            }
+        };
+    }
+
+    parts!(run_wide, wide, "on a processor with AVX-512.");
+    parts!(run_pairs, pairs, "of pairs, on a processor with AVX-512 and its bfloat16 instructions.");
+
+    /// # Safety
+    /// As for [`Part::run`], on a processor with AVX2 and fused multiply-adds.
+    #[expect(unsafe_code, reason = "the block is computed through pointers")]
+    pub(super) unsafe fn run_middle(part: Part, rows: usize) {
+        for column in (0..part.width).step_by(16) {
+            let mut row = 0;
+            while row < rows {
+                // SAFETY: as for `run_wide`.
+                unsafe {
+                    let part = part.row(row).column(column);
+                    row += match rows - row {
+                        4.. => run::<4>(|| middle::<4, 2>(part)),
+                        _ => run::<1>(|| middle::<1, 2>(part)),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Calls and says how many rows are done.
+    #[inline(always)]
+    fn run<const R: usize>(block: impl FnOnce()) -> usize {
+        block();
+        R
+    }
+}
+
+impl Part {
+    /// # Safety
+    /// `rows` rows of the part must lie in its operands.
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "the block is computed through pointers")]
+    unsafe fn run<const PAIRS: bool>(self, rows: usize) {
+        if PAIRS {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+                // SAFETY: by the caller's promise, on a processor that has the features.
+                unsafe { x86::run_pairs(self, rows) }
+            } else {
+                // SAFETY: by the caller's promise.
+                unsafe { self.plain::<true>(rows) }
+            }
+        } else if is_x86_feature_detected!("avx512f") {
+            // SAFETY: by the caller's promise, on a processor that has the feature.
+            unsafe { x86::run_wide(self, rows) }
+        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: as above.
+            unsafe { x86::run_middle(self, rows) }
+        } else {
+            // SAFETY: by the caller's promise.
+            unsafe { self.plain::<false>(rows) }
+        }
+    }
+
+    /// # Safety
+    /// `rows` rows of the part must lie in its operands.
+    #[cfg(not(target_arch = "x86_64"))]
+    #[expect(unsafe_code, reason = "the block is computed through pointers")]
+    unsafe fn run<const PAIRS: bool>(self, rows: usize) {
+        // SAFETY: by the caller's promise.
+        unsafe { self.plain::<PAIRS>(rows) }
+    }
+
+    /// The block without instructions of a particular processor.
+    ///
+    /// # Safety
+    /// `rows` rows of the part must lie in its operands.
+    #[expect(unsafe_code, reason = "the block is computed through pointers")]
+    unsafe fn plain<const PAIRS: bool>(self, rows: usize) {
+        const LANES: usize = 16;
+        for row in 0..rows {
+            for column in (0..self.width).step_by(LANES) {
+                let mut sums = [0.0_f32; LANES];
+                for term in 0..self.k {
+                    // SAFETY: within the operands by the caller's promise.
+                    unsafe {
+                        let x = *self.a.add(row * self.rs + term * self.cs);
+                        for (j, sum) in sums.iter_mut().enumerate() {
+                            let y = *self.b.add(term * self.width + column + j);
+                            let madd = |x: f32, y: f32, sum: f32| {
+                                if cfg!(target_arch = "aarch64") { x.mul_add(y, sum) } else { x * y + sum }
+                            };
+                            *sum = if PAIRS {
+                                let high = |v: f32| f32::from_bits(v.to_bits() & 0xffff_0000);
+                                let low = |v: f32| f32::from_bits(v.to_bits() << 16);
+                                madd(low(x), low(y), madd(high(x), high(y), *sum))
+                            } else {
+                                madd(x, y, *sum)
+                            };
+                        }
+                    }
+                }
+                for (j, sum) in sums.iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe {
+                        let at = self.c.add(row * self.pitch + column + j);
+                        *at = if self.add { *at + *sum } else { *sum };
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// Row `row` must lie in the operands.
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "moves pointers")]
+    unsafe fn row(self, row: usize) -> Part {
+        // SAFETY: within the operands by the caller's promise.
+        unsafe { Part { a: self.a.add(row * self.rs), c: self.c.add(row * self.pitch), ..self } }
+    }
+
+    /// # Safety
+    /// Column `column` must lie in the operands.
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "moves pointers")]
+    unsafe fn column(self, column: usize) -> Part {
+        // SAFETY: within the operands by the caller's promise.
+        unsafe { Part { b: self.b.add(column), c: self.c.add(column), ..self } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::{assert_close, noise};
+
+    type Run = unsafe fn(Part, usize);
+
+    /// Every form of the block that this processor can run.
+    fn forms() -> Vec<Run> {
+        let mut forms: Vec<Run> = vec![Part::plain::<false>, Part::run::<false>];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                forms.push(x86::run_wide);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                forms.push(x86::run_middle);
+            }
+        }
+        forms
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "calls each form of the block")]
+    fn every_form_matches_a_naive_loop() {
+        for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (16, 16, 7), (27, 32, 33), (27, 16, 40), (3, 32, 0)] {
+            for (rs, cs) in [(k + 2, 1), (1, rows + 3)] {
+                for add in [false, true] {
+                    let pitch = width + 5;
+                    let a: Vec<f32> = noise(rows * (k + 2) + k * (rows + 3), 1).iter().map(|&v| v as f32).collect();
+                    let b: Vec<f32> = noise(k * width, 2).iter().map(|&v| v as f32).collect();
+                    let old: Vec<f32> = noise(rows * pitch, 3).iter().map(|&v| v as f32).collect();
+                    let mut want: Vec<f64> = old.iter().map(|&v| v.into()).collect();
+                    for r in 0..rows {
+                        for j in 0..width {
+                            let terms = (0..k).map(|p| f64::from(a[r * rs + p * cs]) * f64::from(b[p * width + j]));
+                            let start = if add { want[r * pitch + j] } else { 0.0 };
+                            want[r * pitch + j] = start + terms.sum::<f64>();
+                        }
+                    }
+                    for form in forms() {
+                        let mut c = old.clone();
+                        let (a, b) = (a.as_ptr(), b.as_ptr());
+                        let part = Part { k, a, rs, cs, b, width, c: c.as_mut_ptr(), pitch, add };
+                        // SAFETY: the operands were made for these sizes, and `forms` has what this processor can run.
+                        unsafe { form(part, rows) };
+                        let got: Vec<f64> = c.iter().map(|&v| v.into()).collect();
+                        assert_close(&got, &want, 1e-5);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "calls each form of the block")]
+    fn every_form_of_pairs_sums_products_of_rounded_numbers() {
+        let forms: [Run; 2] = [Part::plain::<true>, Part::run::<true>];
+        for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (27, 32, 40), (19, 16, 7)] {
+            let terms = |len: usize, seed: u64| -> Vec<f32> { noise(len, seed).iter().map(|&v| v as f32).collect() };
+            let (x, y) = (terms(rows * 2 * k, 1), terms(2 * k * width, 2));
+            let a: Vec<Pair> = x.chunks_exact(2).map(|t| pair(t[0], t[1])).collect();
+            let at = |term: usize, j: usize| y[term * width + j];
+            let b: Vec<Pair> =
+                (0..k * width).map(|i| pair(at(i / width * 2, i % width), at(i / width * 2 + 1, i % width))).collect();
+            let rounded = |v: f32| v.half().to_f64();
+            let sum =
+                |r: usize, j: usize| (0..2 * k).map(|p| rounded(x[r * 2 * k + p]) * rounded(at(p, j))).sum::<f64>();
+            let want: Vec<f64> = (0..rows * width).map(|i| sum(i / width, i % width)).collect();
+            for form in forms {
+                let mut c = vec![f32::NAN; rows * width];
+                let (a, b, c_at) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+                let part = Part { k, a, rs: k, cs: 1, b, width, c: c_at, pitch: width, add: false };
+                // SAFETY: the operands were made for these sizes.
+                unsafe { form(part, rows) };
+                let got: Vec<f64> = c.iter().map(|&v| v.into()).collect();
+                assert_close(&got, &want, 1e-5);
+            }
+        }
+    }
+}

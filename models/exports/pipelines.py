@@ -1,0 +1,107 @@
+"""Tiny random pipelines of several families, with what diffusers draws from them: tests/pipeline/NAME.zip.
+
+    pip install optimum-onnx==0.1.0 transformers==4.57.1 diffusers==0.35.2 torch==2.9.1 onnxruntime onnx accelerate ftfy "numpy<2.4"
+    python models/exports/pipelines.py tests/pipeline
+"""
+import pathlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+import numpy as np
+import safetensors.numpy
+import torch
+from diffusers import (AutoencoderKL, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel,
+                       SD3Transformer2DModel, StableDiffusion3Pipeline, StableDiffusionXLPipeline, UNet2DConditionModel)
+from optimum.onnxruntime import ORTFluxPipeline, ORTStableDiffusion3Pipeline, ORTStableDiffusionXLPipeline
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel,
+                          T5TokenizerFast)
+
+PROMPT, STEPS = "a photo of the red cat", 6
+TOKENIZER = CLIPTokenizer.from_pretrained(pathlib.Path(__file__).parents[1] / "tiny/pipeline/tokenizer")
+
+
+def clip(cls, width=32, projection=32):
+    return cls(CLIPTextConfig(hidden_size=width, intermediate_size=37, num_attention_heads=4, num_hidden_layers=3, vocab_size=534,
+                              bos_token_id=532, eos_token_id=533, pad_token_id=533, projection_dim=projection)).eval()
+
+
+def t5():
+    words = [("▁" + w, -3.0) for w in PROMPT.split()] + [(c, -8.0) for c in "abcdefghijklmnopqrstuvwxyz▁,.!"]
+    tokenizer = Tokenizer(models.Unigram([("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *words], unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    config = T5Config(vocab_size=64, d_model=64, d_kv=16, d_ff=37, num_layers=2, num_heads=4, is_encoder_decoder=False)
+    return T5EncoderModel(config).eval(), T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0, model_max_length=77)
+
+
+def vae(channels=4, shift=None):
+    return AutoencoderKL(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+                         block_out_channels=[8, 16], latent_channels=channels, norm_num_groups=4, sample_size=32,
+                         shift_factor=shift, scaling_factor=0.5).eval()
+
+
+def sdxl():
+    unet = UNet2DConditionModel(
+        block_out_channels=(16, 32), layers_per_block=1, sample_size=16, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=(2, 4), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=8, transformer_layers_per_block=(1, 2),
+        projection_class_embeddings_input_dim=72, cross_attention_dim=80, norm_num_groups=4).eval()
+    scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                                       timestep_spacing="leading", steps_offset=1)
+    return StableDiffusionXLPipeline(
+        vae=vae(), text_encoder=clip(CLIPTextModel), text_encoder_2=clip(CLIPTextModelWithProjection, 48, 24), tokenizer=TOKENIZER,
+        tokenizer_2=TOKENIZER, unet=unet, scheduler=scheduler, force_zeros_for_empty_prompt=True)
+
+
+def sd3():
+    transformer = SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=8, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+        joint_attention_dim=64, caption_projection_dim=32, pooled_projection_dim=48, out_channels=8, pos_embed_max_size=16).eval()
+    encoder, tokenizer = t5()
+    first, second = (clip(CLIPTextModelWithProjection, 32, 24) for _ in range(2))
+    return StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=vae(8, 0.06), text_encoder=first,
+        tokenizer=TOKENIZER, text_encoder_2=second, tokenizer_2=TOKENIZER, text_encoder_3=encoder, tokenizer_3=tokenizer)
+
+
+def flux():
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=64, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True).eval()
+    encoder, tokenizer = t5()
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15,
+                                                base_image_seq_len=256, max_image_seq_len=4096)
+    return FluxPipeline(transformer=transformer, scheduler=scheduler, vae=vae(4, 0.06), text_encoder=clip(CLIPTextModel),
+                        tokenizer=TOKENIZER, text_encoder_2=encoder, tokenizer_2=tokenizer)
+
+
+def packed(latents):
+    n, c, h, w = latents.shape
+    return latents.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, h * w // 4, c * 4)
+
+
+CASES = {
+    "sdxl": (sdxl, ORTStableDiffusionXLPipeline, 4, 7.5),
+    "sd3": (sd3, ORTStableDiffusion3Pipeline, 8, 7.5),
+    "flux": (flux, ORTFluxPipeline, 4, 3.5),
+}
+
+output = pathlib.Path(sys.argv[1])
+for name, (build, reader, channels, guidance) in CASES.items():
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        build().save_pretrained(folder / "torch")
+        onnx = folder / "onnx"
+        subprocess.run(["optimum-cli", "export", "onnx", "--model", folder / "torch", "--task", "text-to-image", onnx], check=True)
+        latents = torch.randn((1, channels, 16, 16), generator=torch.Generator().manual_seed(1))
+        image = reader.from_pretrained(onnx)(
+            PROMPT, latents=packed(latents) if name == "flux" else latents, num_inference_steps=STEPS, guidance_scale=guidance,
+            height=32, width=32, output_type="np").images
+        expected = {"latents": latents.numpy(), "image": np.asarray(image).transpose(0, 3, 1, 2).copy()}
+        safetensors.numpy.save_file(expected, onnx / "expected.safetensors")
+        with zipfile.ZipFile(output / f"{name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for path in sorted(p for p in onnx.rglob("*") if p.is_file()):
+                archive.write(path, path.relative_to(onnx))

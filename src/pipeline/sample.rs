@@ -1,0 +1,111 @@
+//! Pictures from noise.
+
+use super::conditions::Conditions;
+use super::denoiser::{DISTILLED_GUIDANCE, Denoiser, Geometry, Sample};
+use super::network::Network;
+use super::{Error, Pipeline};
+use ndarray::Array4;
+use sara_models::sampler::{Sampler, guided};
+use sara_runtime::rng::CounterRng;
+use sara_runtime::tensor::{Tensor, Tensors};
+
+/// Stream of random numbers from which the noise of a sampling is drawn.
+const NOISE_STREAM: u64 = 16;
+
+/// How to sample.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The sampler's name.
+    pub sampler: String,
+    /// Evaluations of the denoiser, but for those that a sampler adds.
+    pub steps: usize,
+    /// Strength of classifier-free guidance; 1 for none.
+    pub guidance: f32,
+}
+
+/// Strength of guidance where none is asked for and the model was not distilled for one.
+pub const GUIDANCE: f32 = 7.5;
+
+/// A pipeline's denoiser, ready to draw.
+pub struct Painter {
+    network: Network,
+    denoiser: Denoiser,
+    settings: Settings,
+}
+
+impl Painter {
+    /// Opens the denoiser. Without `guidance`, what is usual for it.
+    pub fn open(pipeline: &Pipeline, sampler: String, steps: usize, guidance: Option<f32>) -> Result<Painter, Error> {
+        let network = pipeline.denoiser()?;
+        let distilled = Denoiser::new(&pipeline.folder, network.inputs(), 0.0).distilled();
+        let guidance = guidance.unwrap_or(if distilled { DISTILLED_GUIDANCE } else { GUIDANCE });
+        let denoiser = Denoiser::new(&pipeline.folder, network.inputs(), guidance);
+        Ok(Painter { network, denoiser, settings: Settings { sampler, steps, guidance } })
+    }
+
+    /// The same with another network, made of this one.
+    pub fn with(self, change: impl FnOnce(Network) -> Network) -> Painter {
+        Painter { network: change(self.network), ..self }
+    }
+
+    /// Steps that one picture takes.
+    pub fn steps(&self) -> usize {
+        self.settings.steps + usize::from(self.settings.sampler == "pndm" && self.settings.steps > 1)
+    }
+
+    /// Latents from noise, as [`latents`] gives them.
+    pub fn latents(
+        &mut self,
+        pipeline: &Pipeline,
+        noise: Array4<f32>,
+        conditions: [&Conditions; 2],
+        after: impl FnMut(),
+    ) -> Result<Array4<f32>, Error> {
+        let Painter { network, denoiser, settings } = self;
+        let run = |inputs: &Tensors| {
+            let output = network.run(inputs)?.into_iter().next();
+            output.map(|o| o.1).ok_or_else(|| Error::Misfit("the denoiser has no output".into()))
+        };
+        latents(pipeline, denoiser, settings, noise, conditions, run, after)
+    }
+}
+
+/// Standard normal latents of one picture: [1, channels, height, width]. A function of the seed.
+pub fn noise(seed: u64, channels: usize, height: usize, width: usize) -> Array4<f32> {
+    let mut rng = CounterRng::new(seed, NOISE_STREAM);
+    Array4::from_shape_simple_fn((1, channels, height, width), || rng.normal() as f32)
+}
+
+/// Latents from `noise`, which is standard normal, [1, channels, height, width], for a text and what is to be avoided. `run` evaluates
+/// the denoiser. `after` is called after each step.
+pub fn latents(
+    pipeline: &Pipeline,
+    denoiser: &Denoiser,
+    settings: &Settings,
+    noise: Array4<f32>,
+    [wanted, avoided]: [&Conditions; 2],
+    mut run: impl FnMut(&Tensors) -> Result<Tensor, Error>,
+    mut after: impl FnMut(),
+) -> Result<Array4<f32>, Error> {
+    let (_, channels, height, width) = noise.dim();
+    let scale = pipeline.folder.vae().map_or(8, sara_models::pipeline::VaeConfig::downscale);
+    let geometry = Geometry::whole(height * scale, width * scale);
+    let tokens = denoiser.tokens(height, width);
+    let config = &pipeline.folder.scheduler;
+    let mut sampler = Sampler::new(&settings.sampler, config, settings.steps, tokens, noise.into_dyn())?;
+    let both = settings.guidance != 1.0 && !denoiser.distilled();
+    while let Some((x, t)) = sampler.next() {
+        let x = x.clone().into_dimensionality().map_err(|e| Error::Misfit(e.to_string()))?;
+        let mut evaluate = |conditions: &Conditions| {
+            let inputs = denoiser.inputs(&x, &[t], &[Sample { conditions, geometry }])?;
+            denoiser.latents(&run(&inputs)?, channels, height, width)
+        };
+        let mut output = evaluate(wanted)?;
+        if both {
+            output = guided(&output, &evaluate(avoided)?, settings.guidance)?;
+        }
+        sampler.step(&output.into_dyn())?;
+        after();
+    }
+    sampler.finish().into_dimensionality().map_err(|e| Error::Misfit(e.to_string()))
+}
