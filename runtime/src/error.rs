@@ -49,6 +49,25 @@ pub enum Error {
         /// The ONNX node that made it, and an infinity before it, in words.
         origin: String,
     },
+    /// A device has too little memory.
+    #[error(
+        "{device} has {free_mib} MiB free of {total_mib}, and the plan needs {needed_mib} MiB; compile it with --memory-limit, which leaves {limit_mib} MiB to the arena, with --weights streamed, or with --mixed-precision bf16"
+    )]
+    DeviceMemory {
+        /// The device.
+        device: String,
+        /// What the plan takes.
+        needed_mib: u64,
+        /// What is free.
+        free_mib: u64,
+        /// What there is.
+        total_mib: u64,
+        /// What would be left to the arena.
+        limit_mib: u64,
+    },
+    /// A device, or a library that it needs, is not as it should be.
+    #[error("{0}")]
+    Device(String),
     /// A plan breaks a rule of its verifier.
     #[error("the plan breaks {rule}: {reason}; compile it again")]
     Verify {

@@ -5,6 +5,7 @@
 pub mod adapter;
 mod block;
 pub mod checkpoint;
+pub mod device;
 pub mod ema;
 mod error;
 pub mod executor;

@@ -182,7 +182,8 @@ impl Trainer {
     pub fn step(&mut self, micro_batches: &[Tensors]) -> Result<Metrics> {
         let result = self.try_step(micro_batches);
         if result.is_err() {
-            self.executor.clear_gradients();
+            // The error that is known says more than one that follows from it.
+            let _ = self.executor.clear_gradients();
         }
         result
     }
@@ -200,7 +201,7 @@ impl Trainer {
             self.check_batch(batch)?;
         }
         if self.options.progressive_iter == Some(self.step) {
-            self.executor.reselect();
+            self.executor.reselect()?;
         }
         let learning_rate = self.set_hyper();
         let mut loss = 0.0;
@@ -214,13 +215,12 @@ impl Trainer {
             loss += own / wanted as f64;
         }
         self.low_rank()?;
-        let finite = |s: usize| self.executor.state(s)[1].iter().all(|g| g.is_finite());
-        if !(0..self.executor.plan().sparse.len()).all(finite) {
+        if !self.executor.update()? {
             return Err(self.not_finite("a gradient", micro_batches));
         }
-        self.executor.run("update")?;
         self.step += 1;
         if let Some(ema) = &mut self.ema {
+            self.executor.settle()?;
             ema.update(&self.executor, self.step);
         }
         Ok(Metrics {
@@ -305,7 +305,9 @@ impl Trainer {
 
     /// Names the first NaN, or else the first infinity, by running the micro-batches again.
     fn not_finite(&mut self, what: &'static str, micro_batches: &[Tensors]) -> Error {
-        self.executor.clear_gradients();
+        if let Err(error) = self.executor.clear_gradients() {
+            return error;
+        }
         let mut found: Option<NotFinite> = None;
         for batch in micro_batches {
             match self.set_inputs(batch).and_then(|program| self.executor.find_not_finite(&program)) {

@@ -161,10 +161,15 @@ pub fn find() -> Option<Found> {
 
 /// The directory that holds the pinned library once it has been fetched, or `None` where the process has no home.
 pub fn cache_dir() -> Option<PathBuf> {
+    Some(cache_root()?.join(format!("onnxruntime-{PINNED_VERSION}")))
+}
+
+/// The directory of everything that the program keeps for later, or `None` where the process has no home.
+pub fn cache_root() -> Option<PathBuf> {
     let base = env_path("XDG_CACHE_HOME")
         .filter(|dir| dir.is_absolute())
         .or_else(|| Some(env_path("HOME").or_else(|| env_path("USERPROFILE"))?.join(".cache")))?;
-    Some(base.join("sara").join(format!("onnxruntime-{PINNED_VERSION}")))
+    Some(base.join("sara"))
 }
 
 /// The name under which the interpreter is looked up.

@@ -1,17 +1,27 @@
-//! Runs a plan on a CPU. All memory is taken when the executor is made; a step allocates nothing.
+//! Runs a plan. All memory is taken when the executor is made; on a CPU a step allocates nothing.
+
+mod attached;
+mod finite;
+mod memory;
+mod sparse;
 
 use crate::block::Block;
 use crate::error::{Error, Result};
-use crate::load::{Loaded, load, resident, room};
+use crate::device::Device;
+use crate::load::{Loaded, load};
 use crate::map::Map;
-use crate::plan::{self, ALIGN, BufferId, Place, Plan, Port, Program, Weight};
-use crate::source::Source;
+use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program};
 use crate::tensor::Tensor;
-use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, hyper, narrow};
-use std::collections::{BTreeSet, HashMap};
+use attached::Attached;
+use sara_kernels::{Buffer, Call, DType, Launch, Pool, hyper};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
+
+pub use finite::NotFinite;
+pub use memory::{memory, memory_by_kind};
+pub use sparse::SparseState;
 
 /// A plan with its memory: weights, sparse state, constants, arena.
 pub struct Executor {
@@ -27,6 +37,8 @@ pub struct Executor {
     state_at: Vec<StateAt>,
     hyper_at: usize,
     bound: Vec<Bound>,
+    /// The device on which it runs, if not the CPU.
+    attached: Option<Attached>,
     poison: bool,
 }
 
@@ -50,21 +62,6 @@ enum Memory<'a> {
     File(usize),
 }
 
-/// What trains of a sparse weight, and what no more does.
-#[derive(Clone, Copy, Debug)]
-pub struct SparseState<'a> {
-    /// Positions of the entries that train, ascending.
-    pub index: &'a [u32],
-    /// Their values.
-    pub values: &'a [f32],
-    /// Their first and second moments.
-    pub moments: [&'a [f32]; 2],
-    /// Positions of the entries that train no more, ascending.
-    pub left: &'a [u32],
-    /// Their values.
-    pub left_values: &'a [f32],
-}
-
 /// The buffers of a program's launches, ready to be handed to kernels.
 #[derive(Default)]
 struct Bound {
@@ -86,19 +83,6 @@ unsafe impl Sync for Bound {}
 /// Fetches by which reading a file runs ahead of the launches.
 const AHEAD: usize = 4;
 
-/// A tensor that holds a number that is not finite.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotFinite {
-    /// Its name.
-    pub tensor: String,
-    /// The ONNX node that made it; empty for an input.
-    pub origin: String,
-    /// Whether it holds NaN; otherwise it holds an infinity.
-    pub nan: bool,
-    /// Of a NaN: the first tensor before it that holds an infinity, which may be the cause or be meant.
-    pub after: Option<String>,
-}
-
 /// What one launch took.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timing {
@@ -108,23 +92,27 @@ pub struct Timing {
     pub flops: u64,
 }
 
-/// The worst that a tensor holds.
-enum Extreme {
-    Finite,
-    Infinite,
-    NaN,
-}
-
 impl Executor {
     /// Reads the weights and takes all memory that the plan needs. `model` overrides the path that the plan remembers.
     pub fn new(plan: Plan, threads: usize, model: Option<&Path>) -> Result<Executor> {
+        Executor::on(plan, threads, model, None)
+    }
+
+    /// As [`Executor::new`], on a device; without one, on the CPU.
+    pub fn on(
+        plan: Plan,
+        threads: usize,
+        model: Option<&Path>,
+        device: Option<Box<dyn Device>>,
+    ) -> Result<Executor> {
         let pool = Pool::new(threads).map_err(|e| Error::Option(format!("no threads could be started: {e}")))?;
         let source = plan.model.source(model);
         let Loaded { at: weight_at, block: weights, values } = load(&plan, &source, &pool)?;
-        let maps = maps(&plan, &source)?;
+        let maps = memory::maps(&plan, &source)?;
         let mut constants = Block::new(plan.constants.len())?;
         constants.bytes_mut()[..plan.constants.len()].copy_from_slice(&plan.constants);
-        let arena = Block::new(plan.arena_bytes as usize)?;
+        // What a device runs lies there.
+        let arena = Block::new(if device.is_some() { 0 } else { plan.arena_bytes as usize })?;
         let mut end = 0;
         let mut take = |bytes: usize| {
             let at = end;
@@ -162,6 +150,7 @@ impl Executor {
             state_at,
             hyper_at,
             bound: Vec::new(),
+            attached: None,
             poison,
         };
         let mut rest = values.as_slice();
@@ -172,7 +161,10 @@ impl Executor {
             rest = others;
         }
         drop(values);
-        executor.bind();
+        match device {
+            Some(device) => executor.attach(device)?,
+            None => executor.bind(),
+        }
         Ok(executor)
     }
 
@@ -196,10 +188,15 @@ impl Executor {
         self.pool.threads()
     }
 
-    /// Elements of a weight that lies in memory in `f32`.
+    /// The device's name, if it does not run on the CPU.
+    pub fn device(&self) -> Option<&str> {
+        self.attached.as_ref().map(Attached::name)
+    }
+
+    /// Elements of a weight that lies in memory in `f32`; none of one that lies in a device's.
     pub fn weight(&self, weight: u32) -> Option<&[f32]> {
         let w = &self.plan.weights[weight as usize];
-        let (at, _) = self.weight_at[weight as usize].filter(|at| at.1 == DType::F32)?;
+        let (at, _) = self.weight_at[weight as usize].filter(|at| at.1 == DType::F32 && self.attached.is_none())?;
         Some(self.weights.view(at, w.len() as usize))
     }
 
@@ -213,128 +210,8 @@ impl Executor {
         if index.len() != values.len() || index.iter().any(|i| *i as usize >= len) {
             return Err(misfit("is given values for positions that it does not have"));
         }
-        let all: &mut [f32] = self.weights.view_mut(at, len);
-        index.iter().zip(values).for_each(|(i, v)| all[*i as usize] = *v);
-        Ok(())
+        self.change_weight(at, len, |all: &mut [f32]| index.iter().zip(values).for_each(|(i, v)| all[*i as usize] = *v))
     }
-
-    /// Entries of sparse weight `s` that train now.
-    pub fn count(&self, s: usize) -> usize {
-        self.state_at[s].count
-    }
-
-    /// Positions of the entries of sparse weight `s` that train now.
-    pub fn indices(&self, s: usize) -> &[u32] {
-        let at = self.state_at[s];
-        self.state.view(at.index, at.count)
-    }
-
-    /// State of sparse weight `s`: values, accumulated gradient, first and second moment.
-    pub fn state(&self, s: usize) -> [&[f32]; 4] {
-        let at = self.state_at[s];
-        [at.param, at.gradient, at.moment1, at.moment2].map(|offset| self.state.view(offset, at.count))
-    }
-
-    /// Positions and values of the entries of sparse weight `s` that train no more, in ascending order.
-    pub fn left(&self, s: usize) -> (&[u32], &[f32]) {
-        let at = self.state_at[s];
-        let (index, values) = (self.state.view(at.index, at.all), self.state.view(at.param, at.all));
-        (&index[at.count..], &values[at.count..])
-    }
-
-    /// Values of all entries of sparse weight `s` that the plan trains, in the order of the plan, whether they still train or not.
-    pub fn values(&self, s: usize) -> Vec<f32> {
-        let at = self.state_at[s];
-        let (index, values): (&[u32], &[f32]) = (self.state.view(at.index, at.all), self.state.view(at.param, at.all));
-        let mut pairs: Vec<(u32, f32)> = index.iter().copied().zip(values.iter().copied()).collect();
-        pairs.sort_unstable_by_key(|p| p.0);
-        pairs.into_iter().map(|p| p.1).collect()
-    }
-
-    /// Replaces the state of sparse weight `s`. The gradient becomes zero, and the weight takes the values.
-    pub fn set_state(&mut self, s: usize, state: &SparseState<'_>) -> Result<()> {
-        let SparseState { index, values, moments, left, left_values } = *state;
-        let sparse = &self.plan.sparse[s];
-        let name = || self.plan.weights[sparse.weight as usize].name.clone();
-        let n = index.len();
-        if [values.len(), moments[0].len(), moments[1].len()] != [n; 3] || left.len() != left_values.len() {
-            return Err(Error::tensor(name(), "index, values and moments have different lengths"));
-        }
-        let mut all = [index, left].concat();
-        all.sort_unstable();
-        if all != sparse.index || !index.is_sorted() || !left.is_sorted() {
-            return Err(Error::tensor(name(), "its positions are not those that the plan trains, in ascending order"));
-        }
-        let at = StateAt { count: n, ..self.state_at[s] };
-        self.state.view_mut(at.index, at.all).copy_from_slice(&[index, left].concat());
-        self.state.view_mut(at.param, at.all).copy_from_slice(&[values, left_values].concat());
-        self.state.view_mut(at.moment1, n).copy_from_slice(moments[0]);
-        self.state.view_mut(at.moment2, n).copy_from_slice(moments[1]);
-        self.state.view_mut::<f32>(at.gradient, n).fill(0.0);
-        self.state_at[s] = at;
-        let len = self.plan.weights[sparse.weight as usize].len() as usize;
-        let entries = index.iter().zip(values).chain(left.iter().zip(left_values));
-        match self.weight_at[sparse.weight as usize] {
-            None => {}
-            Some((place, DType::Bf16)) => {
-                let w = self.weights.view_mut::<half::bf16>(place, len);
-                entries.for_each(|(i, v)| w[*i as usize] = narrow(*v));
-            }
-            Some((place, _)) => {
-                let w = self.weights.view_mut::<f32>(place, len);
-                entries.for_each(|(i, v)| w[*i as usize] = *v);
-            }
-        }
-        self.bind();
-        Ok(())
-    }
-
-    /// Keeps, of each sparse weight, the entries with `|w|` below the threshold by which they were chosen; the others stay as they
-    /// are and train no more. Moments of those that stay are kept. Returns how many entries train now.
-    pub fn reselect(&mut self) -> u64 {
-        let mut total = 0;
-        for (at, sparse) in self.state_at.iter_mut().zip(&self.plan.sparse) {
-            let (index, param, m, v) = (at.index, at.param, at.moment1, at.moment2);
-            let mut kept = 0;
-            for k in 0..at.count {
-                let value: f32 = self.state.view::<f32>(param, k + 1)[k];
-                if f64::from(value.abs()) < sparse.threshold {
-                    self.state.view_mut::<u32>(index, k + 1).swap(kept, k);
-                    for field in [param, m, v] {
-                        self.state.view_mut::<f32>(field, k + 1).swap(kept, k);
-                    }
-                    kept += 1;
-                }
-            }
-            let (positions, values): (&[u32], &[f32]) =
-                (self.state.view(index, at.all), self.state.view(param, at.all));
-            let mut left: Vec<(u32, f32)> =
-                positions[kept..].iter().copied().zip(values[kept..].iter().copied()).collect();
-            left.sort_unstable_by_key(|l| l.0);
-            for (k, (position, value)) in left.into_iter().enumerate() {
-                self.state.view_mut::<u32>(index, at.all)[kept + k] = position;
-                self.state.view_mut::<f32>(param, at.all)[kept + k] = value;
-            }
-            at.count = kept;
-            self.state.view_mut::<f32>(at.gradient, kept).fill(0.0);
-            total += kept as u64;
-        }
-        self.bind();
-        total
-    }
-
-    /// Sets all accumulated gradients to zero.
-    pub fn clear_gradients(&mut self) {
-        for at in &self.state_at {
-            self.state.view_mut::<f32>(at.gradient, at.count).fill(0.0);
-        }
-    }
-
-    /// The hyper-parameters.
-    pub fn hyper(&mut self) -> &mut [f32] {
-        self.state.view_mut(self.hyper_at, hyper::LEN)
-    }
-
     /// Sets an input of a program. Integer widths and float widths are converted; anything else must fit exactly.
     pub fn set_input(&mut self, program: &str, name: &str, tensor: &Tensor) -> Result<()> {
         let program = self.program(program)?;
@@ -354,6 +231,9 @@ impl Executor {
             )
         })?;
         let bytes = converted.bytes();
+        if let Some(attached) = &mut self.attached {
+            return attached.write_arena(at, &bytes);
+        }
         self.arena.bytes_mut()[at as usize..at as usize + bytes.len()].copy_from_slice(&bytes);
         Ok(())
     }
@@ -362,7 +242,7 @@ impl Executor {
     pub fn output(&self, program: &str, name: &str) -> Result<Tensor> {
         let port = self.output_port(program, name)?;
         let shape: Vec<usize> = port.shape.iter().map(|d| *d as usize).collect();
-        let bytes = self.bytes(port.buffer);
+        let bytes = &self.bytes(port.buffer)?;
         let dtype = self.plan.buffer(port.buffer).dtype;
         Tensor::from_bytes(dtype, &shape, bytes).ok_or_else(|| Error::tensor(name, "does not fit its buffer"))
     }
@@ -371,8 +251,8 @@ impl Executor {
     pub fn scalar(&self, program: &str, name: &str) -> Result<f64> {
         let port = self.output_port(program, name)?;
         match self.plan.buffer(port.buffer).dtype {
-            DType::F64 => Ok(bytemuck::cast_slice::<u8, f64>(self.bytes(port.buffer))[0]),
-            DType::F32 => Ok(f64::from(bytemuck::cast_slice::<u8, f32>(self.bytes(port.buffer))[0])),
+            DType::F64 => Ok(bytemuck::pod_read_unaligned(&self.bytes(port.buffer)?)),
+            DType::F32 => Ok(f64::from(bytemuck::pod_read_unaligned::<f32>(&self.bytes(port.buffer)?))),
             other => Err(Error::tensor(name, format!("is {other}, not a real number"))),
         }
     }
@@ -380,22 +260,37 @@ impl Executor {
     /// Runs a program. Its inputs must have been set since the last run of any program, because all share the arena.
     pub fn run(&mut self, program: &str) -> Result<()> {
         let at = self.position(program)?;
-        self.run_at(at);
-        Ok(())
+        self.run_at(at)
     }
 
     /// Runs the low-rank program of sparse weight `s`, if it has one.
     pub fn run_low_rank(&mut self, s: usize) -> Result<()> {
         let Some(name) = &self.plan.sparse[s].low_rank else { return Ok(()) };
         let at = self.position(name)?;
-        self.run_at(at);
-        Ok(())
+        self.run_at(at)
+    }
+
+    /// Runs `update` if every gradient is finite, and tells whether. Otherwise nothing has changed but the norm.
+    pub fn update(&mut self) -> Result<bool> {
+        let at = self.position("update")?;
+        if self.attached.is_some() {
+            return self.update_attached(at);
+        }
+        let finite = |s: usize| self.state(s)[1].iter().all(|g| g.is_finite());
+        let all = (0..self.plan.sparse.len()).all(finite);
+        if all {
+            self.run_at(at)?;
+        }
+        Ok(all)
     }
 
     /// Runs a program as [`Executor::run`] does and tells what each of its launches took, in the order of the plan.
     pub fn time(&mut self, program: &str) -> Result<Vec<Timing>> {
         let at = self.position(program)?;
-        self.prepare(at);
+        self.prepare(at)?;
+        if self.attached.is_some() {
+            return self.time_attached(at);
+        }
         let this = &*self;
         let steps = 0..this.plan.programs[at].steps.len();
         Ok(this.pool.enter(|| {
@@ -410,88 +305,24 @@ impl Executor {
         }))
     }
 
-    fn run_at(&mut self, at: usize) {
-        self.prepare(at);
+    fn run_at(&mut self, at: usize) -> Result<()> {
+        self.prepare(at)?;
+        let steps = 0..self.plan.programs[at].steps.len();
+        self.run_steps(at, steps)
+    }
+
+    /// Runs some steps of a program.
+    fn run_steps(&mut self, at: usize, steps: Range<usize>) -> Result<()> {
+        if self.attached.is_some() {
+            return self.run_attached(at, steps);
+        }
         let this = &*self;
         this.pool.enter(|| {
-            for step in 0..this.plan.programs[at].steps.len() {
+            for step in steps {
                 this.launch(at, step);
             }
         });
-    }
-
-    /// Runs a program until a tensor holds NaN. An infinity can be meant, as in a mask: the first tensor that holds one is the answer
-    /// only if none holds NaN, and comes with the NaN otherwise.
-    ///
-    /// A tensor is looked at where it is first read, because it may be written in parts.
-    pub fn find_not_finite(&mut self, program: &str) -> Result<Option<NotFinite>> {
-        let at = self.position(program)?;
-        let program = &self.plan.programs[at];
-        let mut written: HashMap<BufferId, Option<usize>> = program.inputs.iter().map(|p| (p.buffer, None)).collect();
-        let mut infinite: Option<NotFinite> = None;
-        let name = |id: BufferId| {
-            let port = program.inputs.iter().find(|p| p.buffer == id);
-            port.map_or(&self.plan.buffer(id).name, |p| &p.name).clone()
-        };
-        let mut look = |id: BufferId, by: Option<usize>| {
-            let nan = match self.extreme(id) {
-                Extreme::Finite => return None,
-                Extreme::Infinite => false,
-                Extreme::NaN => true,
-            };
-            let origin = by.map_or(String::new(), |step| program.steps[step].origin.clone());
-            let mut found = NotFinite { tensor: name(id), origin, nan, after: None };
-            if nan {
-                found.after = infinite.take().map(|i| i.tensor);
-                return Some(found);
-            }
-            infinite.get_or_insert(found);
-            None
-        };
-        for port in &program.inputs {
-            if let Some(found) = written.remove(&port.buffer).and_then(|by| look(port.buffer, by)) {
-                return Ok(Some(found));
-            }
-        }
-        for (i, step) in program.steps.iter().enumerate() {
-            let args = || step.kernel.args.iter().zip(&step.args).filter_map(|(arg, id)| id.map(|id| (arg.mode, id)));
-            for (_, id) in args().filter(|(mode, _)| *mode == Mode::Read) {
-                if let Some(found) = written.remove(&id).and_then(|by| look(id, by)) {
-                    return Ok(Some(found));
-                }
-            }
-            self.launch(at, i);
-            written.extend(args().filter(|(mode, _)| *mode != Mode::Read).map(|(_, id)| (id, Some(i))));
-        }
-        // Of what nothing read, the arena holds only outputs whole.
-        let mut last: Vec<(Option<usize>, BufferId)> = written.into_iter().map(|(id, by)| (by, id)).collect();
-        last.sort_unstable();
-        for (by, id) in last {
-            let whole = !matches!(self.plan.buffer(id).place, Place::Arena(_))
-                || program.outputs.iter().any(|p| p.buffer == id);
-            if let Some(found) = Some(()).filter(|()| whole).and_then(|()| look(id, by)) {
-                return Ok(Some(found));
-            }
-        }
-        Ok(infinite)
-    }
-
-    fn extreme(&self, id: BufferId) -> Extreme {
-        fn of<T: Copy>(values: &[T], nan: fn(T) -> bool, finite: fn(T) -> bool) -> Extreme {
-            if values.iter().all(|v| finite(*v)) {
-                Extreme::Finite
-            } else if values.iter().any(|v| nan(*v)) {
-                Extreme::NaN
-            } else {
-                Extreme::Infinite
-            }
-        }
-        let bytes = self.bytes(id);
-        match self.plan.buffer(id).dtype {
-            DType::F32 => of(bytemuck::cast_slice(bytes), f32::is_nan, f32::is_finite),
-            DType::F64 => of(bytemuck::cast_slice(bytes), f64::is_nan, f64::is_finite),
-            _ => Extreme::Finite,
-        }
+        Ok(())
     }
 
     fn program(&self, name: &str) -> Result<&Program> {
@@ -516,9 +347,9 @@ impl Executor {
     }
 
     /// Poisons all of the arena but a program's inputs.
-    fn prepare(&mut self, program: usize) {
+    fn prepare(&mut self, program: usize) -> Result<()> {
         if !self.poison {
-            return;
+            return Ok(());
         }
         let mut keep: Vec<(usize, usize)> = self.plan.programs[program]
             .inputs
@@ -531,14 +362,19 @@ impl Executor {
                 }
             })
             .collect();
+        let end = self.plan.arena_bytes as usize;
+        keep.push((end, end));
         keep.sort_unstable();
-        let bytes = self.arena.bytes_mut();
         let mut at = 0;
         for (from, to) in keep {
-            bytes[at..from.max(at)].fill(0xff);
+            let range = at..from.max(at);
+            match &mut self.attached {
+                Some(attached) => attached.poison_arena(range)?,
+                None => self.arena.bytes_mut()[range].fill(0xff),
+            }
             at = at.max(to);
         }
-        bytes[at..].fill(0xff);
+        Ok(())
     }
 
     /// A launch without its data, with the current lengths.
@@ -566,14 +402,17 @@ impl Executor {
         }
     }
 
-    fn bytes(&self, id: BufferId) -> &[u8] {
+    fn bytes(&self, id: BufferId) -> Result<Cow<'_, [u8]>> {
+        if let Some(attached) = &self.attached {
+            return attached.bytes(self, id).map(Cow::Owned);
+        }
         let (memory, at, len) = self.locate(id);
         let size = self.plan.buffer(id).dtype.size();
         let all = match memory {
             Memory::Block(block) => block.bytes(),
             Memory::File(map) => self.maps[map].1.as_ref(),
         };
-        &all[at..at + len * size]
+        Ok(Cow::Borrowed(&all[at..at + len * size]))
     }
 
     /// Memory, byte offset in it and current number of elements of a buffer.
@@ -637,53 +476,4 @@ impl Executor {
         });
         self.bound = bound.collect();
     }
-}
-
-/// Maps the files from which launches read weights.
-fn maps(plan: &Plan, source: &Source) -> Result<Vec<(String, Map)>> {
-    let read = plan.buffers.iter().filter_map(|b| if let Place::File(w) = b.place { Some(w) } else { None });
-    let weights: Vec<&Weight> = read.map(|w| &plan.weights[w as usize]).collect();
-    let names: BTreeSet<&str> = weights.iter().map(|w| w.file.as_str()).collect();
-    let mut maps = Vec::new();
-    for name in names {
-        let map = Map::open(source, name)?;
-        let len = map.as_ref().len() as u64;
-        let ends = |w: &&&Weight| w.offset.checked_add(w.stored_bytes()).is_none_or(|end| end > len);
-        if let Some(w) = weights.iter().filter(|w| w.file == name).find(ends) {
-            let reason = format!("ends at byte {len}, within weight `{}`; fetch it anew", w.name);
-            return Err(Error::file(source.path(name), reason));
-        }
-        maps.push((name.to_owned(), map));
-    }
-    Ok(maps)
-}
-
-/// Bytes that an executor of this plan takes, by kind: weights, mapped pages, sparse state, constants, arena, scratch of the threads.
-pub fn memory(plan: &Plan, threads: usize) -> [(&'static str, u64); 6] {
-    let trained = plan.sparse.iter().map(|s| s.index.len());
-    memory_by_kind(&plan.weights, &plan.buffers, trained, plan.constants.len(), plan.arena_bytes, threads)
-}
-
-/// The same for a plan with these weights, buffers, numbers of trained entries, bytes of constants and of the arena.
-pub fn memory_by_kind(
-    weights: &[Weight],
-    buffers: &[plan::Buffer],
-    trained: impl Iterator<Item = usize>,
-    constants: usize,
-    arena: u64,
-    threads: usize,
-) -> [(&'static str, u64); 6] {
-    let aligned = |bytes: u64| bytes.next_multiple_of(ALIGN);
-    let resident = resident(buffers).into_iter().map(|(w, dtype)| room(&weights[w], dtype) as u64).sum();
-    let files = buffers.iter().filter(|b| matches!(b.place, Place::File(_)));
-    // Five arrays of four bytes; the plan keeps the initial index besides.
-    let state = trained.map(|n| n as u64 * 4).map(|n| aligned(n) * 5 + n).sum::<u64>();
-    [
-        ("weights", resident),
-        ("mapped pages", files.map(|b| b.len).max().unwrap_or(0)),
-        ("sparse state", state + aligned(hyper::LEN as u64 * 4)),
-        ("constants", constants as u64 * 2),
-        ("arena", arena),
-        ("scratch", (threads.max(1) * sara_kernels::SCRATCH_BYTES) as u64),
-    ]
 }

@@ -1,0 +1,221 @@
+//! NVRTC, the compiler of CUDA sources, loaded when it is first needed, and the cache of what it compiled.
+
+use crate::error::{Error, Result};
+use crate::files::hex;
+use crate::oracle::find::cache_root;
+use libloading::{Library, Symbol};
+use sara_kernels::Kernel;
+use sara_kernels::cuda::{HEADER, SHARED};
+use sha2::{Digest, Sha256};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+
+/// Version of the library that the cache is filled with.
+pub const PINNED_VERSION: &str = "12.9.86";
+
+/// Names under which the system may know the library.
+const NAMES: &[&str] = &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
+
+/// The library.
+pub struct Nvrtc {
+    library: Library,
+    /// Its version.
+    pub version: (i32, i32),
+    /// Where it was found: a path, or a name that the system resolved.
+    pub place: PathBuf,
+}
+
+/// Code for one architecture.
+pub struct Compiled {
+    /// What a driver loads.
+    pub cubin: Vec<u8>,
+    /// What the assembler says of registers, spills and shared memory; empty if it came from the cache.
+    pub log: String,
+}
+
+type Program = *mut c_void;
+
+impl Nvrtc {
+    /// Finds and loads the library: below `CUDA_HOME` or `CUDA_PATH`, in the cache, or where the system looks.
+    pub fn open() -> Result<Nvrtc> {
+        let mut places = Vec::new();
+        for home in ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(std::env::var_os) {
+            places.extend(libraries(&Path::new(&home).join("lib64")));
+        }
+        places.extend(cache_dir().iter().flat_map(|dir| libraries(dir)));
+        places.extend(NAMES.iter().map(PathBuf::from));
+        for place in places {
+            if let Some(found) = Nvrtc::load(&place) {
+                return Ok(found);
+            }
+        }
+        Err(Error::Device(
+            "NVRTC, which compiles the CUDA kernels, is not here; set CUDA_HOME to a CUDA toolkit, install one (libnvrtc.so.12 or .13), or let `sara doctor --fetch-nvrtc` fetch it"
+                .to_owned(),
+        ))
+    }
+
+    #[expect(unsafe_code, reason = "loads a library")]
+    fn load(place: &Path) -> Option<Nvrtc> {
+        // SAFETY: the initialisers of NVRTC have no conditions.
+        let library = unsafe { Library::new(place) }.ok()?;
+        let (mut major, mut minor) = (0, 0);
+        {
+            // SAFETY: nvrtcVersion has this signature in every version.
+            let version: Symbol<'_, unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int> =
+                unsafe { library.get(b"nvrtcVersion\0") }.ok()?;
+            // SAFETY: both point to integers.
+            (unsafe { version(&mut major, &mut minor) } == 0).then_some(())?;
+        }
+        Some(Nvrtc { library, version: (major, minor), place: place.to_owned() })
+    }
+
+    /// Code of a kernel for an architecture such as `sm_90`, from the cache if it is there.
+    pub fn cached(&self, kernel: &Kernel, arch: &str) -> Result<Compiled> {
+        let Some(form) = kernel.cuda else { return Err(Error::Device(format!("`{}` has no CUDA form", kernel.name))) };
+        let mut hash = Sha256::new();
+        for part in SHARED.iter().flat_map(|(name, text)| [*name, *text]).chain([HEADER, form.source, arch]) {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+        hash.update(format!("{:?} {OPTIONS:?}", self.version));
+        let name = format!("{}-{arch}-{}.cubin", kernel.name, hex(&hash.finalize()));
+        let path = cache_root().map(|root| root.join("cubin").join(name));
+        if let Some(cubin) = path.as_ref().and_then(|path| std::fs::read(path).ok()).filter(|bytes| !bytes.is_empty()) {
+            return Ok(Compiled { cubin, log: String::new() });
+        }
+        let compiled = self.compile(kernel, arch)?;
+        // A cache that cannot be written only costs time.
+        let _ = path.map(|path| keep(&path, &compiled.cubin));
+        Ok(compiled)
+    }
+
+    /// Compiles a kernel for an architecture such as `sm_90`.
+    pub fn compile(&self, kernel: &Kernel, arch: &str) -> Result<Compiled> {
+        let Some(form) = kernel.cuda else { return Err(Error::Device(format!("`{}` has no CUDA form", kernel.name))) };
+        self.compile_source(form.source, &format!("{}/kernel.cu", kernel.name), arch)
+    }
+
+    #[expect(unsafe_code, reason = "calls the library")]
+    fn compile_source(&self, source: &str, name: &str, arch: &str) -> Result<Compiled> {
+        type Create = unsafe extern "C" fn(
+            *mut Program,
+            *const c_char,
+            *const c_char,
+            c_int,
+            *const *const c_char,
+            *const *const c_char,
+        ) -> c_int;
+        type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;
+        let text = |s: &str| CString::new(s).map_err(|_| Error::Device(format!("`{name}` holds a zero byte")));
+        let (source, file) = (text(source)?, text(name)?);
+        let all = SHARED.iter().copied().chain([("kernel.h", HEADER)]);
+        let (mut names, mut headers) = (Vec::new(), Vec::new());
+        for (name, header) in all {
+            names.push(text(name)?);
+            headers.push(text(header)?);
+        }
+        let pointers = |list: &[CString]| -> Vec<*const c_char> { list.iter().map(|s| s.as_ptr()).collect() };
+        let (name_pointers, header_pointers) = (pointers(&names), pointers(&headers));
+        let mut program: Program = std::ptr::null_mut();
+        // SAFETY: the signature is that of the library; all strings end with a zero and outlive the call.
+        let created = unsafe {
+            self.symbol::<Create>("nvrtcCreateProgram")?(
+                &mut program,
+                source.as_ptr(),
+                file.as_ptr(),
+                headers.len() as c_int,
+                header_pointers.as_ptr(),
+                name_pointers.as_ptr(),
+            )
+        };
+        self.check(created, "nvrtcCreateProgram")?;
+        let mut options = vec![text(&format!("--gpu-architecture={arch}"))?];
+        for option in OPTIONS {
+            options.push(text(option)?);
+        }
+        let option_pointers = pointers(&options);
+        // SAFETY: the program exists, and the options outlive the call.
+        let status =
+            unsafe { self.symbol::<Compile>("nvrtcCompileProgram")?(program, options.len() as c_int, option_pointers.as_ptr()) };
+        let log = self.part(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog");
+        let cubin = if status == 0 { self.part(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN") } else { Ok(Vec::new()) };
+        // SAFETY: the program exists and is not used again.
+        unsafe { self.symbol::<unsafe extern "C" fn(*mut Program) -> c_int>("nvrtcDestroyProgram")?(&mut program) };
+        let log = String::from_utf8_lossy(&log?).trim_end_matches('\0').trim().to_owned();
+        if status != 0 {
+            let (major, minor) = self.version;
+            let reason = if log.is_empty() { self.reason(status) } else { log };
+            return Err(Error::Device(format!("NVRTC {major}.{minor} cannot compile `{name}` for {arch}: {reason}")));
+        }
+        Ok(Compiled { cubin: cubin?, log })
+    }
+
+    /// Bytes that the library gives in two calls, their number first.
+    #[expect(unsafe_code, reason = "calls the library")]
+    fn part(&self, program: Program, size: &str, get: &str) -> Result<Vec<u8>> {
+        let mut bytes = 0_usize;
+        // SAFETY: the signature is that of the library, and the program exists.
+        let status = unsafe { self.symbol::<unsafe extern "C" fn(Program, *mut usize) -> c_int>(size)?(program, &mut bytes) };
+        self.check(status, size)?;
+        let mut out = vec![0_u8; bytes];
+        // SAFETY: as above, and there is room for as many bytes as it said.
+        let status = unsafe {
+            self.symbol::<unsafe extern "C" fn(Program, *mut c_char) -> c_int>(get)?(program, out.as_mut_ptr().cast())
+        };
+        self.check(status, get)?;
+        Ok(out)
+    }
+
+    /// # Safety
+    /// `T` must be the type of the function `name`.
+    #[expect(unsafe_code, reason = "names a function of the library")]
+    unsafe fn symbol<T>(&self, name: &str) -> Result<Symbol<'_, T>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.library.get(name.as_bytes()) }
+            .map_err(|e| Error::Device(format!("`{}` is no NVRTC: {e}", self.place.display())))
+    }
+
+    fn check(&self, status: c_int, what: &str) -> Result<()> {
+        if status == 0 { Ok(()) } else { Err(Error::Device(format!("{what}: {}", self.reason(status)))) }
+    }
+
+    #[expect(unsafe_code, reason = "calls the library")]
+    fn reason(&self, status: c_int) -> String {
+        // SAFETY: the signature is that of the library, whose answer ends with a zero and lives for ever.
+        let text = unsafe {
+            self.symbol::<unsafe extern "C" fn(c_int) -> *const c_char>("nvrtcGetErrorString")
+                .map(|f| CStr::from_ptr(f(status)).to_string_lossy().into_owned())
+        };
+        text.unwrap_or_else(|_| format!("error {status}"))
+    }
+}
+
+/// What every kernel is compiled with.
+const OPTIONS: &[&str] = &["--std=c++17", "--ptxas-options=-v"];
+
+/// The directory that holds the pinned library once it has been fetched.
+pub fn cache_dir() -> Option<PathBuf> {
+    Some(cache_root()?.join(format!("nvrtc-{PINNED_VERSION}")))
+}
+
+/// NVRTC libraries in a folder, without their companions.
+fn libraries(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .map(|e| e.path())
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("libnvrtc.so")))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Writes a file that appears whole or not at all.
+fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    std::io::Write::write_all(&mut file, bytes)?;
+    file.persist(path)?;
+    Ok(())
+}
