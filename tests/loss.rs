@@ -79,7 +79,7 @@ fn losses_and_their_gradients_are_those_of_the_formulas() {
                 wanted += weight * formula(f64::from(out[n * own[1] * plane + rest]) - f64::from(*t));
             }
             wanted /= target.len() as f64;
-            executor.clear_gradients();
+            executor.clear_gradients().unwrap();
             let found = loss_of(&mut executor, &batch);
             assert!((found - wanted).abs() < 2e-6 * wanted, "{loss:?}: {found}, not {wanted}");
             let slope = difference(&mut executor, &batch);

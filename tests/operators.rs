@@ -2,13 +2,16 @@
 
 mod common;
 
+use common::shim::Shim;
 use common::{noise, oracle_type};
 use sara_compiler::autodiff::Grad;
-use sara_compiler::evaluate::execute;
+use sara_compiler::evaluate::{execute, execute_by};
 use sara_compiler::ir::verify::verify;
 use sara_compiler::ir::{Block, Def, Graph, Type, ValueId, parse, parse_type};
 use sara_compiler::ops::{Case, ConvGradWeight, Data, LowRank, MaskedConvGrad, MaskedMatMulGrad, Op};
 use sara_kernels::{DType, Scalar, hyper};
+use sara_runtime::interpret::Memory;
+use sara_runtime::plan::{Buffer, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Operators of backward and update blocks, which have no gradient of their own.
@@ -82,6 +85,18 @@ impl Applied {
         let results = execute(&self.graph, &Block::ALL, bytes).expect("the case runs");
         let typed = |name: &str| self.graph.returns.iter().find(|r| r.0 == name).map(|r| self.graph.ty(r.1).dtype);
         results.into_iter().filter_map(|(n, b)| typed(&n).map(|t| (n, decode(&b, t)))).collect()
+    }
+
+    /// The same by the CUDA kernels, on a processor.
+    fn run_on_shim(&self, data: &[Vec<f64>], seed: u64) -> BTreeMap<String, Vec<u8>> {
+        let bytes = |id: ValueId| {
+            let at = self.inputs.iter().position(|v| *v == Some(id))?;
+            Some(encode(&data[at], self.graph.ty(id).dtype))
+        };
+        let run = |memory: &mut Memory, buffers: &[Buffer], steps: &[Step]| {
+            memory.run_on(buffers, steps, &mut Shim::new(seed))
+        };
+        execute_by(&self.graph, &Block::ALL, bytes, run).unwrap_or_else(|e| panic!("{}: {e}", self.line()))
     }
 
     /// The same for a result that depends on trained entries: they live inside the weight.
@@ -166,6 +181,26 @@ fn inferred_types_are_those_of_the_results() {
                 _ => true,
             };
             assert!(written, "{line}: {name} is {found:?}");
+        }
+    }
+}
+
+#[test]
+fn cuda_kernels_give_what_cpu_kernels_give_in_any_order_of_threads() {
+    for case in Op::cases() {
+        let applied = apply(&case.op, &case.inputs).unwrap_or_else(|e| panic!("{:?}: {e}", case.op));
+        let line = applied.line();
+        let data = operands(&case.inputs, case.data);
+        let want = applied.run(&data);
+        let got = applied.run_on_shim(&data, 1);
+        for seed in [2, 3] {
+            assert!(got == applied.run_on_shim(&data, seed), "{line} depends on the order of threads");
+        }
+        for (name, value) in &applied.graph.returns {
+            let found = decode(&got[name], applied.graph.ty(*value).dtype);
+            for (g, w) in found.iter().zip(&want[name]) {
+                assert!((g - w).abs() <= 1e-5 * (1.0 + w.abs()) || g == w, "{line}: {name} has {g} and {w}");
+            }
         }
     }
 }

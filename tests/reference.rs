@@ -5,13 +5,16 @@
 mod common;
 
 use common::pytorch::{Export, inputs, run};
+use common::shim::Shim;
 use sara::compiler::Error;
 use sara::compiler::compile::{Precision, Residency, TrainOptions, compile_gradients, compile_training, unobserved};
 use sara::compiler::import::{Binding, Model};
 use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::kernels::DType;
+use sara::runtime::device::Device;
 use sara::runtime::executor::{Executor, memory};
+use sara::runtime::plan::Plan;
 use sara::runtime::schedule::Schedule;
 use sara::runtime::tensor::{Tensors, read_safetensors};
 use sara::runtime::train::{self, Trainer};
@@ -94,8 +97,19 @@ fn limited_trainer(
     settings: &Trajectory,
     threads: usize,
     memory_limit: Option<u64>,
-    (weights, precision): (Residency, Precision),
+    how: (Residency, Precision),
 ) -> Result<(Trainer, Tensors), u64> {
+    let (plan, options, batches) = trajectory_plan(name, settings, memory_limit, how)?;
+    Ok((Trainer::new(Executor::new(plan, threads, None).unwrap(), options).unwrap(), batches))
+}
+
+/// The plan of such a trainer, and how and on what it trains.
+fn trajectory_plan(
+    name: &str,
+    settings: &Trajectory,
+    memory_limit: Option<u64>,
+    (weights, precision): (Residency, Precision),
+) -> Result<(Plan, train::TrainOptions, Tensors), u64> {
     let batches = tensors(&format!("trajectory/{name}.batches.safetensors"));
     let shapes = batches.iter().filter(|(n, _)| *n != TARGET).map(|(n, t)| (n.clone(), t.shape()[1..].to_vec()));
     let model = Model::open(&path(&format!("{name}.onnx"))).unwrap();
@@ -128,7 +142,7 @@ fn limited_trainer(
         lambda_rank: 0.0,
         ..train::TrainOptions::default()
     };
-    Ok((Trainer::new(Executor::new(plan, threads, None).unwrap(), options).unwrap(), batches))
+    Ok((plan, options, batches))
 }
 
 fn batch(batches: &Tensors, step: u64) -> Tensors {
@@ -174,6 +188,44 @@ fn training_is_that_of_the_reference() {
 
 fn weight(trainer: &Trainer, w: usize) -> &[f32] {
     trainer.executor.weight(w as u32).unwrap_or_default()
+}
+
+#[test]
+fn cuda_kernels_train_as_cpu_kernels_do() {
+    let modes = [
+        ("dit.dynamo", Residency::Resident, Precision::Single, 1e-5),
+        ("dit.dynamo", Residency::Streamed, Precision::Bf16, 2e-3),
+        ("sd15_unet.ts", Residency::Resident, Precision::Single, 1e-5),
+    ];
+    for (name, weights, precision, tolerance) in modes {
+        let text = std::fs::read_to_string(path(&format!("trajectory/{name}.json"))).unwrap();
+        let settings: Trajectory = serde_json::from_str(&text).unwrap();
+        let (plan, mut options, batches) = trajectory_plan(name, &settings, None, (weights, precision)).unwrap();
+        // Entries leave, and the low-rank term and clipping take part.
+        options.progressive_iter = Some(1);
+        options.lambda_rank = 1e-4;
+        options.max_grad_norm = 0.1;
+        let outcome = |device: Option<Box<dyn Device>>| {
+            let executor = Executor::on(plan.clone(), 2, None, device).unwrap();
+            let mut trainer = Trainer::new(executor, options.clone()).unwrap();
+            let metrics: Vec<[f64; 2]> =
+                (0..2).map(|s| trainer.step(&[batch(&batches, s)]).unwrap()).map(|m| [m.loss, m.grad_norm]).collect();
+            trainer.executor.settle().unwrap();
+            let values: Vec<Vec<f32>> = (0..plan.sparse.len()).map(|s| trainer.executor.values(s)).collect();
+            (metrics, values, trainer.trainable())
+        };
+        let (cpu, shim) = (outcome(None), outcome(Some(Box::new(Shim::new(1)))));
+        assert_eq!(cpu.2, shim.2, "{name}: other entries stay");
+        for (c, s) in cpu.0.iter().flatten().zip(shim.0.iter().flatten()) {
+            assert!((c - s).abs() <= tolerance * (1.0 + c.abs()), "{name}: {:?} and {:?}", cpu.0, shim.0);
+        }
+        let pairs = cpu.1.iter().flatten().zip(shim.1.iter().flatten());
+        let worst = pairs.map(|(c, s)| (c - s).abs()).fold(0.0, f32::max);
+        println!("{name}: values differ by at most {worst:.1e}");
+        // Adam's first steps are as long as the learning rate, in the direction of gradients however small.
+        assert!(f64::from(worst) <= 2.5 * settings.lr, "{name}: {worst:e}");
+        assert!(shim == outcome(Some(Box::new(Shim::new(99)))), "{name} depends on the order of threads");
+    }
 }
 
 #[test]

@@ -418,7 +418,7 @@ fn reselection_shrinks_keeps_moments_and_leaves_the_rest_in_place() {
     let run = tempfile::tempdir().unwrap();
     let mut twin = trainer(&plan, 2, &options);
     checkpoint::load(&mut twin, &checkpoint::save(&t, run.path(), 2).unwrap()).unwrap();
-    let kept = twin.executor.reselect();
+    let kept = twin.executor.reselect().unwrap();
     assert!(0 < kept && kept < plan.selection.trainable, "{kept}");
     assert!(snapshot(&twin).weights == before.weights, "re-selection changed a weight");
     for s in 0..full {
@@ -431,7 +431,7 @@ fn reselection_shrinks_keeps_moments_and_leaves_the_rest_in_place() {
             assert_eq!(bits(twin.executor.state(s)[field]), expected, "field {field} of sparse weight {s}");
         }
     }
-    assert_eq!(twin.executor.reselect(), kept, "a second time changes nothing");
+    assert_eq!(twin.executor.reselect().unwrap(), kept, "a second time changes nothing");
     // The trainer does the same before its fourth step, and only then.
     assert_eq!(t.step(&batches[3..4]).unwrap().trainable, kept);
     assert_eq!(t.step(&batches[4..5]).unwrap().trainable, kept);

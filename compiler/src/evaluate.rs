@@ -8,7 +8,7 @@ use crate::ir::{Block, Def, Graph, NodeId, Payload, State, ValueId};
 use crate::lower::{Buffers, lower, lower_node, sparse_numbers};
 use sara_kernels::Pool;
 use sara_runtime::interpret::Memory;
-use sara_runtime::plan::{BufferId, Place};
+use sara_runtime::plan::{Buffer, BufferId, Place, Step};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -27,6 +27,20 @@ pub fn execute(
     graph: &Graph,
     blocks: &[Block],
     data: impl Fn(ValueId) -> Option<Vec<u8>>,
+) -> Result<BTreeMap<String, Vec<u8>>> {
+    let pool = pool()?;
+    execute_by(graph, blocks, data, |memory, buffers, steps| {
+        memory.run(buffers, steps, pool);
+        Ok(())
+    })
+}
+
+/// As [`execute`], with a function that runs the launches on the memory of the values.
+pub fn execute_by(
+    graph: &Graph,
+    blocks: &[Block],
+    data: impl Fn(ValueId) -> Option<Vec<u8>>,
+    run: impl FnOnce(&mut Memory, &[Buffer], &[Step]) -> sara_runtime::Result<()>,
 ) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut buffers = Buffers::new(sparse_numbers(graph));
     let program = lower(graph, "execute", blocks, &graph.returns, &mut buffers);
@@ -63,7 +77,7 @@ pub fn execute(
             states.push((value.name.clone(), buffer));
         }
     }
-    memory.run(&buffers.list, &program.steps, pool()?);
+    run(&mut memory, &buffers.list, &program.steps)?;
     let outputs = program.outputs.iter().map(|p| (p.name.clone(), p.buffer)).chain(states);
     Ok(outputs.map(|(name, buffer)| (name, memory.get(buffer).to_vec())).collect())
 }

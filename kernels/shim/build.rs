@@ -40,6 +40,8 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn missing(reason: &str) -> ! {
-    println!("cargo::error=the tests run the CUDA kernels through g++, which is needed (Debian: apt-get install g++): {reason}");
+    println!(
+        "cargo::error=the tests run the CUDA kernels through g++, which is needed (Debian: apt-get install g++): {reason}"
+    );
     std::process::exit(1)
 }

@@ -10,10 +10,9 @@ constexpr int SQUARE = 128;
 struct Shape {
     i64 heads, queries, keys, dim, value_dim, mask_strides[4];
 
-    // Place of the mask of a pair; the image counts heads.
-    DEVICE i64 mask(i64 image, i64 query, i64 key) const {
-        return image / heads * mask_strides[0] + image % heads * mask_strides[1] + query * mask_strides[2] +
-               key * mask_strides[3];
+    // Where the mask of an image begins; the image counts heads.
+    DEVICE i64 mask(i64 image) const {
+        return over(image, heads) * mask_strides[0] + rest(image, heads) * mask_strides[1];
     }
 };
 

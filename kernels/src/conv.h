@@ -28,8 +28,8 @@ DEVICE Point point(i64 i, const i64 (&extents)[3], i64 at) {
     Point p;
     p.at = at;
     for (int d = 2; d >= 0; d--) {
-        p.place[d] = int(i % extents[d]);
-        i /= extents[d];
+        p.place[d] = int(rest(i, extents[d]));
+        i = over(i, extents[d]);
     }
     return p;
 }
@@ -46,12 +46,12 @@ struct Sources {
     using Term = Point;
     DEVICE Line line(i64 i) const {
         i64 points = g.outputs();
-        Point p = point(i % points, g.output, (i / points * g.ci + group * (g.ci / g.groups)) * g.inputs());
+        Point p = point(rest(i, points), g.output, (over(i, points) * g.ci + group * over(g.ci, g.groups)) * g.inputs());
         for (int d = 0; d < 3; d++) p.place[d] = int(p.place[d] * g.strides[d] - g.pads[d]);
         return p;
     }
     DEVICE Term term(i64 k) const {
-        Point p = point(k % g.taps(), g.kernel, k / g.taps() * g.inputs());
+        Point p = point(rest(k, g.taps()), g.kernel, over(k, g.taps()) * g.inputs());
         for (int d = 0; d < 3; d++) p.place[d] *= int(g.dilations[d]);
         return p;
     }
@@ -81,12 +81,12 @@ struct Targets {
     using Term = Point;
     DEVICE Line line(i64 i) const {
         i64 elements = g.inputs();
-        Point p = point(i % elements, g.input, (i / elements * g.co + group * (g.co / g.groups)) * g.outputs());
+        Point p = point(rest(i, elements), g.input, (over(i, elements) * g.co + group * over(g.co, g.groups)) * g.outputs());
         for (int d = 0; d < 3; d++) p.place[d] += int(g.pads[d]);
         return p;
     }
     DEVICE Term term(i64 k) const {
-        Point p = point(k % g.taps(), g.kernel, k / g.taps() * g.outputs());
+        Point p = point(rest(k, g.taps()), g.kernel, over(k, g.taps()) * g.outputs());
         for (int d = 0; d < 3; d++) p.place[d] *= int(g.dilations[d]);
         return p;
     }
@@ -120,7 +120,7 @@ struct Channels {
         return (first + i) * elements;
     }
     DEVICE Term term(i64 k) const {
-        return k / elements * channels * elements + k % elements;
+        return over(k, elements) * channels * elements + rest(k, elements);
     }
     DEVICE auto load(Line line, Term term) const {
         return wide(at[line + term]);

@@ -328,6 +328,10 @@ impl crate::Kernel {
     /// The launches of a call on a device; none if the kernel has no CUDA form.
     pub fn work(&self, lens: &[usize], scalars: &[Scalar], dtypes: &[Option<DType>]) -> Option<Work> {
         let form = self.cuda?;
+        // The kernels count elements in 31 bits.
+        if lens.iter().any(|n| *n > i32::MAX as usize) {
+            return None;
+        }
         let mut work = Work::default();
         (form.plan)(&Task::new(Call { kernel: self, lens, scalars }, dtypes), &mut work);
         Some(work)

@@ -58,6 +58,13 @@ DEVICE S stored(T x) {
     else return S(x);
 }
 
+// Blocks of products in half precision for which a multiprocessor has registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int HALF_BLOCKS = 1;
+#else
+constexpr int HALF_BLOCKS = 2;
+#endif
+
 // sum += a @ b by a warp: 16 rows, 8 columns, 16 terms (mma.sync.m16n8k16). With group = lane / 4 and pair = lane % 4, a lane has
 // of a the terms 2 pair and 2 pair + 1 of rows group and group + 8, then those 8 further; of b the same terms of column group; of
 // the sums rows group and group + 8 at columns 2 pair and 2 pair + 1.
@@ -70,11 +77,12 @@ DEVICE void multiply_add(f32 (&sum)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 #else
     // Devices without bfloat16 exchange the operands, and so does the processor.
     const int lane = thread_id() % WARP, group = lane / 4, pair = lane % 4;
-    UNROLL
-    for (int k = 0; k < 8; k++) {
+    _Pragma("unroll 1") for (int k = 0; k < 8; k++) {
         const int half = k / 4, owner = k % 4;
-        u32 top = __shfl_sync(ALL, a[2 * half], group * 4 + owner), bottom = __shfl_sync(ALL, a[2 * half + 1], group * 4 + owner);
-        u32 left = __shfl_sync(ALL, b[half], pair * 8 + owner), right = __shfl_sync(ALL, b[half], pair * 8 + 4 + owner);
+        u32 top = __shfl_sync(ALL, half ? a[2] : a[0], group * 4 + owner);
+        u32 bottom = __shfl_sync(ALL, half ? a[3] : a[1], group * 4 + owner);
+        u32 left = __shfl_sync(ALL, half ? b[1] : b[0], pair * 8 + owner);
+        u32 right = __shfl_sync(ALL, half ? b[1] : b[0], pair * 8 + 4 + owner);
         f32 operands[4][2] = {{low_half(top), high_half(top)}, {low_half(bottom), high_half(bottom)},
                               {low_half(left), high_half(left)}, {low_half(right), high_half(right)}};
         UNROLL

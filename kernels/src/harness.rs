@@ -199,7 +199,9 @@ impl Bench {
         let Some(got) = self.run_on_shim(1) else { return };
         let again = self.run_on_shim(2).expect("as before");
         for (((arg, got), again), want) in self.kernel.args.iter().zip(got).zip(again).zip(want) {
-            let (Some((dtype, got, len)), Some((_, again, _)), Some((_, want, _))) = (got, again, want) else { continue };
+            let (Some((dtype, got, len)), Some((_, again, _)), Some((_, want, _))) = (got, again, want) else {
+                continue;
+            };
             if arg.name == "work" {
                 continue;
             }
@@ -212,7 +214,8 @@ impl Bench {
             };
             let terms = (flops as f64 / len.max(1) as f64).max(1.0).sqrt();
             // Probabilities that differ in their last bit may be rounded to different halves.
-            let half = self.kernel.scalars.iter().zip(&self.scalars).any(|(s, v)| s.0 == "half" && *v == Scalar::Int(1));
+            let half =
+                self.kernel.scalars.iter().zip(&self.scalars).any(|(s, v)| s.0 == "half" && *v == Scalar::Int(1));
             match dtype {
                 DType::F32 => {
                     let [got, want] = [&got, want].map(|w| &bytemuck::cast_slice::<u64, f32>(w)[..len]);

@@ -17,8 +17,8 @@ typedef float f32;
 typedef double f64;
 
 #ifdef __CUDACC_RTC__
-// An entry point: threads of a block, name, parameters.
-#define KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
+// An entry point: threads of a block, blocks for which a multiprocessor must have registers, name, parameters.
+#define KERNEL_OF(threads, blocks, name, ...) extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
 #define DEVICE __device__ __forceinline__
 // A variable in the memory that the threads of a block share.
 #define SHARED(type, name) __shared__ type name
@@ -32,6 +32,7 @@ typedef double f64;
 #include "shim.h"
 #endif
 
+#define KERNEL(threads, name, ...) KERNEL_OF(threads, 1, name, __VA_ARGS__)
 #define UNROLL _Pragma("unroll")
 
 constexpr int WARP = 32;
@@ -53,8 +54,16 @@ template <class T>
 DEVICE T most(T a, T b) {
     return a > b ? a : b;
 }
+// Quotient and rest of what counts elements, of which no argument has as many as 2^31. Division in 64 bits takes registers and
+// many times as long.
+DEVICE i64 over(i64 a, i64 b) {
+    return u32(a) / u32(b);
+}
+DEVICE i64 rest(i64 a, i64 b) {
+    return u32(a) % u32(b);
+}
 DEVICE i64 div_up(i64 a, i64 b) {
-    return (a + b - 1) / b;
+    return over(a + b - 1, b);
 }
 
 // Negative infinity.
@@ -78,6 +87,16 @@ DEVICE void each(i64 n, F f) {
     }
 }
 
+// The same for what has much to do for each element: one after the other, with fewer registers.
+template <class F>
+DEVICE void each_in_turn(i64 n, F f) {
+    i64 first = block_id() * GRAIN + thread_id();
+    _Pragma("unroll 1") for (int k = 0; k < GRAIN / THREADS; k++) {
+        i64 i = first + k * THREADS;
+        if (i < n) f(i);
+    }
+}
+
 // An index space that N operands are walked over in step, outermost dimension first; strides count elements.
 template <int N>
 struct Space {
@@ -89,10 +108,9 @@ struct Space {
     DEVICE void at(i64 i, i64 (&offset)[N]) const {
         for (int k = 0; k < N; k++) offset[k] = 0;
         for (int d = int(rank) - 1; d > 0; d--) {
-            i64 rest = i < 0x7fffffff && size[d] < 0x7fffffff ? i64(u32(i) / u32(size[d])) : i / size[d];
-            i64 place = i - rest * size[d];
+            i64 outer = over(i, size[d]), place = i - outer * size[d];
             for (int k = 0; k < N; k++) offset[k] += place * stride[k][d];
-            i = rest;
+            i = outer;
         }
         if (rank > 0)
             for (int k = 0; k < N; k++) offset[k] += i * stride[k][0];

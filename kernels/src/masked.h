@@ -18,8 +18,8 @@ template <class T, class A, class B>
 DEVICE void sample_places(const u32* idx, i64 count, i64 cols, i64 terms, T* dp, const A& a, const B& b) {
     i64 place = block_id() * (THREADS / WARP) + thread_id() / WARP;
     if (place >= count) return;
-    auto row = a.line(idx[place] / cols);
-    auto column = b.line(idx[place] % cols);
+    auto row = a.line(over(idx[place], cols));
+    auto column = b.line(rest(idx[place], cols));
     T sum = T(0);
     for (i64 k = thread_id() % WARP; k < terms; k += WARP) sum = fma(a.load(row, a.term(k)), b.load(column, b.term(k)), sum);
     sum = warp_join(sum, Add());
@@ -53,7 +53,7 @@ DEVICE void tile_places(const u32* idx, i64 count, i64 first_row, i64 rows, i64 
         });
         __syncthreads();
         for (i64 place = from + thread_id(); place < to; place += THREADS) {
-            i64 i = idx[place] / cols - first_row - row - base, j = idx[place] % cols - column;
+            i64 i = over(idx[place], cols) - first_row - row - base, j = rest(idx[place], cols) - column;
             if (i >= 0 && i < BAND && j >= 0 && j < TILE<T>) out[place] = band.of[i][j];
         }
     }

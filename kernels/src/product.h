@@ -96,6 +96,15 @@ DEVICE void place(int i, bool by_lines, int& line, int& term) {
     term = by_lines ? i / SIDE : i % COUNT;
 }
 
+// Two neighbouring terms of a line, rounded; zero beyond the end.
+template <class O>
+DEVICE u32 load_pair(const O& operand, const typename O::Line* lines, const typename O::Term* terms, int i, int k, int line_count,
+                     int term_count) {
+    f32 low = i < line_count && 2 * k < term_count ? operand.load(lines[i], terms[2 * k]) : 0.0f;
+    f32 high = i < line_count && 2 * k + 1 < term_count ? operand.load(lines[i], terms[2 * k + 1]) : 0.0f;
+    return pack(low, high);
+}
+
 // The tile of a @ b at (row, column) of m by n, over the terms of [first, end). An operand that is contiguous along its lines
 // is loaded that way. Threads are THREADS, and all call it.
 template <class T, bool HALF, class A, class B>
@@ -116,18 +125,12 @@ DEVICE Sums<T, HALF> product_tile(i64 row, i64 column, i64 m, i64 n, i64 first, 
         else if (thread >= WARP && thread - WARP < count) t.right[thread - WARP] = b.term(first + thread - WARP);
         __syncthreads();
         if constexpr (HALF) {
-            UNROLL
-            for (int load = 0; load < SIDE * STEP / 2 / THREADS; load++) {
+            _Pragma("unroll 4") for (int load = 0; load < SIDE * STEP / 2 / THREADS; load++) {
                 int i, k;
-                auto pair = [&](auto& operand, auto& lines, auto& terms, int lines_count) {
-                    f32 low = i < lines_count && 2 * k < count ? operand.load(lines[i], terms[2 * k]) : 0.0f;
-                    f32 high = i < lines_count && 2 * k + 1 < count ? operand.load(lines[i], terms[2 * k + 1]) : 0.0f;
-                    return pack(low, high);
-                };
                 place<SIDE, STEP / 2>(load * THREADS + thread, a_lines, i, k);
-                t.s.a[i][k] = pair(a, t.rows, t.left, rows);
+                t.s.a[i][k] = load_pair(a, t.rows, t.left, i, k, rows, count);
                 place<SIDE, STEP / 2>(load * THREADS + thread, b_lines, i, k);
-                t.s.b[i][k] = pair(b, t.columns, t.right, columns);
+                t.s.b[i][k] = load_pair(b, t.columns, t.right, i, k, columns, count);
             }
             __syncthreads();
             const int warp = thread / WARP, group = thread % WARP / 4, lane = thread % 4;
@@ -151,8 +154,7 @@ DEVICE Sums<T, HALF> product_tile(i64 row, i64 column, i64 m, i64 n, i64 first, 
             }
         } else {
             constexpr int EACH = SIDE / 16;
-            UNROLL
-            for (int load = 0; load < SIDE * STEP / THREADS; load++) {
+            _Pragma("unroll 4") for (int load = 0; load < SIDE * STEP / THREADS; load++) {
                 int i, k;
                 place<SIDE, STEP>(load * THREADS + thread, a_lines, i, k);
                 t.s.a[k][i] = i < rows && k < count ? T(a.load(t.rows[i], t.left[k])) : T(0);

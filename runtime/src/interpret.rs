@@ -1,6 +1,8 @@
 //! Runs launches with every buffer in memory of its own: the reference against which placement is tested, and the way the
 //! compiler computes constants.
 
+use crate::device::{Device, Order, Span, launches};
+use crate::error::{Error, Result};
 use crate::plan::{Buffer, BufferId, Place, Step};
 use sara_kernels::{Call, Launch, Pool};
 
@@ -61,5 +63,49 @@ impl Memory {
             // buffer it also reads is the caller's promise and the verifier's rule.
             unsafe { Launch::new(call, &bound, pool) }.run();
         }
+    }
+    /// The same on a device, which is told one program.
+    pub fn run_on(&mut self, buffers: &[Buffer], steps: &[Step], device: &mut dyn Device) -> Result<()> {
+        let mut addresses = Vec::new();
+        for (data, bytes) in self.data.iter().zip(&self.bytes) {
+            let address = device.take((*bytes).max(1))?;
+            device.write(address, &bytemuck::cast_slice(data)[..*bytes])?;
+            addresses.push(address);
+        }
+        let mut programs = [0, 1].map(|_| Vec::new());
+        let mut scratch = (0, 0);
+        // The second time the launches know where memory of their own lies.
+        for program in &mut programs {
+            for step in steps {
+                let (mut lens, mut dtypes, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+                for (arg, id) in step.kernel.args.iter().zip(&step.args) {
+                    let buffer = id.map(|id| (&buffers[id.0 as usize], addresses[id.0 as usize]));
+                    lens.push(buffer.map_or(0, |(b, _)| b.len as usize));
+                    dtypes.push(buffer.map(|(b, _)| b.dtype));
+                    spans.push(buffer.map(|(b, address)| Span {
+                        address,
+                        bytes: b.len as usize * b.dtype.size(),
+                        grain: b.dtype.size(),
+                        mode: arg.mode,
+                        name: arg.name,
+                    }));
+                }
+                let call = Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars };
+                let (own, bytes) = launches(step.kernel, &call, &dtypes, &spans, scratch.0).ok_or_else(|| {
+                    Error::Option(format!("`{}` runs on the CPU only; use --device cpu", step.kernel.name))
+                })?;
+                scratch.1 = scratch.1.max(bytes);
+                program.extend(own.into_iter().map(Order::Launch));
+            }
+            scratch.0 = device.take(scratch.1.max(1))?;
+        }
+        let [_, program] = programs;
+        let orders = 0..program.len();
+        device.bind(vec![program])?;
+        device.run(0, orders, &[])?;
+        for ((data, bytes), address) in self.data.iter_mut().zip(&self.bytes).zip(addresses) {
+            device.read(address, &mut bytemuck::cast_slice_mut(data)[..*bytes])?;
+        }
+        device.release()
     }
 }

@@ -22,5 +22,6 @@ pub mod schedule;
 pub mod source;
 pub mod tensor;
 pub mod train;
+pub mod wheel;
 
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
 //! `sara bench`: what a training step takes, kernel by kernel, against what the machine can do.
 
-use super::options::{Dims, HowMany, Memory, Select, Threads};
+use super::options::{Dims, HowMany, Memory, On, Select, Threads};
 use super::{Failure, report};
 use sara_compiler::compile::{TrainOptions, compile_training, unobserved};
 use sara_compiler::import::Model;
@@ -31,6 +31,8 @@ pub(super) struct Args {
     memory: Memory,
     #[command(flatten)]
     threads: Threads,
+    #[command(flatten)]
+    on: On,
     /// Times that each program runs after a first; the fastest counts.
     #[arg(long, value_name = "N", default_value = "3")]
     repeat: NonZeroUsize,
@@ -123,7 +125,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         .map_err(|e| Failure::Plain(format!("no threads could be started: {e}")))?;
     let memory = report::Memory::of(&plan, threads);
     let trainable = plan.selection.trainable;
-    let mut executor = Executor::new(plan, threads, None)?;
+    let mut executor = Executor::on(plan, threads, None, args.on.open()?)?;
     // A learning rate of zero, and no division by zero: weights stay as they are.
     for slot in [hyper::EPSILON, hyper::CORRECTION1, hyper::CORRECTION2, hyper::GRADIENT_SCALE] {
         executor.hyper()[slot] = 1.0;

@@ -1,13 +1,19 @@
 //! `sara doctor`: what this machine offers.
 
 use super::Failure;
+use sara_runtime::Error;
+use sara_runtime::device::{cuda, nvrtc, nvrtc::Nvrtc};
 use sara_runtime::oracle::{Oracle, fetch, find};
+use sara_runtime::wheel::Fetched;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Fetch ONNX Runtime into the cache if none is found (needs python3 with pip).
     #[arg(long)]
     fetch_onnxruntime: bool,
+    /// Fetch NVRTC, which compiles the CUDA kernels, into the cache if none is found (needs python3 with pip).
+    #[arg(long)]
+    fetch_nvrtc: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -16,7 +22,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     say!("threads      {}", std::thread::available_parallelism().map_or(1, usize::from));
     if args.fetch_onnxruntime && find::find().is_none() {
         let fetched = fetch::fetch()?;
-        say!("fetched      {}", fetched.path.display());
+        report(&fetched);
     }
     let search = find::search();
     for found in &search.found {
@@ -29,8 +35,34 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Ok(oracle) => say!("             loaded, version {}", oracle.version()),
         Err(error) => say!("onnxruntime  {error}"),
     }
-    say!("cuda         not supported by this version");
+    if args.fetch_nvrtc && Nvrtc::open().is_err() {
+        report(&nvrtc::fetch().map_err(|e| Failure::from(Error::Device(e.to_string())))?);
+    }
+    match Nvrtc::open() {
+        Ok(found) => say!("nvrtc        {}.{} ({})", found.version.0, found.version.1, found.place.display()),
+        Err(error) => say!("nvrtc        {error}"),
+    }
+    match cuda::devices() {
+        Ok((devices, (major, minor))) => {
+            say!("cuda         driver for CUDA {major}.{minor}");
+            for d in &devices {
+                let (major, minor) = d.capability;
+                say!("cuda:{}       {}, compute capability {major}.{minor}, {} MiB", d.ordinal, d.name, d.memory >> 20);
+            }
+            if devices.is_empty() {
+                say!("             there is no device");
+            }
+        }
+        Err(error) => say!("cuda         {error}"),
+    }
     Ok(())
+}
+
+fn report(fetched: &Fetched) {
+    for path in &fetched.paths {
+        say!("fetched      {}", path.display());
+    }
+    say!("             {}", fetched.checked);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -68,7 +68,10 @@ impl From<sara_compiler::Error> for Failure {
 
 impl From<sara_runtime::Error> for Failure {
     fn from(error: sara_runtime::Error) -> Failure {
-        Failure::Plain(error.to_string())
+        match error {
+            sara_runtime::Error::DeviceMemory { .. } => Failure::Memory(error.to_string()),
+            other => Failure::Plain(other.to_string()),
+        }
     }
 }
 

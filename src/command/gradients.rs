@@ -1,10 +1,11 @@
 //! `sara gradients`: dense gradients of weights, for comparison with other tools.
 
 use super::Failure;
-use super::options::{Dims, Dump, ModelArg, Select, Threads, observe, spare};
+use super::options::{Dims, Dump, ModelArg, On, Select, Threads, observe, spare};
 use super::run::{execute, finite, for_model};
 use sara_compiler::compile::compile_gradients;
 use sara_compiler::loss::TARGET;
+use sara_runtime::executor::Executor;
 use sara_runtime::tensor::{read_safetensors, write_safetensors};
 use std::path::PathBuf;
 
@@ -25,6 +26,8 @@ pub(super) struct Args {
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
+    on: On,
+    #[command(flatten)]
     dump: Dump,
 }
 
@@ -42,7 +45,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let binding = args.dims.binding_for(&inputs, &[TARGET]);
     let mut observer = args.dump.observer();
     let plan = compile_gradients(&model, &binding, &args.select.options(), observe(&mut observer))?;
-    let mut outputs = execute(plan, "gradients", &inputs, args.threads.count(), model.path())?;
+    let mut outputs =
+        execute(Executor::on(plan, args.threads.count(), Some(model.path()), args.on.open()?)?, "gradients", &inputs)?;
     let loss = outputs.remove("loss").map_or(f64::NAN, |l| l.to_f64()[0]);
     if !loss.is_finite() {
         let bad = inputs.iter().find(|(_, tensor)| !finite(tensor));

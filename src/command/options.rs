@@ -8,6 +8,8 @@ use sara_compiler::import::{Binding, Model, external_files};
 use sara_compiler::ir::Graph;
 use sara_compiler::select::{self, Amount, Pick, Scope};
 use sara_models::pipeline::Pipeline;
+use sara_runtime::device::Device;
+use sara_runtime::device::cuda::{self, Cuda};
 use sara_runtime::source::Source;
 use sara_runtime::tensor::Tensors;
 use std::num::NonZeroUsize;
@@ -265,6 +267,53 @@ pub(super) struct Threads {
 impl Threads {
     pub(super) fn count(self) -> usize {
         self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum DeviceName {
+    #[default]
+    Cpu,
+    Cuda(usize),
+    Auto,
+}
+
+impl std::str::FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DeviceName, String> {
+        match text {
+            "cpu" => Ok(DeviceName::Cpu),
+            "auto" => Ok(DeviceName::Auto),
+            "cuda" => Ok(DeviceName::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(DeviceName::Cuda)
+                .ok_or_else(|| "must be cpu, cuda, cuda:N or auto".to_owned()),
+        }
+    }
+}
+
+/// The device flag.
+#[derive(Clone, Copy, clap::Args)]
+pub(super) struct On {
+    /// Device to compute on: cpu, cuda, cuda:N, or auto, which is cuda where there is a device.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: DeviceName,
+}
+
+impl On {
+    /// Opens the device; none if it is the CPU.
+    pub(super) fn open(self) -> Result<Option<Box<dyn Device>>, Failure> {
+        let ordinal = match self.device {
+            DeviceName::Cpu => return Ok(None),
+            DeviceName::Auto if !cuda::devices().is_ok_and(|(found, _)| !found.is_empty()) => return Ok(None),
+            DeviceName::Auto => 0,
+            DeviceName::Cuda(ordinal) => ordinal,
+        };
+        Ok(Some(Box::new(Cuda::open(ordinal)?)))
     }
 }
 

@@ -1,12 +1,12 @@
 //! `sara run`: a model forward.
 
 use super::Failure;
-use super::options::{Dims, Dump, ModelArg, Threads, observe, spare};
+use super::options::{Dims, Dump, ModelArg, On, Threads, observe, spare};
 use sara_compiler::compile::compile_forward;
 use sara_compiler::import::Model;
 use sara_runtime::executor::Executor;
 use sara_runtime::tensor::{Tensor, Tensors, read_safetensors, write_safetensors};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -23,6 +23,8 @@ pub(super) struct Args {
     #[command(flatten)]
     threads: Threads,
     #[command(flatten)]
+    on: On,
+    #[command(flatten)]
     dump: Dump,
 }
 
@@ -33,7 +35,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let inputs = for_model(&model, inputs, &[]);
     let mut observer = args.dump.observer();
     let plan = compile_forward(&model, &args.dims.binding_for(&inputs, &[]), observe(&mut observer))?;
-    let outputs = execute(plan, "forward", &inputs, args.threads.count(), model.path())?;
+    let outputs =
+        execute(Executor::on(plan, args.threads.count(), Some(model.path()), args.on.open()?)?, "forward", &inputs)?;
     write_safetensors(&args.output, &outputs, None)?;
     for (name, tensor) in &outputs {
         if !finite(tensor) {
@@ -56,15 +59,8 @@ pub(super) fn for_model(model: &Model, tensors: Tensors, also: &[&str]) -> Tenso
     tensors.into_iter().filter(|(name, _)| known(name)).collect()
 }
 
-/// Runs one program of a plan on inputs and returns its outputs.
-pub(super) fn execute(
-    plan: sara_runtime::plan::Plan,
-    program: &str,
-    inputs: &Tensors,
-    threads: usize,
-    model: &Path,
-) -> Result<Tensors, Failure> {
-    let mut executor = Executor::new(plan, threads, Some(model))?;
+/// Runs one program on inputs and returns its outputs.
+pub(super) fn execute(mut executor: Executor, program: &str, inputs: &Tensors) -> Result<Tensors, Failure> {
     let ports: Vec<(Vec<String>, Vec<String>)> = executor
         .plan()
         .programs

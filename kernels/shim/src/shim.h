@@ -13,7 +13,7 @@
 #include <type_traits>
 #include <utility>
 
-#define KERNEL(threads, name, ...)                                                                                    \
+#define KERNEL_OF(threads, blocks, name, ...)                                                                                    \
     static void name(__VA_ARGS__);                                                                                    \
     static shim::Entry name##_entry(#name, threads, shim::Thunk<decltype(&name)>::call, (void (*)())name,             \
                                     shim::Thunk<decltype(&name)>::kinds);                                             \

@@ -12,11 +12,26 @@ fn run(entry: &str, blocks: u32, mode: Mode, seed: u64) -> Result<Vec<f32>, Stri
     let mut x: Vec<f32> = (0..64).map(value).collect();
     let mut y = vec![0.0_f32; 64];
     let (threads, _) = sara_shim::entry(entry).expect("an entry point");
-    let region = |start: &mut Vec<f32>, mode, name| Region { start: start.as_mut_ptr().cast(), bytes: 256, grain: 4, mode, name };
+    let region = |start: &mut Vec<f32>, mode, name| Region {
+        start: start.as_mut_ptr().cast(),
+        bytes: 256,
+        grain: 4,
+        mode,
+        name,
+    };
     let regions = [region(&mut x, Mode::Read, "x"), region(&mut y, mode, "y")];
     let pointers = regions.map(|r| (r.start as usize).to_ne_bytes());
     let params = [&pointers[0][..], &pointers[1][..]];
-    let l = Launch { entry, grid: [blocks, 1, 1], threads, dynamic: 0, kinds: "pp", params: &params, regions: &regions, seed };
+    let l = Launch {
+        entry,
+        grid: [blocks, 1, 1],
+        threads,
+        dynamic: 0,
+        kinds: "pp",
+        params: &params,
+        regions: &regions,
+        seed,
+    };
     // SAFETY: the vectors live on, and nobody else uses them.
     unsafe { launch(&l) }.map(|()| y)
 }
@@ -38,7 +53,10 @@ fn planted_faults_are_found() {
     ] {
         for seed in 0..20 {
             let found = run(&format!("planted_{entry}"), 1, Mode::Write, seed).expect_err(entry);
-            assert!(found.contains(report) && found.contains(", thread ") || found.contains("divergent"), "{entry}: {found}");
+            assert!(
+                found.contains(report) && found.contains(", thread ") || found.contains("divergent"),
+                "{entry}: {found}"
+            );
         }
     }
     for seed in 0..20 {
@@ -57,9 +75,8 @@ fn unset_shared_memory_is_not_a_number() {
 
 #[test]
 fn the_order_of_float_atomics_shows() {
-    let mut results: Vec<u32> = (0..20)
-        .map(|seed| run("planted_atomic_sum", 7, Mode::Update, seed).expect("no fault")[0].to_bits())
-        .collect();
+    let mut results: Vec<u32> =
+        (0..20).map(|seed| run("planted_atomic_sum", 7, Mode::Update, seed).expect("no fault")[0].to_bits()).collect();
     results.sort_unstable();
     results.dedup();
     assert!(results.len() > 1, "all orders give one sum");

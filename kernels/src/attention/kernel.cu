@@ -15,6 +15,7 @@ template <bool HALF, class T>
 DEVICE void attend(const Shape& s, const T* q, const T* k, const T* v, const T* mask, T* y, T* lse, T scale) {
     SHARED(Tiles<T>, t);
     i64 image = blockIdx.z, query = block_id() * SIDE, column = i64(blockIdx.y) * PARTS * CHUNK;
+    if (mask) mask += s.mask(image);
     q += image * s.queries * s.dim;
     k += image * s.keys * s.dim;
     v += image * s.keys * s.value_dim;
@@ -35,7 +36,7 @@ DEVICE void attend(const Shape& s, const T* q, const T* k, const T* v, const T* 
                 int r = own_row() + i, c = own_column() + j;
                 bool inside = query + r < s.queries && key + c < s.keys;
                 T score = inside ? scale * scores.of[i][j] : lowest<T>();
-                if (inside && mask) score += mask[s.mask(image, query + r, key + c)];
+                if (inside && mask) score += mask[(query + r) * s.mask_strides[2] + (key + c) * s.mask_strides[3]];
                 t.p.of[r][c] = score;
             }
         }

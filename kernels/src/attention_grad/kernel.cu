@@ -27,6 +27,7 @@ DEVICE void gradient(const Shape& s, const T* q, const T* k, const T* v, const T
                      const T* d, T* result, T scale) {
     SHARED(Tiles<T>, t);
     i64 image = blockIdx.z, column = i64(blockIdx.y) * PARTS * CHUNK;
+    if (mask) mask += s.mask(image);
     q += image * s.queries * s.dim;
     k += image * s.keys * s.dim;
     v += image * s.keys * s.value_dim;
@@ -51,7 +52,7 @@ DEVICE void gradient(const Shape& s, const T* q, const T* k, const T* v, const T
                 i64 c = key + own_column() + j;
                 T value = T(0);
                 if (r < s.queries && c < s.keys) {
-                    T score = scale * p.of[i][j] + (mask ? mask[s.mask(image, r, c)] : T(0));
+                    T score = scale * p.of[i][j] + (mask ? mask[r * s.mask_strides[2] + c * s.mask_strides[3]] : T(0));
                     // A query without keys has no probabilities.
                     value = lse[r] == lowest<T>() ? T(0) : T(exp(score - lse[r]));
                     if (TARGET != VALUES) value = value * (dp.of[i][j] - d[r]) * scale;

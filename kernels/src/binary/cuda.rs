@@ -6,8 +6,25 @@ pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
 /// The functions, in the order of the list in `kernel.cu`.
 const WORDS: &[&str] = &[
-    "add", "sub", "mul", "div", "pow", "mod", "fmod", "min", "max", "equal", "less", "less_equal", "greater",
-    "greater_equal", "bit_and", "bit_or", "bit_xor", "shift_left", "shift_right",
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "pow",
+    "mod",
+    "fmod",
+    "min",
+    "max",
+    "equal",
+    "less",
+    "less_equal",
+    "greater",
+    "greater_equal",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "shift_left",
+    "shift_right",
 ];
 
 fn plan(t: &Task<'_>, w: &mut Work) {

@@ -3,27 +3,29 @@
 
 template <class T>
 DEVICE void put(const Geometry& g, const T* bias, T* y, i64 group, i64 o, i64 j, T sum) {
-    i64 channel = group * (g.co / g.groups) + o, points = g.outputs();
-    y[(j / points * g.co + channel) * points + j % points] = bias ? sum + bias[channel] : sum;
+    i64 channel = group * over(g.co, g.groups) + o, points = g.outputs();
+    y[(over(j, points) * g.co + channel) * points + rest(j, points)] = bias ? sum + bias[channel] : sum;
 }
 
 template <bool HALF, class S, class T>
 DEVICE void convolve(const Geometry& g, const T* x, const S* w, const T* bias, T* y, const Split<T>& split) {
-    i64 co = g.co / g.groups, terms = g.ci / g.groups * g.taps(), group = blockIdx.z;
+    i64 co = over(g.co, g.groups), terms = over(g.ci, g.groups) * g.taps(), group = blockIdx.z;
     Plain<S> left{w + group * co * terms, terms, 1};
     product<T, HALF>(group, co, g.n * g.outputs(), terms, false, true, left, Sources<T>{g, x, group}, split, g.groups,
                      [&](i64 o, i64 j, T sum) { put(g, bias, y, group, o, j, sum); });
 }
 
 #define CONVOLVE(S, T, name)                                                                                          \
-    KERNEL(THREADS, conv_##name, Geometry g, const T* x, const S* w, const T* bias, T* y, Split<T> split) {           \
+    KERNEL_OF(THREADS, sizeof(S) == 2 ? HALF_BLOCKS : 1, conv_##name, Geometry g, const T* x,                         \
+              const S* w, const T* bias, T* y, Split<T> split) {                                                      \
         convolve<sizeof(S) == 2>(g, x, w, bias, y, split);                                                            \
     }
 FOR_WEIGHTS(CONVOLVE)
 
 #define JOIN(T, name)                                                                                                 \
     KERNEL(THREADS, conv_join_##name, Geometry g, const T* parts, const T* bias, T* y, i64 shares) {                  \
-        i64 co = g.co / g.groups, n = g.n * g.outputs(), all = g.co * n;                                              \
-        each(all, [&](i64 e) { put(g, bias, y, e / n / co, e / n % co, e % n, joined(parts, e, all, shares)); });     \
+        i64 co = over(g.co, g.groups), n = g.n * g.outputs(), all = g.co * n;                                         \
+        each(all, [&](i64 e) { put(g, bias, y, over(over(e, n), co), rest(over(e, n), co), rest(e, n),                \
+                 joined(parts, e, all, shares)); });                                                                  \
     }
 FOR_FLOATS(JOIN)

@@ -14,7 +14,7 @@ struct Weight {
         return c * taps;
     }
     DEVICE Term term(i64 k) const {
-        return k / taps * ci * taps + k % taps;
+        return over(k, taps) * ci * taps + rest(k, taps);
     }
     DEVICE auto load(Line line, Term term) const {
         return wide(at[line + term]);
@@ -24,26 +24,28 @@ struct Weight {
 template <class T>
 DEVICE void put(const Geometry& g, T* dx, i64 group, i64 c, i64 j, T sum) {
     i64 inputs = g.inputs();
-    dx[(j / inputs * g.ci + group * (g.ci / g.groups) + c) * inputs + j % inputs] = sum;
+    dx[(over(j, inputs) * g.ci + group * over(g.ci, g.groups) + c) * inputs + rest(j, inputs)] = sum;
 }
 
 template <bool HALF, class S, class T>
 DEVICE void gradient(const Geometry& g, const T* dy, const S* w, T* dx, const Split<T>& split) {
-    i64 co = g.co / g.groups, ci = g.ci / g.groups, taps = g.taps(), group = blockIdx.z;
+    i64 co = over(g.co, g.groups), ci = over(g.ci, g.groups), taps = g.taps(), group = blockIdx.z;
     Weight<S> left{w + group * co * ci * taps, ci, taps};
     product<T, HALF>(group, ci, g.n * g.inputs(), co * taps, false, true, left, Targets<T>{g, dy, group}, split, g.groups,
                      [&](i64 c, i64 j, T sum) { put(g, dx, group, c, j, sum); });
 }
 
 #define GRADIENT(S, T, name)                                                                                          \
-    KERNEL(THREADS, conv_grad_input_##name, Geometry g, const T* dy, const S* w, T* dx, Split<T> split) {             \
+    KERNEL_OF(THREADS, sizeof(S) == 2 ? HALF_BLOCKS : 1, conv_grad_input_##name, Geometry g, const T* dy,             \
+              const S* w, T* dx, Split<T> split) {                                                                    \
         gradient<sizeof(S) == 2>(g, dy, w, dx, split);                                                                \
     }
 FOR_WEIGHTS(GRADIENT)
 
 #define JOIN(T, name)                                                                                                 \
     KERNEL(THREADS, conv_grad_input_join_##name, Geometry g, const T* parts, T* dx, i64 shares) {                     \
-        i64 ci = g.ci / g.groups, n = g.n * g.inputs(), all = g.ci * n;                                               \
-        each(all, [&](i64 e) { put(g, dx, e / n / ci, e / n % ci, e % n, joined(parts, e, all, shares)); });          \
+        i64 ci = over(g.ci, g.groups), n = g.n * g.inputs(), all = g.ci * n;                                          \
+        each(all, [&](i64 e) { put(g, dx, over(over(e, n), ci), rest(over(e, n), ci), rest(e, n),                     \
+                 joined(parts, e, all, shares)); });                                                                  \
     }
 FOR_FLOATS(JOIN)

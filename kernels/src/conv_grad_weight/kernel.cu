@@ -4,7 +4,7 @@
 
 #define GRADIENT(T, name)                                                                                             \
     KERNEL(THREADS, conv_grad_weight_##name, Geometry g, const T* x, const T* dy, T* dw, Split<T> split) {            \
-        i64 co = g.co / g.groups, n = g.ci / g.groups * g.taps(), group = blockIdx.z;                                 \
+        i64 co = over(g.co, g.groups), n = over(g.ci, g.groups) * g.taps(), group = blockIdx.z;                                 \
         Channels<T> left{dy, g.co, group * co, g.outputs()};                                                          \
         Turned<Sources<T>> right{{g, x, group}};                                                                      \
         product<T, false>(group, co, n, g.n * g.outputs(), false, false, left, right, split, g.groups,                \

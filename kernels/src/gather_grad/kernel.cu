@@ -3,12 +3,12 @@
 
 template <class T>
 DEVICE void spread(const T* dy, const i64* index, T* dx, i64 count, i64 axis, i64 inner, i64 n) {
-    each(n, [=](i64 i) {
-        i64 line = i / inner, outer = line / axis, row = line % axis;
+    each_in_turn(n, [=](i64 i) {
+        i64 line = over(i, inner), outer = over(line, axis), row = rest(line, axis);
         T sum = 0;
         for (i64 j = 0; j < count; j++) {
             i64 to = index[j];
-            if (to == row || to + axis == row) sum += dy[(outer * count + j) * inner + i % inner];
+            if (to == row || to + axis == row) sum += dy[(outer * count + j) * inner + rest(i, inner)];
         }
         dx[i] = sum;
     });

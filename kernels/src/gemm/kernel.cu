@@ -25,24 +25,24 @@ DEVICE void multiply(const Space<3>& batch, const Strides& s, const A* a, const 
     }
 }
 
-#define MULTIPLY(A, B, T, name, HALF)                                                                                 \
-    KERNEL(THREADS, gemm_##name, Space<3> batch, Strides strides, const A* a, const B* b, T* c, i64 m, i64 n, i64 k,  \
-           i64 count, T alpha, T beta, Split<T> split) {                                                              \
+#define MULTIPLY(A, B, T, name, HALF, BLOCKS)                                                                         \
+    KERNEL_OF(THREADS, BLOCKS, gemm_##name, Space<3> batch, Strides strides, const A* a, const B* b, T* c, i64 m,     \
+              i64 n, i64 k, i64 count, T alpha, T beta, Split<T> split) {                                             \
         multiply<HALF>(batch, strides, a, b, c, m, n, k, count, alpha, beta, split);                                  \
     }
-MULTIPLY(f32, f32, f32, f32_f32, false)
-MULTIPLY(f64, f64, f64, f64_f64, false)
-MULTIPLY(bf16, f32, f32, bf16_f32, true)
-MULTIPLY(f32, bf16, f32, f32_bf16, true)
-MULTIPLY(bf16, bf16, f32, bf16_bf16, true)
+MULTIPLY(f32, f32, f32, f32_f32, false, 1)
+MULTIPLY(f64, f64, f64, f64_f64, false, 1)
+MULTIPLY(bf16, f32, f32, bf16_f32, true, HALF_BLOCKS)
+MULTIPLY(f32, bf16, f32, f32_bf16, true, HALF_BLOCKS)
+MULTIPLY(bf16, bf16, f32, bf16_bf16, true, HALF_BLOCKS)
 
 #define JOIN(T, name)                                                                                                 \
     KERNEL(THREADS, gemm_join_##name, Space<3> batch, Strides s, const T* parts, T* c, i64 m, i64 n, i64 count,       \
            i64 shares, T alpha, T beta) {                                                                             \
         each(count * m * n, [&](i64 e) {                                                                              \
             i64 at[3];                                                                                                \
-            batch.at(e / (m * n), at);                                                                                \
-            put(c + at[2] + e / n % m * s.c[0] + e % n * s.c[1], joined(parts, e, count * m * n, shares), alpha,      \
+            batch.at(over(e, m * n), at);                                                                             \
+            put(c + at[2] + rest(over(e, n), m) * s.c[0] + rest(e, n) * s.c[1], joined(parts, e, count * m * n, shares), alpha, \
                 beta);                                                                                                \
         });                                                                                                           \
     }

@@ -6,7 +6,7 @@ constexpr int GROUP = 512;
 template <class T>
 DEVICE void forward(const T* x, const T* scale, const T* bias, T* y, T* mean, T* rstd, i64 groups, i64 depth, i64 inner,
                     f64 epsilon) {
-    i64 group = block_id(), len = depth * inner, channel = group % groups * depth;
+    i64 group = block_id(), len = depth * inner, channel = rest(group, groups) * depth;
     x += group * len;
     y += group * len;
     f64 size = f64(len > 0 ? len : 1), sum = 0, spread = 0;
@@ -19,7 +19,7 @@ DEVICE void forward(const T* x, const T* scale, const T* bias, T* y, T* mean, T*
         rstd[group] = T(r);
     }
     for (i64 i = thread_id(); i < len; i += GROUP) {
-        i64 c = channel + i / inner;
+        i64 c = channel + over(i, inner);
         y[i] = T(fma((f64(x[i]) - center) * r, scale ? f64(scale[c]) : 1, bias ? f64(bias[c]) : 0));
     }
 }

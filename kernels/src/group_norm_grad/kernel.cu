@@ -6,13 +6,13 @@ constexpr int GROUP = 512;
 template <class T>
 DEVICE void gradient(const T* x, const T* dy, const T* scale, const T* mean, const T* rstd, T* dx, i64 groups, i64 depth,
                      i64 inner) {
-    i64 group = block_id(), len = depth * inner, channel = group % groups * depth;
+    i64 group = block_id(), len = depth * inner, channel = rest(group, groups) * depth;
     x += group * len;
     dy += group * len;
     dx += group * len;
     f64 center = mean[group], r = rstd[group], plain = 0, tilted = 0;
     for (i64 i = thread_id(); i < len; i += GROUP) {
-        f64 g = f64(dy[i]) * (scale ? f64(scale[channel + i / inner]) : 1);
+        f64 g = f64(dy[i]) * (scale ? f64(scale[channel + over(i, inner)]) : 1);
         plain += g;
         tilted = fma(g, f64(x[i]) - center, tilted);
     }
@@ -20,7 +20,7 @@ DEVICE void gradient(const T* x, const T* dy, const T* scale, const T* mean, con
     tilted = block_sum<GROUP>(tilted);
     f64 b = -r * r * r * tilted / f64(len), c = -r * plain / f64(len);
     for (i64 i = thread_id(); i < len; i += GROUP) {
-        f64 a = r * (scale ? f64(scale[channel + i / inner]) : 1);
+        f64 a = r * (scale ? f64(scale[channel + over(i, inner)]) : 1);
         dx[i] = T(fma(a, f64(dy[i]), fma(b, f64(x[i]) - center, c)));
     }
 }

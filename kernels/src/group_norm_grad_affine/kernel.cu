@@ -4,10 +4,10 @@
 template <class T>
 DEVICE void affine(const T* x, const T* dy, const T* mean, const T* rstd, T* dscale, T* dbias, i64 n, i64 channels,
                    i64 groups, i64 inner) {
-    i64 channel = block_id(), depth = channels / groups;
+    i64 channel = block_id(), depth = over(channels, groups);
     f64 plain = 0, tilted = 0;
     for (i64 image = 0; image < n; image++) {
-        i64 group = image * groups + channel / depth, start = (image * channels + channel) * inner;
+        i64 group = image * groups + over(channel, depth), start = (image * channels + channel) * inner;
         f64 center = mean[group], r = rstd[group];
         for (i64 i = start + thread_id(); i < start + inner; i += THREADS) {
             plain += f64(dy[i]);

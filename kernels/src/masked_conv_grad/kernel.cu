@@ -7,13 +7,13 @@
     KERNEL(THREADS, masked_conv_grad_sample_##name, Geometry g, const T* x, const T* dy, const u32* idx, T* dp,       \
            i64 count, i64 cols, i64 terms) {                                                                          \
         i64 place = block_id() * (THREADS / WARP) + thread_id() / WARP;                                               \
-        i64 group = place < count ? idx[place] / cols / (g.co / g.groups) : 0;                                        \
+        i64 group = place < count ? over(over(idx[place], cols), over(g.co, g.groups)) : 0;                                        \
         sample_places(idx, count, cols, terms, dp, Channels<T>{dy, g.co, 0, g.outputs()},                             \
                       Turned<Sources<T>>{{g, x, group}});                                                             \
     }                                                                                                                 \
     KERNEL(THREADS, masked_conv_grad_tile_##name, Geometry g, const T* x, const T* dy, const u32* idx, T* dp,         \
            i64 count, i64 cols, i64 terms, Split<T> split) {                                                          \
-        i64 co = g.co / g.groups, group = blockIdx.z;                                                                 \
+        i64 co = over(g.co, g.groups), group = blockIdx.z;                                                                 \
         tile_places(idx, count, group * co, co, cols, terms, false, false,                                            \
                     Channels<T>{dy, g.co, group * co, g.outputs()}, Turned<Sources<T>>{{g, x, group}}, dp, split);    \
     }                                                                                                                 \

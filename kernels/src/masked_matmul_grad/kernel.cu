@@ -13,7 +13,7 @@ struct Tokens {
         return i * channel;
     }
     DEVICE Term term(i64 k) const {
-        return k / n * image + k % n * token;
+        return over(k, n) * image + rest(k, n) * token;
     }
     DEVICE auto load(Line line, Term term) const {
         return wide(at[line + term]);

@@ -32,8 +32,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let scratch = if parts > 1 { w.scratch(parts * results * 8) } else { Param::Scratch(0) };
     let mut params = vec![op.clone(), space(&kept), space(&reduced), t.at("x"), t.at("y"), scratch.clone()];
     params.extend(sizes.clone());
-    let (entry, blocks) =
-        if threads { ("threads", results.div_ceil(THREADS as usize)) } else { ("blocks", results) };
+    let (entry, blocks) = if threads { ("threads", results.div_ceil(THREADS as usize)) } else { ("blocks", results) };
     w.launch(format!("reduce_{entry}_{kind}"), [blocks, parts, 1], THREADS, params);
     if parts > 1 {
         let mut params = vec![op, scratch, t.at("y"), Param::I64(parts as i64)];

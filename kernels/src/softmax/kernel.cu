@@ -37,7 +37,7 @@ template <class T>
 DEVICE void by_threads(const T* x, T* y, i64 n, i64 inner, i64 lines) {
     i64 line = block_id() * THREADS + thread_id();
     if (line >= lines) return;
-    i64 start = line / inner * n * inner + line % inner;
+    i64 start = over(line, inner) * n * inner + rest(line, inner);
     T high = lowest<T>();
     for (i64 i = 0; i < n; i++) high = Larger()(high, x[start + i * inner]);
     high = shift(high);

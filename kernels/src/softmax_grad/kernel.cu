@@ -18,7 +18,7 @@ template <class T>
 DEVICE void by_threads(const T* y, const T* dy, T* dx, i64 n, i64 inner, i64 lines) {
     i64 line = block_id() * THREADS + thread_id();
     if (line >= lines) return;
-    i64 start = line / inner * n * inner + line % inner, end = start + n * inner;
+    i64 start = over(line, inner) * n * inner + rest(line, inner), end = start + n * inner;
     f64 sum = 0;
     for (i64 i = start; i < end; i += inner) sum = fma(f64(y[i]), f64(dy[i]), sum);
     for (i64 i = start; i < end; i += inner) dx[i] = T(f64(y[i]) * (f64(dy[i]) - sum));

@@ -32,7 +32,10 @@ pub struct Info {
 pub fn devices() -> Result<(Vec<Info>, (i32, i32))> {
     // SAFETY: only looks for the library.
     if !unsafe { sys::is_culib_present() } {
-        return Err(Error::Device("there is no CUDA driver (libcuda.so.1) on this machine; install NVIDIA's driver, or use --device cpu".to_owned()));
+        return Err(Error::Device(
+            "there is no CUDA driver (libcuda.so.1) on this machine; install NVIDIA's driver, or use --device cpu"
+                .to_owned(),
+        ));
     }
     let failed = |e: DriverError| Error::Device(format!("the CUDA driver does not work: {e}"));
     result::init().map_err(failed)?;
@@ -348,6 +351,18 @@ impl Device for Cuda {
         self.taken.push(address);
         self.fill(address, bytes, 0)?;
         Ok(address)
+    }
+
+    #[expect(unsafe_code, reason = "gives back memory of the device")]
+    fn release(&mut self) -> Result<()> {
+        self.enter()?;
+        self.wait()?;
+        self.forget_programs();
+        for address in std::mem::take(&mut self.taken) {
+            // SAFETY: taken by this device, and no program that uses it is left.
+            unsafe { result::free_sync(address) }.map_err(|e| self.failed("memory cannot be given back", e))?;
+        }
+        Ok(())
     }
 
     #[expect(unsafe_code, reason = "copies to the device")]

@@ -69,8 +69,11 @@ pub trait Device: Send + Sync {
     /// Bytes of memory that are free, and of all.
     fn memory(&self) -> Result<[u64; 2]>;
 
-    /// Takes memory, aligned to 256 bytes, for as long as the device lives.
+    /// Takes memory, aligned to 256 bytes and filled with zeros, until [`Device::release`].
     fn take(&mut self, bytes: usize) -> Result<u64>;
+
+    /// Gives back all memory, and forgets the programs.
+    fn release(&mut self) -> Result<()>;
 
     /// Copies bytes into its memory.
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<()>;

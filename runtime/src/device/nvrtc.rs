@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::files::hex;
 use crate::oracle::find::cache_root;
+use crate::wheel::{Fetched, Wheel, WheelError};
 use libloading::{Library, Symbol};
 use sara_kernels::Kernel;
 use sara_kernels::cuda::{HEADER, SHARED};
@@ -12,6 +13,25 @@ use std::path::{Path, PathBuf};
 
 /// Version of the library that the cache is filled with.
 pub const PINNED_VERSION: &str = "12.9.86";
+
+/// The package of the pinned library, and what belongs to it.
+const WHEEL: Wheel = Wheel {
+    package: "nvidia-cuda-nvrtc-cu12",
+    version: PINNED_VERSION,
+    hashes: &[(
+        "nvidia_cuda_nvrtc_cu12-12.9.86-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl",
+        "210cf05005a447e29214e9ce50851e83fc5f4358df8b453155d5e1918094dcb4",
+    )],
+    keeps: |path| path.contains("/lib/libnvrtc") && !path.contains(".alt."),
+};
+
+/// Downloads the pinned library into the cache.
+pub fn fetch() -> Result<Fetched, WheelError> {
+    let reason = "there is no place for the cache, because neither XDG_CACHE_HOME nor HOME is set".to_owned();
+    let package = WHEEL.package;
+    let cache = cache_dir().ok_or(WheelError::Fetch { package, version: PINNED_VERSION, reason })?;
+    WHEEL.fetch_into(&cache)
+}
 
 /// Names under which the system may know the library.
 const NAMES: &[&str] = &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
@@ -136,8 +156,9 @@ impl Nvrtc {
         }
         let option_pointers = pointers(&options);
         // SAFETY: the program exists, and the options outlive the call.
-        let status =
-            unsafe { self.symbol::<Compile>("nvrtcCompileProgram")?(program, options.len() as c_int, option_pointers.as_ptr()) };
+        let status = unsafe {
+            self.symbol::<Compile>("nvrtcCompileProgram")?(program, options.len() as c_int, option_pointers.as_ptr())
+        };
         let log = self.part(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog");
         let cubin = if status == 0 { self.part(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN") } else { Ok(Vec::new()) };
         // SAFETY: the program exists and is not used again.
@@ -156,7 +177,8 @@ impl Nvrtc {
     fn part(&self, program: Program, size: &str, get: &str) -> Result<Vec<u8>> {
         let mut bytes = 0_usize;
         // SAFETY: the signature is that of the library, and the program exists.
-        let status = unsafe { self.symbol::<unsafe extern "C" fn(Program, *mut usize) -> c_int>(size)?(program, &mut bytes) };
+        let status =
+            unsafe { self.symbol::<unsafe extern "C" fn(Program, *mut usize) -> c_int>(size)?(program, &mut bytes) };
         self.check(status, size)?;
         let mut out = vec![0_u8; bytes];
         // SAFETY: as above, and there is room for as many bytes as it said.
@@ -192,7 +214,7 @@ impl Nvrtc {
 }
 
 /// What every kernel is compiled with.
-const OPTIONS: &[&str] = &["--std=c++17", "--ptxas-options=-v"];
+const OPTIONS: &[&str] = &["--std=c++17", "--device-int128", "--ptxas-options=-v"];
 
 /// The directory that holds the pinned library once it has been fetched.
 pub fn cache_dir() -> Option<PathBuf> {

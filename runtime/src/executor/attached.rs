@@ -167,7 +167,10 @@ impl Executor {
                 let call = sara_kernels::Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars };
                 let Some((launches, scratch)) = launches(step.kernel, &call, &dtypes, &spans, attached.scratch) else {
                     let name = step.kernel.name;
-                    return Err(Error::Option(format!("`{name}` (node `{}`) runs on the CPU only; use --device cpu", step.origin)));
+                    return Err(Error::Option(format!(
+                        "`{name}` (node `{}`) runs on the CPU only; use --device cpu",
+                        step.origin
+                    )));
                 };
                 most = most.max(scratch);
                 orders.extend(launches.into_iter().map(Order::Launch));
@@ -266,7 +269,7 @@ impl Executor {
 
     /// The host's copy of the state.
     pub(super) fn settled(&self) -> &Block {
-        debug_assert!(!self.attached.as_ref().is_some_and(|a| a.stale), "the state is read before it was settled");
+        assert!(!self.attached.as_ref().is_some_and(|a| a.stale), "the state is read before it was settled");
         &self.state
     }
 

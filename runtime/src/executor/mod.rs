@@ -6,8 +6,8 @@ mod memory;
 mod sparse;
 
 use crate::block::Block;
-use crate::error::{Error, Result};
 use crate::device::Device;
+use crate::error::{Error, Result};
 use crate::load::{Loaded, load};
 use crate::map::Map;
 use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program};
@@ -99,12 +99,7 @@ impl Executor {
     }
 
     /// As [`Executor::new`], on a device; without one, on the CPU.
-    pub fn on(
-        plan: Plan,
-        threads: usize,
-        model: Option<&Path>,
-        device: Option<Box<dyn Device>>,
-    ) -> Result<Executor> {
+    pub fn on(plan: Plan, threads: usize, model: Option<&Path>, device: Option<Box<dyn Device>>) -> Result<Executor> {
         let pool = Pool::new(threads).map_err(|e| Error::Option(format!("no threads could be started: {e}")))?;
         let source = plan.model.source(model);
         let Loaded { at: weight_at, block: weights, values } = load(&plan, &source, &pool)?;

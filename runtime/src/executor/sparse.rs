@@ -20,7 +20,6 @@ pub struct SparseState<'a> {
 }
 
 impl Executor {
-
     /// Entries of sparse weight `s` that train now.
     pub fn count(&self, s: usize) -> usize {
         self.state_at[s].count
@@ -48,7 +47,8 @@ impl Executor {
     /// Values of all entries of sparse weight `s` that the plan trains, in the order of the plan, whether they still train or not.
     pub fn values(&self, s: usize) -> Vec<f32> {
         let at = self.state_at[s];
-        let (index, values): (&[u32], &[f32]) = (self.settled().view(at.index, at.all), self.settled().view(at.param, at.all));
+        let (index, values): (&[u32], &[f32]) =
+            (self.settled().view(at.index, at.all), self.settled().view(at.param, at.all));
         let mut pairs: Vec<(u32, f32)> = index.iter().copied().zip(values.iter().copied()).collect();
         pairs.sort_unstable_by_key(|p| p.0);
         pairs.into_iter().map(|p| p.1).collect()
@@ -149,4 +149,5 @@ impl Executor {
             attached.hyper_changed();
         }
         self.state.view_mut(self.hyper_at, hyper::LEN)
-    }}
+    }
+}

@@ -1,5 +1,6 @@
 //! What can go wrong between the program and ONNX Runtime.
 
+use crate::wheel::WheelError;
 use std::path::PathBuf;
 
 use super::OracleType;
@@ -137,21 +138,6 @@ pub enum OracleError {
     #[error("not an ONNX model: {0}")]
     NotAModel(String),
     /// The cache could not be filled.
-    #[error("could not fetch ONNX Runtime {version}: {reason}; {THREE_WAYS}")]
-    Fetch {
-        /// The pinned version.
-        version: &'static str,
-        /// What failed.
-        reason: String,
-    },
-    /// A downloaded wheel is not the one that the program knows.
-    #[error("the wheel `{wheel}` has SHA-256 {actual}, but {expected} is expected; it was not used")]
-    Hash {
-        /// File name of the wheel.
-        wheel: String,
-        /// The pinned hash.
-        expected: &'static str,
-        /// The hash of the download.
-        actual: String,
-    },
+    #[error("{0}; {THREE_WAYS}")]
+    Fetch(#[from] WheelError),
 }

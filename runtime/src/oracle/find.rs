@@ -3,6 +3,7 @@
 //! The search never fails: what it cannot read it passes over, and what looked promising without being a library it
 //! notes.
 
+use crate::wheel::PYTHON;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -171,9 +172,6 @@ pub fn cache_root() -> Option<PathBuf> {
         .or_else(|| Some(env_path("HOME").or_else(|| env_path("USERPROFILE"))?.join(".cache")))?;
     Some(base.join("sara"))
 }
-
-/// The name under which the interpreter is looked up.
-pub(super) const PYTHON: &str = if cfg!(windows) { "python" } else { "python3" };
 
 fn env_path(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)

@@ -8,7 +8,7 @@ mod watch;
 
 pub use flags::check_config;
 
-use super::options::Threads;
+use super::options::{On, Threads};
 use super::{Failure, report};
 use data::{Data, Opened, Source};
 use flags::Flags;
@@ -46,6 +46,8 @@ pub(super) struct Args {
     flags: Flags,
     #[command(flatten)]
     threads: Threads,
+    #[command(flatten)]
+    on: On,
     /// Continue from this checkpoint, or from the `latest` of the run.
     #[arg(long, value_name = "DIR|latest")]
     resume_from_checkpoint: Option<PathBuf>,
@@ -107,7 +109,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let Opened { data, pipeline, identity } = Data::open(&args.source, &flags, &plan, &model, threads)?;
     let options = TrainOptions { data: identity, ..flags.options(plan.selection.threshold, data.per_epoch())? };
     options.check().map_err(|e| Failure::Usage(e.to_string()))?;
-    let executor = Executor::new(plan, threads, Some(&model))?;
+    let executor = Executor::on(plan, threads, Some(&model), args.on.open()?)?;
     let mut trainer = Trainer::new(executor, options)?;
     std::fs::create_dir_all(&args.output_dir).map_err(|e| Error::io(&args.output_dir, e))?;
     if let Some(from) = &args.resume_from_checkpoint {
@@ -162,6 +164,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if !matches!(ended, Ok(_) | Err(Failure::Interrupted { .. })) {
         return ended.map(|_| ());
     }
+    trainer.executor.settle()?;
     let values = match &trainer.ema {
         Some(ema) => ema.values().to_vec(),
         None => tuned(&trainer.executor),
@@ -250,6 +253,7 @@ pub(super) fn train(
         let interrupted = signals.received();
         let due = saving.every > 0 && trainer.step.is_multiple_of(saving.every);
         if interrupted.is_some() || due || trainer.step == total {
+            trainer.executor.settle()?;
             let path = match checkpoint::save(trainer, run, saving.keep) {
                 Ok(path) => path,
                 // A checkpoint that cannot be saved on the way is tried again at the next, and those that are there stand.

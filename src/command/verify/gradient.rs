@@ -8,6 +8,8 @@ use sara_compiler::compile::{compile_gradients, unobserved};
 use sara_compiler::import::{Binding, Model, checked, external_files, read_weight};
 use sara_compiler::loss::TARGET;
 use sara_compiler::select;
+use sara_runtime::device::Device;
+use sara_runtime::executor::Executor;
 use sara_runtime::oracle::{Oracle, SessionOptions};
 use sara_runtime::patch::{Patch, export};
 use sara_runtime::plan::{Stored, Weight};
@@ -32,6 +34,8 @@ pub(super) struct Options {
     pub(super) select: select::Options,
     /// Threads.
     pub(super) threads: usize,
+    /// Device, if not the CPU.
+    pub(super) device: Option<Box<dyn Device>>,
     /// Parts into which the weights are dealt; each gives a direction.
     pub(super) directions: usize,
 }
@@ -98,7 +102,8 @@ pub(super) fn verify(oracle: &Oracle, model: &Model, values: &Values, options: O
     let mut rng = CounterRng::new(1, 0);
     let target: Vec<f32> = (0..shape.iter().product()).map(|_| rng.normal() as f32).collect();
     inputs.extend(Tensor::f32(&shape, target.clone()).map(|t| (TARGET.to_owned(), t)));
-    let mut gradients = execute(plan, "gradients", &inputs, options.threads, model.path())?;
+    let mut gradients =
+        execute(Executor::on(plan, options.threads, Some(model.path()), options.device)?, "gradients", &inputs)?;
     let base = gradients.remove("loss").map_or(f64::NAN, |l| l.to_f64()[0]);
     let probe = Probe { oracle, model, values, target: &target };
     probe.compare(&weights, &gradients, base, options.directions)

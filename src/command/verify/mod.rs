@@ -4,11 +4,12 @@ mod gradient;
 mod nodes;
 mod values;
 
-use super::options::{Dims, ModelArg, Select, Threads};
+use super::options::{Dims, ModelArg, On, Select, Threads};
 use super::run::{execute, for_model};
 use super::{Failure, report};
 use sara_compiler::compile::{compile_forward, unobserved};
 use sara_compiler::import::checked;
+use sara_runtime::executor::Executor;
 use sara_runtime::oracle::{Oracle, SessionOptions};
 use sara_runtime::tensor::read_safetensors;
 use serde::Serialize;
@@ -41,6 +42,8 @@ pub(super) struct Args {
     select: Select,
     #[command(flatten)]
     threads: Threads,
+    #[command(flatten)]
+    on: On,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -76,7 +79,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (bytes, folder) = checked(&model)?;
     let mut session = oracle.session_from_bytes(&bytes, &folder, &SessionOptions::default())?;
     let values = Values::new(&plan, &session, &given)?;
-    let found = execute(plan, "forward", &values.tensors, args.threads.count(), model.path())?;
+    let found = execute(
+        Executor::on(plan, args.threads.count(), Some(model.path()), args.on.open()?)?,
+        "forward",
+        &values.tensors,
+    )?;
     let mut outputs = Vec::new();
     for (name, expected) in session.run(&values.arrays)? {
         let expected = expected.to_tensor().zip(found.get(&name));
@@ -84,7 +91,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         outputs.push(Output { name, difference });
     }
     drop(session);
-    let nodes = (!args.no_nodes).then(|| nodes::verify(&oracle, &model, &values, args.tolerance)).transpose()?;
+    let nodes = match args.no_nodes {
+        true => None,
+        false => Some(nodes::verify(&oracle, &model, &values, args.on.open()?, args.tolerance)?),
+    };
     let gradient = match args.grad {
         false => None,
         true => Some(gradient::verify(
@@ -95,6 +105,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
                 binding,
                 select: args.select.options(),
                 threads: args.threads.count(),
+                device: args.on.open()?,
                 directions: args.directions.max(1),
             },
         )?),

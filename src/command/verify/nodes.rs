@@ -4,13 +4,14 @@
 use super::values::{Values, difference};
 use crate::command::{Failure, report};
 use prost::Message;
-use sara_compiler::evaluate::execute;
+use sara_compiler::evaluate::{execute, execute_by};
 use sara_compiler::import::proto::{
     DimensionProto, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
     ValueInfoProto,
 };
 use sara_compiler::import::{Binding, Model, checked, import, read_weight};
 use sara_compiler::ir::{Block, Def};
+use sara_runtime::device::Device;
 use sara_runtime::oracle::{Array, Oracle, SessionOptions, expose};
 use sara_runtime::tensor::{Tensor, Tensors};
 use serde::Serialize;
@@ -80,14 +81,20 @@ fn label(node: &NodeProto) -> String {
 }
 
 /// Compares every node of the main graph.
-pub(super) fn verify(oracle: &Oracle, model: &Model, values: &Values, tolerance: f64) -> Result<Report, Failure> {
+pub(super) fn verify(
+    oracle: &Oracle,
+    model: &Model,
+    values: &Values,
+    device: Option<Box<dyn Device>>,
+    tolerance: f64,
+) -> Result<Report, Failure> {
     let nodes: Vec<&NodeProto> = model.graph().node.iter().filter(|n| n.op_type != "Constant").collect();
     let names: BTreeSet<&str> =
         nodes.iter().flat_map(|n| &n.output).map(String::as_str).filter(|n| !n.is_empty()).collect();
     let names: Vec<&str> = names.into_iter().collect();
     let (encoded, folder) = checked(model)?;
     let mut report = Report { compared: 0, operators: Vec::new(), failed: Vec::new() };
-    let single = Single::new(model);
+    let mut single = Single::new(model, device);
     let (mut start, mut count) = (0, 64);
     while start < nodes.len() {
         let portion = &nodes[start..nodes.len().min(start + count)];
@@ -126,21 +133,23 @@ pub(super) fn verify(oracle: &Oracle, model: &Model, values: &Values, tolerance:
 struct Single<'m> {
     model: &'m Model,
     constants: HashMap<&'m str, &'m TensorProto>,
+    /// What computes, if not the CPU.
+    device: Option<Box<dyn Device>>,
 }
 
 impl<'m> Single<'m> {
-    fn new(model: &'m Model) -> Single<'m> {
+    fn new(model: &'m Model, device: Option<Box<dyn Device>>) -> Single<'m> {
         let graph = model.graph();
         let attributes = graph.node.iter().filter(|n| n.op_type == "Constant").filter_map(|n| {
             let tensor = n.attribute.iter().find(|a| a.name == "value")?.t.as_ref()?;
             Some((n.output.first()?.as_str(), tensor))
         });
         let constants = graph.initializer.iter().map(|t| (t.name.as_str(), t)).chain(attributes).collect();
-        Single { model, constants }
+        Single { model, constants, device }
     }
 
     /// Largest difference of a node's results from those of ONNX Runtime, and what rounding to their type may make.
-    fn difference(&self, node: &NodeProto, values: &HashMap<String, Array>) -> Result<(f64, f64), String> {
+    fn difference(&mut self, node: &NodeProto, values: &HashMap<String, Array>) -> Result<(f64, f64), String> {
         // What has to be constant differs between operators; most floats need not, so they are tried as inputs first.
         let found = self.compute(node, values, false).or_else(|_| self.compute(node, values, true))?;
         let (mut worst, mut rounding) = (0.0_f64, 0.0_f64);
@@ -154,7 +163,7 @@ impl<'m> Single<'m> {
     }
 
     fn compute(
-        &self,
+        &mut self,
         node: &NodeProto,
         values: &HashMap<String, Array>,
         small_floats: bool,
@@ -195,7 +204,13 @@ impl<'m> Single<'m> {
             Def::Weight(w) => read_weight(&model, &graph.weights[*w]).ok(),
             _ => None,
         };
-        let results = execute(&graph, &[Block::Forward], data).map_err(|e| e.to_string())?;
+        let results = match &mut self.device {
+            None => execute(&graph, &[Block::Forward], data),
+            Some(device) => execute_by(&graph, &[Block::Forward], data, |memory, buffers, steps| {
+                memory.run_on(buffers, steps, device.as_mut())
+            }),
+        }
+        .map_err(|e| e.to_string())?;
         let mut tensors = Tensors::new();
         for (name, id) in &graph.returns {
             let ty = &graph.value(*id).ty;

@@ -1,0 +1,138 @@
+//! A device whose launches run on a processor, each access to memory being checked.
+
+use sara_runtime::device::{Device, Launch, Order};
+use sara_runtime::map::Map;
+use sara_runtime::{Error, Result};
+use sara_shim::{Mode, Region};
+use std::ops::Range;
+
+/// A device of fibers. Its memory is the process's own.
+#[derive(Default)]
+pub(crate) struct Shim {
+    /// Chooses the order of blocks and threads; counts up with the launches.
+    pub(crate) seed: u64,
+    memory: Vec<Vec<u64>>,
+    programs: Vec<Vec<Order>>,
+    /// The bytes that are said to be free; all there are if zero.
+    pub(crate) free: u64,
+}
+
+impl Shim {
+    pub(crate) fn new(seed: u64) -> Shim {
+        Shim { seed, ..Shim::default() }
+    }
+
+    /// Fails unless the bytes lie in one piece that was taken.
+    fn checked(&self, address: u64, bytes: usize) -> usize {
+        let inside = |block: &Vec<u64>| {
+            let start = block.as_ptr().addr() as u64;
+            address >= start && address + bytes as u64 <= start + block.len() as u64 * 8
+        };
+        assert!(bytes == 0 || self.memory.iter().any(inside), "bytes outside the device's memory");
+        address as usize
+    }
+
+    #[expect(unsafe_code, reason = "hands its memory to the kernels")]
+    fn launch(&mut self, launch: &Launch) -> Result<()> {
+        self.seed += 1;
+        let regions: Vec<Region<'_>> = launch
+            .spans
+            .iter()
+            .map(|s| Region {
+                start: std::ptr::with_exposed_provenance_mut(self.checked(s.address, s.bytes)),
+                bytes: s.bytes,
+                grain: s.grain,
+                mode: match s.mode {
+                    sara_kernels::Mode::Read => Mode::Read,
+                    sara_kernels::Mode::Write => Mode::Write,
+                    sara_kernels::Mode::Update => Mode::Update,
+                },
+                name: s.name,
+            })
+            .collect();
+        let params: Vec<&[u8]> = launch.params.iter().map(Vec::as_slice).collect();
+        let shim = sara_shim::Launch {
+            entry: &launch.entry,
+            grid: launch.grid,
+            threads: launch.threads,
+            dynamic: launch.dynamic as usize,
+            kinds: &launch.kinds,
+            params: &params,
+            regions: &regions,
+            seed: self.seed,
+        };
+        // SAFETY: the regions lie in memory that was taken, and nobody else uses it meanwhile.
+        unsafe { sara_shim::launch(&shim) }.map_err(Error::Device)
+    }
+
+    #[expect(unsafe_code, reason = "views its memory")]
+    fn bytes(&mut self, address: u64, bytes: usize) -> &mut [u8] {
+        let start = self.checked(address, bytes);
+        // SAFETY: the bytes lie in memory that was taken and is initialised, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(start), bytes) }
+    }
+}
+
+impl Device for Shim {
+    fn name(&self) -> &str {
+        "the shim"
+    }
+
+    fn memory(&self) -> Result<[u64; 2]> {
+        let free = if self.free == 0 { u64::MAX } else { self.free };
+        Ok([free, free])
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<u64> {
+        let mut block = vec![0_u64; bytes.div_ceil(8) + 32];
+        let start = block.as_mut_ptr().expose_provenance();
+        self.memory.push(block);
+        Ok(start.next_multiple_of(256) as u64)
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.memory.clear();
+        self.programs.clear();
+        Ok(())
+    }
+
+    fn write(&mut self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.bytes(to, bytes.len()).copy_from_slice(bytes);
+        Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "views its memory")]
+    fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        let start = self.checked(from, bytes.len());
+        // SAFETY: the bytes lie in memory that was taken and is initialised, and nothing writes to it meanwhile.
+        bytes.copy_from_slice(unsafe {
+            std::slice::from_raw_parts(std::ptr::with_exposed_provenance(start), bytes.len())
+        });
+        Ok(())
+    }
+
+    fn fill(&mut self, at: u64, bytes: usize, value: u8) -> Result<()> {
+        self.bytes(at, bytes).fill(value);
+        Ok(())
+    }
+
+    fn bind(&mut self, programs: Vec<Vec<Order>>) -> Result<()> {
+        self.programs = programs;
+        Ok(())
+    }
+
+    fn run(&mut self, program: usize, orders: Range<usize>, maps: &[(String, Map)]) -> Result<()> {
+        for at in orders {
+            let order = self.programs[program][at].clone();
+            match order {
+                Order::Launch(launch) => self.launch(&launch)?,
+                Order::Stage { map, range, to } => self.write(to, &maps[map].1.as_ref()[range])?,
+            }
+        }
+        Ok(())
+    }
+
+    fn time(&mut self, program: usize, orders: Range<usize>, maps: &[(String, Map)]) -> Result<Vec<f64>> {
+        orders.map(|at| self.run(program, at..at + 1, maps).map(|()| 1.0)).collect()
+    }
+}
