@@ -8,7 +8,8 @@ rounds repeat, so that a machine that slows down slows all of them; the shortest
 Ours: sara; sara-memory = within 3750 MiB; sara-bf16 = mixed precision within 2150 MiB; sara-streamed = weights in their file,
 within 900 MiB. Peers: onnxruntime = forward only; lora = PEFT, rank 16 on attention; lora-bf16 = the same in bfloat16; sara-like =
 dense gradients of all convolutions and products, of which those of |w| < threshold feed AdamW; full = AdamW on all weights.
-In single precision where nothing else is said, batch 1.
+In single precision where nothing else is said, batch 1; -compiled = by torch.compile. With --device cuda all run on a GPU, and
+memory is what PyTorch allocated there and what our plan holds.
 """
 
 import argparse
@@ -43,9 +44,10 @@ def ours(args, name):
         plan = f"{folder}/unet.plan"
         compile_ = [args.sara, "compile", args.model, "--output", plan, *dimensions(args.model), *flags]
         subprocess.run(compile_, capture_output=True, check=True)
-        out = subprocess.run([args.sara, "bench", plan, f"--repeat={args.steps}", "--json"], capture_output=True, check=True)
+        bench = [args.sara, "bench", plan, f"--repeat={args.steps}", f"--device={args.device}", "--json"]
+        out = subprocess.run(bench, capture_output=True, check=True)
     report = json.loads(out.stdout)
-    memory = (report["peak_resident"] or 0) / 2**20
+    memory = (report["memory"]["total"] if args.device != "cpu" else report["peak_resident"] or 0) / 2**20
     return {"forward": report["forward_seconds"], "step": report["step_seconds"], "mib": memory}
 
 
@@ -55,7 +57,8 @@ def onnxruntime(args):
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = args.threads
-    session = ort.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
+    provider = "CPUExecutionProvider" if args.device == "cpu" else "CUDAExecutionProvider"
+    session = ort.InferenceSession(args.model, options, providers=[provider])
     rng = numpy.random.default_rng(0)
     feeds = {}
     for i in session.get_inputs():
@@ -71,6 +74,8 @@ def torch_step(args, kind):
 
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
+    kind, compiled = kind.removesuffix("-compiled"), kind.endswith("-compiled")
     kind, half = kind.removesuffix("-bf16"), kind.endswith("-bf16")
     attention = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     net = UNet2DConditionModel(
@@ -99,9 +104,10 @@ def torch_step(args, kind):
             masks.append((w, index, torch.nn.Parameter(w.detach().flatten()[index].clone())))
         trained = [p for _, _, p in masks]
     optimiser = torch.optim.AdamW(trained, lr=1e-5)
+    forward = torch.compile(net) if compiled else net
 
     def step():
-        loss = torch.nn.functional.mse_loss(net(x, t, text, return_dict=False)[0], target)
+        loss = torch.nn.functional.mse_loss(forward(x, t, text, return_dict=False)[0], target)
         loss.backward()
         for w, index, p in masks:
             p.grad = w.grad.flatten()[index]
@@ -111,8 +117,13 @@ def torch_step(args, kind):
         with torch.no_grad():
             for w, index, p in masks:
                 w.view(-1)[index] = p
+        if args.device != "cpu":
+            torch.cuda.synchronize()
 
-    return {"step": shortest(args.steps, step)}
+    result = {"step": shortest(args.steps, step)}
+    if args.device != "cpu":
+        result["mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return result
 
 
 def shortest(steps, run):
@@ -134,11 +145,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(__import__("os").sched_getaffinity(0)))
     parser.add_argument("--peers", default="onnxruntime,lora,lora-bf16,sara-like,full")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only:
         result = onnxruntime(args) if args.only == "onnxruntime" else torch_step(args, args.only)
-        result["mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        result.setdefault("mib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         print(json.dumps(result))
         return
     best = {}
@@ -155,7 +167,7 @@ def main():
                 held[key] = max(held[key], value) if key == "mib" else min(held[key], value)
     print(f"{'':14}{'forward s':>10}{'step s':>10}{'MiB':>8}  ours / theirs")
     for name, result in best.items():
-        own = best["sara-bf16" if name.endswith("-bf16") else "sara"]
+        own = best["sara-bf16" if "-bf16" in name else "sara"]
         cells = "".join(f"{result[k]:10.2f}" if k in result else f"{'':10}" for k in ("forward", "step"))
         ratios = [f"{k} {own[k] / result[k]:.2f}" for k in ("forward", "step") if k in result and own is not result]
         if name == "onnxruntime":

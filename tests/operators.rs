@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::shim::Shim;
+use common::shim::device;
 use common::{noise, oracle_type};
 use sara_compiler::autodiff::Grad;
 use sara_compiler::evaluate::{execute, execute_by};
@@ -87,14 +87,14 @@ impl Applied {
         results.into_iter().filter_map(|(n, b)| typed(&n).map(|t| (n, decode(&b, t)))).collect()
     }
 
-    /// The same by the CUDA kernels, on a processor.
-    fn run_on_shim(&self, data: &[Vec<f64>], seed: u64) -> BTreeMap<String, Vec<u8>> {
+    /// The same by the CUDA kernels.
+    fn run_on_device(&self, data: &[Vec<f64>], seed: u64) -> BTreeMap<String, Vec<u8>> {
         let bytes = |id: ValueId| {
             let at = self.inputs.iter().position(|v| *v == Some(id))?;
             Some(encode(&data[at], self.graph.ty(id).dtype))
         };
         let run = |memory: &mut Memory, buffers: &[Buffer], steps: &[Step]| {
-            memory.run_on(buffers, steps, &mut Shim::new(seed))
+            memory.run_on(buffers, steps, device(seed).as_mut())
         };
         execute_by(&self.graph, &Block::ALL, bytes, run).unwrap_or_else(|e| panic!("{}: {e}", self.line()))
     }
@@ -192,9 +192,9 @@ fn cuda_kernels_give_what_cpu_kernels_give_in_any_order_of_threads() {
         let line = applied.line();
         let data = operands(&case.inputs, case.data);
         let want = applied.run(&data);
-        let got = applied.run_on_shim(&data, 1);
+        let got = applied.run_on_device(&data, 1);
         for seed in [2, 3] {
-            assert!(got == applied.run_on_shim(&data, seed), "{line} depends on the order of threads");
+            assert!(got == applied.run_on_device(&data, seed), "{line} depends on the order of threads");
         }
         for (name, value) in &applied.graph.returns {
             let found = decode(&got[name], applied.graph.ty(*value).dtype);

@@ -125,7 +125,7 @@ DEVICE Sums<T, HALF> product_tile(i64 row, i64 column, i64 m, i64 n, i64 first, 
         else if (thread >= WARP && thread - WARP < count) t.right[thread - WARP] = b.term(first + thread - WARP);
         __syncthreads();
         if constexpr (HALF) {
-            _Pragma("unroll 4") for (int load = 0; load < SIDE * STEP / 2 / THREADS; load++) {
+            _Pragma("unroll 2") for (int load = 0; load < SIDE * STEP / 2 / THREADS; load++) {
                 int i, k;
                 place<SIDE, STEP / 2>(load * THREADS + thread, a_lines, i, k);
                 t.s.a[i][k] = load_pair(a, t.rows, t.left, i, k, rows, count);

@@ -5,6 +5,7 @@ use super::{Failure, report};
 use sara_compiler::compile::{TrainOptions, compile_training, unobserved};
 use sara_compiler::import::Model;
 use sara_kernels::hyper;
+use sara_runtime::device::Peaks;
 use sara_runtime::executor::{Executor, Timing};
 use sara_runtime::plan::Plan;
 use sara_runtime::rng::CounterRng;
@@ -46,8 +47,11 @@ pub(super) struct Args {
 
 #[derive(Serialize)]
 struct Report {
+    /// What computed: `cpu`, or the device's name.
+    device: String,
     threads: usize,
-    /// Rate of a dense product, in 10^9 floating-point operations a second.
+    /// Rate that a kernel without memory traffic could have, in 10^9 floating-point operations a second: on a CPU that of a dense
+    /// product, on a device its peak in single precision.
     floor_gflops: f64,
     /// `train` and `update` together.
     step_seconds: f64,
@@ -75,15 +79,49 @@ struct Line {
     launches: usize,
     seconds: f64,
     flops: u64,
-    /// Share of the floor that its rate is.
+    bytes: u64,
+    /// Seconds that it could have taken as a share of those that it took.
     of_floor: f64,
+    #[serde(skip)]
+    floor_seconds: f64,
+}
+
+/// What launches could take at least.
+#[derive(Clone, Copy)]
+enum Floor {
+    /// By the rate of a dense product.
+    Product(f64),
+    /// By what a device could compute and move.
+    Roofline(Peaks),
+}
+
+impl Floor {
+    fn seconds(self, timing: &Timing) -> f64 {
+        match self {
+            Floor::Product(rate) => timing.flops as f64 / rate,
+            Floor::Roofline(peaks) => {
+                let rate = if timing.half { peaks.half_flops } else { peaks.flops };
+                (timing.flops as f64 / rate).max(timing.bytes as f64 / peaks.bytes)
+            }
+        }
+    }
+
+    fn rate(self) -> f64 {
+        match self {
+            Floor::Product(rate) => rate,
+            Floor::Roofline(peaks) => peaks.flops,
+        }
+    }
 }
 
 impl Line {
-    fn add(&mut self, timing: Timing) {
+    fn add(&mut self, timing: Timing, floor: Floor) {
         self.launches += 1;
         self.seconds += timing.seconds;
         self.flops += timing.flops;
+        self.bytes += timing.bytes;
+        self.floor_seconds += floor.seconds(&timing);
+        self.of_floor = if self.seconds > 0.0 { self.floor_seconds / self.seconds } else { 0.0 };
     }
 
     fn rate(&self) -> f64 {
@@ -98,12 +136,13 @@ impl Line {
             format!("{:.1}", 100.0 * self.seconds / total.max(f64::MIN_POSITIVE)),
             format!("{:.1}", self.flops as f64 / 1e9),
             format!("{:.1}", self.rate()),
+            format!("{:.1}", self.bytes as f64 / self.seconds.max(f64::MIN_POSITIVE) / 1e9),
             format!("{:.0}", 100.0 * self.of_floor),
         ]
     }
 }
 
-const HEAD: [&str; 7] = ["kernel", "launches", "ms", "% time", "GF", "GF/s", "% floor"];
+const HEAD: [&str; 8] = ["kernel", "launches", "ms", "% time", "GF", "GF/s", "GB/s", "% floor"];
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let threads = args.threads.count();
@@ -121,11 +160,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     } else {
         Plan::load(&args.model)?
     };
-    let floor = sara_kernels::dense_rate(threads, FLOOR_SECONDS)
-        .map_err(|e| Failure::Plain(format!("no threads could be started: {e}")))?;
     let memory = report::Memory::of(&plan, threads);
     let trainable = plan.selection.trainable;
     let mut executor = Executor::on(plan, threads, None, args.on.open()?)?;
+    let floor = match executor.peaks() {
+        Some(peaks) => Floor::Roofline(peaks),
+        None => Floor::Product(
+            sara_kernels::dense_rate(threads, FLOOR_SECONDS)
+                .map_err(|e| Failure::Plain(format!("no threads could be started: {e}")))?,
+        ),
+    };
     // A learning rate of zero, and no division by zero: weights stay as they are.
     for slot in [hyper::EPSILON, hyper::CORRECTION1, hyper::CORRECTION2, hyper::GRADIENT_SCALE] {
         executor.hyper()[slot] = 1.0;
@@ -139,8 +183,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let seconds =
         |wanted: &[&str]| programs.iter().filter(|p| wanted.contains(&p.name.as_str())).map(|p| p.seconds).sum::<f64>();
     let report = Report {
+        device: executor.device().unwrap_or("cpu").to_owned(),
         threads,
-        floor_gflops: floor / 1e9,
+        floor_gflops: floor.rate() / 1e9,
         step_seconds: seconds(&["train", "update"]),
         forward_seconds: seconds(&["forward"]),
         trainable,
@@ -165,13 +210,22 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if let Some(bytes) = report.peak_resident {
         say!("resident at most {}", report::bytes(bytes));
     }
-    say!("a dense product runs at {:.1} GF/s on {threads} threads", report.floor_gflops);
+    match floor {
+        Floor::Product(_) => say!("a dense product runs at {:.1} GF/s on {threads} threads", report.floor_gflops),
+        Floor::Roofline(peaks) => say!(
+            "{} could do {:.1} TF/s in single and {:.1} TF/s in half precision, and move {:.2} TB/s",
+            report.device,
+            peaks.flops / 1e12,
+            peaks.half_flops / 1e12,
+            peaks.bytes / 1e12
+        ),
+    }
     say!("forward {:.3} s, step {:.3} s", report.forward_seconds, report.step_seconds);
     Ok(())
 }
 
 /// Times one program on random inputs.
-fn program(executor: &mut Executor, name: &str, args: &Args, floor: f64) -> Result<Program, Failure> {
+fn program(executor: &mut Executor, name: &str, args: &Args, floor: Floor) -> Result<Program, Failure> {
     let mut best: Option<Vec<Timing>> = None;
     let total = |run: &[Timing]| run.iter().map(|t| t.seconds).sum::<f64>();
     for _ in 0..=args.repeat.get() {
@@ -187,21 +241,29 @@ fn program(executor: &mut Executor, name: &str, args: &Args, floor: f64) -> Resu
     let mut kernels: BTreeMap<&str, Line> = BTreeMap::new();
     let mut slowest = Vec::new();
     for (step, timing) in program.steps.iter().zip(&timings) {
-        kernels.entry(step.kernel.name).or_default().add(*timing);
+        kernels.entry(step.kernel.name).or_default().add(*timing, floor);
         let mut line = Line { name: format!("{} of {}", step.kernel.name, step.origin), ..Line::default() };
-        line.add(*timing);
+        line.add(*timing, floor);
         slowest.push(line);
     }
     let mut kernels: Vec<Line> =
         kernels.into_iter().map(|(name, line)| Line { name: name.to_owned(), ..line }).collect();
     for lines in [&mut kernels, &mut slowest] {
         lines.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        for line in lines.iter_mut() {
-            line.of_floor = line.rate() * 1e9 / floor;
-        }
     }
     slowest.truncate(args.slowest);
-    Ok(Program { name: name.to_owned(), seconds: total(&timings), kernels, slowest })
+    let seconds = match executor.device() {
+        None => total(&timings),
+        // A device runs a program faster as a whole than launch by launch.
+        Some(_) => {
+            let mut least = f64::INFINITY;
+            for _ in 0..=args.repeat.get() {
+                least = least.min(executor.clock(name)?);
+            }
+            least
+        }
+    };
+    Ok(Program { name: name.to_owned(), seconds, kernels, slowest })
 }
 
 /// Sets a program's inputs: numbers in -1..1, and zero where they are integers.

@@ -1,25 +1,43 @@
 //! A device whose launches run on a processor, each access to memory being checked.
 
-use sara_runtime::device::{Device, Launch, Order};
+use sara_runtime::device::cuda::Cuda;
+use sara_runtime::device::{Device, Launch, Order, Peaks};
 use sara_runtime::map::Map;
 use sara_runtime::{Error, Result};
 use sara_shim::{Mode, Region};
 use std::ops::Range;
 
+/// The device on which the CUDA kernels are tested: that which `SARA_TEST_DEVICE` names, such as `cuda:0`, or else one of fibers,
+/// whose order the seed chooses.
+pub(crate) fn device(seed: u64) -> Box<dyn Device> {
+    match std::env::var("SARA_TEST_DEVICE").ok().as_deref().and_then(|name| name.strip_prefix("cuda")) {
+        None => Box::new(Shim::new(seed)),
+        Some(ordinal) => {
+            let ordinal = ordinal.trim_start_matches(':').parse().unwrap_or(0);
+            Box::new(Cuda::open(ordinal).unwrap_or_else(|e| panic!("{e}")))
+        }
+    }
+}
+
 /// A device of fibers. Its memory is the process's own.
 #[derive(Default)]
 pub(crate) struct Shim {
     /// Chooses the order of blocks and threads; counts up with the launches.
-    pub(crate) seed: u64,
+    seed: u64,
     memory: Vec<Vec<u64>>,
     programs: Vec<Vec<Order>>,
     /// The bytes that are said to be free; all there are if zero.
-    pub(crate) free: u64,
+    free: u64,
 }
 
 impl Shim {
     pub(crate) fn new(seed: u64) -> Shim {
         Shim { seed, ..Shim::default() }
+    }
+
+    /// A device that says that it has so many bytes.
+    pub(crate) fn small(free: u64) -> Shim {
+        Shim { free, ..Shim::default() }
     }
 
     /// Fails unless the bytes lie in one piece that was taken.
@@ -76,6 +94,14 @@ impl Shim {
 impl Device for Shim {
     fn name(&self) -> &str {
         "the shim"
+    }
+
+    fn peaks(&self) -> Option<Peaks> {
+        None
+    }
+
+    fn wait(&self) -> Result<()> {
+        Ok(())
     }
 
     fn memory(&self) -> Result<[u64; 2]> {

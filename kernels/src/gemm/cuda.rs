@@ -1,6 +1,6 @@
 //! The product on a GPU: a block for each tile of each result.
 
-use crate::cuda::{Cuda, Param, Task, Work};
+use crate::cuda::{Cuda, MOST_ACROSS, Param, Task, Work};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
@@ -11,11 +11,13 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let strides = Param::Struct(["a_strides", "b_strides", "c_strides"].map(|name| t.ints(name).to_vec()).concat());
     let factors = ["alpha", "beta"].map(|name| t.real(t.float(name), "c"));
     let split = w.split([m, n, k], count, t.dtype("c"));
-    let mut params = vec![space.clone(), strides.clone(), t.at("a"), t.at("b"), t.at("c")];
-    params.extend([m, n, k, count].map(Param::long));
-    params.extend(factors.clone());
-    params.push(split.param());
-    w.tiles(format!("gemm_{}_{}", t.kind("a"), t.kind("b")), &split, count, params);
+    for first in (0..count).step_by(MOST_ACROSS) {
+        let mut params = vec![space.clone(), strides.clone(), t.at("a"), t.at("b"), t.at("c")];
+        params.extend([m, n, k, first, count].map(Param::long));
+        params.extend(factors.clone());
+        params.push(split.param());
+        w.tiles(format!("gemm_{}_{}", t.kind("a"), t.kind("b")), &split, count - first, params);
+    }
     if let Some(parts) = split.parts() {
         let mut params = vec![space, strides, parts, t.at("c")];
         params.extend([m, n, count, split.shares()].map(Param::long));

@@ -1,4 +1,4 @@
-// c = alpha * a @ b + beta * c for each index of a batch: a block for each tile.
+// c = alpha * a @ b + beta * c for each index of a batch, of which a launch takes those from the first on: a block for each tile.
 #include "product.h"
 
 // Row and column strides of the operands.
@@ -12,23 +12,21 @@ DEVICE void put(T* to, T sum, T alpha, T beta) {
 }
 
 template <bool HALF, class A, class B, class T>
-DEVICE void multiply(const Space<3>& batch, const Strides& s, const A* a, const B* b, T* c, i64 m, i64 n, i64 k, i64 count,
-                     T alpha, T beta, const Split<T>& split) {
-    for (i64 index = blockIdx.z; index < count; index += gridDim.z) {
-        i64 at[3];
-        batch.at(index, at);
-        Plain<A> left{a + at[0], s.a[0], s.a[1]};
-        Plain<B> right{b + at[1], s.b[1], s.b[0]};
-        T* result = c + at[2];
-        product<T, HALF>(index, m, n, k, s.a[0] == 1, s.b[1] == 1, left, right, split, count,
-                         [&](i64 i, i64 j, T sum) { put(result + i * s.c[0] + j * s.c[1], sum, alpha, beta); });
-    }
+DEVICE void multiply(const Space<3>& batch, const Strides& s, const A* a, const B* b, T* c, i64 m, i64 n, i64 k, i64 first,
+                     i64 count, T alpha, T beta, const Split<T>& split) {
+    i64 at[3], index = first + blockIdx.z;
+    batch.at(index, at);
+    Plain<A> left{a + at[0], s.a[0], s.a[1]};
+    Plain<B> right{b + at[1], s.b[1], s.b[0]};
+    T* result = c + at[2];
+    product<T, HALF>(index, m, n, k, s.a[0] == 1, s.b[1] == 1, left, right, split, count,
+                     [&](i64 i, i64 j, T sum) { put(result + i * s.c[0] + j * s.c[1], sum, alpha, beta); });
 }
 
 #define MULTIPLY(A, B, T, name, HALF, BLOCKS)                                                                         \
     KERNEL_OF(THREADS, BLOCKS, gemm_##name, Space<3> batch, Strides strides, const A* a, const B* b, T* c, i64 m,     \
-              i64 n, i64 k, i64 count, T alpha, T beta, Split<T> split) {                                             \
-        multiply<HALF>(batch, strides, a, b, c, m, n, k, count, alpha, beta, split);                                  \
+              i64 n, i64 k, i64 first, i64 count, T alpha, T beta, Split<T> split) {                                  \
+        multiply<HALF>(batch, strides, a, b, c, m, n, k, first, count, alpha, beta, split);                           \
     }
 MULTIPLY(f32, f32, f32, f32_f32, false, 1)
 MULTIPLY(f64, f64, f64, f64_f64, false, 1)

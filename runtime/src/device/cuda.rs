@@ -1,7 +1,7 @@
 //! A CUDA device, by the driver's own interface, which is loaded when it is first needed.
 
 use super::nvrtc::Nvrtc;
-use super::{Device, Launch, Order};
+use super::{Device, Launch, Order, Peaks};
 use crate::error::{Error, Result};
 use crate::map::Map;
 use cudarc::driver::{DriverError, result, sys};
@@ -160,12 +160,6 @@ impl Cuda {
     fn enter(&self) -> Result<()> {
         // SAFETY: the context lives as long as this.
         unsafe { result::ctx::set_current(self.context) }.map_err(|e| self.failed("its context is lost", e))
-    }
-
-    #[expect(unsafe_code, reason = "calls the driver")]
-    fn wait(&self) -> Result<()> {
-        // SAFETY: the stream lives as long as this.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(|e| self.failed("a launch failed", e))
     }
 
     /// Loads the code of kernels that were not needed before, compiling it if it is not in the cache.
@@ -334,6 +328,41 @@ impl Cuda {
 impl Device for Cuda {
     fn name(&self) -> &str {
         &self.info.name
+    }
+
+    #[expect(unsafe_code, reason = "calls the driver")]
+    fn peaks(&self) -> Option<Peaks> {
+        use sys::CUdevice_attribute as A;
+        let attribute = |a| {
+            // SAFETY: the device exists.
+            unsafe { result::device::get_attribute(self.device, a) }.ok().map(f64::from)
+        };
+        let [clock, processors, memory_clock, width] = [
+            attribute(A::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+            attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            attribute(A::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+            attribute(A::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+        ];
+        // Fused multiply-adds of a multiprocessor in a clock: in single precision, and of products in half precision (CUDA C++
+        // Programming Guide, arithmetic instructions; NVIDIA's architecture papers for tensor cores).
+        let (single, half) = match self.info.capability {
+            (7, _) => (64.0, 512.0),
+            (8, 0) => (64.0, 1024.0),
+            (8, _) | (12, _) => (128.0, 512.0),
+            (9, _) => (128.0, 2048.0),
+            (10, _) => (128.0, 4096.0),
+            _ => return None,
+        };
+        // Clocks are in kHz, and memory transfers twice in one.
+        let rate = |each: f64| 2.0 * each * processors * clock * 1e3;
+        Some(Peaks { flops: rate(single), half_flops: rate(half), bytes: 2.0 * memory_clock * 1e3 * width / 8.0 })
+    }
+
+    #[expect(unsafe_code, reason = "calls the driver")]
+    fn wait(&self) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the stream lives as long as this.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(|e| self.failed("a launch failed", e))
     }
 
     fn memory(&self) -> Result<[u64; 2]> {

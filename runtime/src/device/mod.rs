@@ -61,10 +61,27 @@ pub enum Order {
     },
 }
 
+/// What a device could do at most, each second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peaks {
+    /// Floating-point operations in single precision.
+    pub flops: f64,
+    /// Floating-point operations of products in half precision.
+    pub half_flops: f64,
+    /// Bytes between its memory and its processors.
+    pub bytes: f64,
+}
+
 /// A device on which an executor runs its plan. Addresses are those that [`Device::take`] gave, or lie in what it took.
 pub trait Device: Send + Sync {
     /// Its name, for people.
     fn name(&self) -> &str;
+
+    /// What it could do at most, if that is known.
+    fn peaks(&self) -> Option<Peaks>;
+
+    /// Waits until all that was ordered is done.
+    fn wait(&self) -> Result<()>;
 
     /// Bytes of memory that are free, and of all.
     fn memory(&self) -> Result<[u64; 2]>;

@@ -5,7 +5,7 @@
 
 use super::{Executor, Memory, Timing};
 use crate::block::Block;
-use crate::device::{Device, Order, Span, launches};
+use crate::device::{Device, Order, Peaks, Span, launches};
 use crate::error::{Error, Result};
 use crate::plan::{BufferId, Place};
 use sara_kernels::hyper;
@@ -45,6 +45,11 @@ impl Attached {
     /// Sets bytes of the state to zero.
     pub(super) fn clear(&mut self, at: usize, bytes: usize) -> Result<()> {
         self.device.fill(self.state + at as u64, bytes, 0)
+    }
+
+    /// Has the device learn the programs anew.
+    pub(super) fn unbind(&mut self) {
+        self.orders = None;
     }
 
     pub(super) fn hyper_changed(&mut self) {
@@ -226,11 +231,7 @@ impl Executor {
         let orders = attached.device.time(program, range, &self.maps)?;
         let ranges = attached.orders.as_ref().map_or(&[][..], |o| &o[program]);
         let seconds: Vec<f64> = ranges.iter().map(|r| orders[r.clone()].iter().sum()).collect();
-        let flops = self.plan.programs[program].steps.iter().map(|step| {
-            let lens: Vec<usize> = step.args.iter().map(|id| id.map_or(0, |id| self.locate(id).2)).collect();
-            (step.kernel.flops)(&sara_kernels::Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars })
-        });
-        Ok(seconds.into_iter().zip(flops).map(|(seconds, flops)| Timing { seconds, flops }).collect())
+        Ok(seconds.into_iter().enumerate().map(|(step, seconds)| self.timing(program, step, seconds)).collect())
     }
 
     /// The norm first, which tells whether all gradients are finite, and then the rest.
@@ -246,6 +247,16 @@ impl Executor {
         }
         self.run_attached(program, first..all)?;
         Ok(true)
+    }
+
+    /// Waits until a device has done all that was ordered.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.attached.as_ref().map_or(Ok(()), |a| a.device.wait())
+    }
+
+    /// What the device could do; nothing of a CPU.
+    pub fn peaks(&self) -> Option<Peaks> {
+        self.attached.as_ref().and_then(|a| a.device.peaks())
     }
 
     fn read_hyper(&mut self) -> Result<()> {
@@ -273,12 +284,11 @@ impl Executor {
         &self.state
     }
 
-    /// Copies what the host changed of the state of sparse weight `s` to the device, whose launches change with its length.
+    /// Copies what the host changed of the state of sparse weight `s` to the device.
     pub(super) fn state_changed(&mut self, s: usize) -> Result<()> {
         let Some(attached) = &mut self.attached else { return Ok(()) };
         let at = self.state_at[s];
         let end = at.moment2 + at.all * size_of::<f32>();
-        attached.orders = None;
         attached.device.write(attached.state + at.index as u64, &self.state.bytes()[at.index..end])
     }
 

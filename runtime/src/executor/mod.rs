@@ -13,7 +13,7 @@ use crate::map::Map;
 use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program};
 use crate::tensor::Tensor;
 use attached::Attached;
-use sara_kernels::{Buffer, Call, DType, Launch, Pool, hyper};
+use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, Scalar, hyper};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
@@ -90,6 +90,10 @@ pub struct Timing {
     pub seconds: f64,
     /// Floating-point operations, as the kernel declares them.
     pub flops: u64,
+    /// Bytes of its arguments, those that are read and written counted twice.
+    pub bytes: u64,
+    /// Whether its products are of half precision.
+    pub half: bool,
 }
 
 impl Executor {
@@ -293,11 +297,36 @@ impl Executor {
                 let start = Instant::now();
                 this.launch(at, step);
                 let seconds = start.elapsed().as_secs_f64();
-                let call = this.call(at, step);
-                Timing { seconds, flops: (call.kernel.flops)(&call) }
+                this.timing(at, step, seconds)
             });
             timed.collect()
         }))
+    }
+
+    /// What is told of a launch that took `seconds`.
+    fn timing(&self, program: usize, step: usize, seconds: f64) -> Timing {
+        let step = &self.plan.programs[program].steps[step];
+        let len = |id: &Option<BufferId>| id.map_or(0, |id| self.locate(id).2);
+        let lens: Vec<usize> = step.args.iter().map(len).collect();
+        let call = Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars };
+        let (mut bytes, mut half) = (0, false);
+        for ((arg, id), len) in step.kernel.args.iter().zip(&step.args).zip(&lens) {
+            let Some(id) = id else { continue };
+            let dtype = self.plan.buffer(*id).dtype;
+            half |= dtype == DType::Bf16;
+            bytes += (len * dtype.size()) as u64 * if arg.mode == Mode::Update { 2 } else { 1 };
+        }
+        half |= step.kernel.scalars.iter().zip(&step.scalars).any(|(s, v)| s.0 == "half" && *v == Scalar::Int(1));
+        Timing { seconds, flops: (step.kernel.flops)(&call), bytes, half }
+    }
+
+    /// Wall-clock seconds of one run of a program, until all of it is done.
+    pub fn clock(&mut self, program: &str) -> Result<f64> {
+        self.wait()?;
+        let start = Instant::now();
+        self.run(program)?;
+        self.wait()?;
+        Ok(start.elapsed().as_secs_f64())
     }
 
     fn run_at(&mut self, at: usize) -> Result<()> {
@@ -437,9 +466,13 @@ impl Executor {
         (Memory::Block(block), at, len)
     }
 
-    /// Points every launch's arguments at this executor's memory, with the current lengths.
+    /// Points every launch's arguments at this executor's memory, with the current lengths. A device is told when it next runs.
     #[expect(unsafe_code, reason = "pointers into memory that the executor owns")]
     fn bind(&mut self) {
+        if let Some(attached) = &mut self.attached {
+            attached.unbind();
+            return;
+        }
         let bound = self.plan.programs.iter().map(|program| {
             let mut bound = Bound::default();
             for (i, step) in program.steps.iter().enumerate() {
