@@ -7,7 +7,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::cache::{Cache, Request, build};
 use crate::pipeline::sample::{Painter, noise};
 use crate::pipeline::shapes::name;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use sara_models::bucket::Buckets;
 use sara_models::dataset::{Folder, Item, Problems, is_picture, read_toml};
 use std::path::PathBuf;
@@ -111,7 +111,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         None => args.sizes.buckets(pipeline.own_size()?)?,
     };
     let items = items(&folders)?;
-    let bar = ProgressBar::new(0).with_style(style());
+    let bar = ProgressBar::new(0).with_style(sample::style());
     let request = Request { items: &items, buckets: &buckets };
     let built = build(&mut pipeline, &request, &args.output, |done, all| {
         bar.set_length(all as u64);
@@ -199,9 +199,4 @@ fn items(folders: &[Folder]) -> Result<Vec<Item>, Failure> {
     }
     problems.check(items.len())?;
     Ok(items)
-}
-
-fn style() -> ProgressStyle {
-    let template = "{bar:32} {pos}/{len}  {per_sec}  {eta} left";
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
