@@ -36,6 +36,7 @@ fn close(what: &str, found: &[f32], wanted: &[f32]) {
     assert_eq!(found.len(), wanted.len(), "{what}");
     let worst = found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst < BOUND, "{what}: differs by {worst}");
+    println!("{what}: differs by {worst}");
 }
 
 #[test]
@@ -101,11 +102,18 @@ fn unpacked(name: &str) -> tempfile::TempDir {
 
 #[test]
 fn pipelines_of_other_families_draw_what_diffusers_draws() {
-    for (name, guidance) in [("sdxl", 7.5), ("sd3", 7.5), ("flux", 3.5)] {
+    let (prompt, shouted) = ("a photo of the red cat", "  A photo of the red CAT ");
+    for (name, guidance, prompt) in [
+        ("sdxl", 7.5, prompt),
+        ("sd3", 7.5, prompt),
+        ("flux", 3.5, prompt),
+        ("pixart_alpha", 4.5, shouted),
+        ("pixart_sigma", 4.5, shouted),
+    ] {
         let out = unpacked(name);
         let (expected, _) = read_safetensors(&out.path().join("expected.safetensors")).unwrap();
         let mut pipeline = Pipeline::open(out.path(), 2).unwrap();
-        let wanted = pipeline.conditions(Some("a photo of the red cat")).unwrap();
+        let wanted = pipeline.conditions(Some(prompt)).unwrap();
         let avoided = pipeline.conditions(None).unwrap();
         let mut network = pipeline.denoiser().unwrap();
         let denoiser = Denoiser::new(&pipeline.folder, network.inputs(), guidance);

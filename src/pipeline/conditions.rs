@@ -178,10 +178,10 @@ fn flux(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
     Ok(named([("encoder_hidden_states", states), ("pooled_projections", pooled), ("txt_ids", ids)]))
 }
 
-/// One encoder whose padding is masked.
+/// One encoder whose padding is masked. Texts are in lower case and without spaces around them.
 fn masked(pipeline: &mut Pipeline, text: &str, length: usize) -> Result<Conditions, Error> {
     let missing = || Error::Misfit("the pipeline lacks its text encoder".into());
-    let (outputs, mask) = pipeline.encode(0, text, Some(length))?.ok_or_else(missing)?;
+    let (outputs, mask) = pipeline.encode(0, text.to_lowercase().trim(), Some(length))?.ok_or_else(missing)?;
     let states = output(&outputs, "last_hidden_state")?;
     Ok(named([("encoder_hidden_states", states), ("encoder_attention_mask", mask)]))
 }
