@@ -109,6 +109,7 @@ fn pipelines_of_other_families_draw_what_diffusers_draws() {
         ("flux", 3.5, prompt),
         ("pixart_alpha", 4.5, shouted),
         ("pixart_sigma", 4.5, shouted),
+        ("sana", 4.5, shouted),
     ] {
         let out = unpacked(name);
         let (expected, _) = read_safetensors(&out.path().join("expected.safetensors")).unwrap();
@@ -124,5 +125,8 @@ fn pipelines_of_other_families_draw_what_diffusers_draws() {
         let found = latents(&pipeline, &denoiser, &settings, start, [&wanted, &avoided], run, || ()).unwrap();
         let picture = pipeline.decode_latents(found).unwrap().mapv(|v| (v / 2.0 + 0.5).clamp(0.0, 1.0));
         close(name, picture.as_slice().unwrap(), &expected["image"].to_f32());
+        let moments = pipeline.encode_pictures(array4(&expected["picture"])).unwrap();
+        let mean = moments.latents(&Array4::zeros(moments.mean.dim()), pipeline.folder.vae().unwrap());
+        close(&format!("{name}, encoded"), mean.as_slice().unwrap(), &expected["encoded"].to_f32());
     }
 }

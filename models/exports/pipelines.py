@@ -3,6 +3,7 @@
     pip install optimum-onnx==0.1.0 transformers==4.57.1 diffusers==0.35.2 torch==2.9.1 onnxruntime onnx accelerate ftfy "numpy<2.4"
     python models/exports/pipelines.py tests/pipeline [NAME ...]
 """
+import inspect
 import pathlib
 import shutil
 import subprocess
@@ -13,13 +14,14 @@ import zipfile
 import numpy as np
 import safetensors.numpy
 import torch
-from diffusers import (AutoencoderKL, DPMSolverMultistepScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler,
-                       FluxPipeline, FluxTransformer2DModel, PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel,
-                       SD3Transformer2DModel, StableDiffusion3Pipeline, StableDiffusionXLPipeline, UNet2DConditionModel)
+from diffusers import (AutoencoderDC, AutoencoderKL, DPMSolverMultistepScheduler, EulerDiscreteScheduler,
+                       FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel, PixArtAlphaPipeline,
+                       PixArtSigmaPipeline, PixArtTransformer2DModel, SanaPipeline, SanaTransformer2DModel, SD3Transformer2DModel,
+                       StableDiffusion3Pipeline, StableDiffusionXLPipeline, UNet2DConditionModel)
 from optimum.onnxruntime import ORTFluxPipeline, ORTStableDiffusion3Pipeline, ORTStableDiffusionXLPipeline
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel,
-                          T5TokenizerFast)
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, Gemma2Config, Gemma2Model,
+                          GemmaTokenizerFast, T5Config, T5EncoderModel, T5TokenizerFast)
 
 PROMPT, STEPS = "a photo of the red cat", 6
 # Some pipelines take texts in lower case and without spaces around them; others sizes of pictures from a list, unless told.
@@ -92,6 +94,37 @@ def pixart(cls, additional, **scheduler):
     return cls(tokenizer=tokenizer, text_encoder=encoder, vae=vae(), transformer=transformer, scheduler=scheduler)
 
 
+def gemma():
+    """A tokenizer built as Gemma's, trained on what Sana writes before a prompt."""
+    instruction = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    tokenizer.train_from_iterator([*instruction, PROMPT], trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 2)])
+    config = Gemma2Config(vocab_size=512, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                          num_key_value_heads=1, head_dim=8, query_pre_attn_scalar=8, max_position_embeddings=1024)
+    return Gemma2Model(config).eval(), GemmaTokenizerFast(tokenizer_object=tokenizer, model_max_length=77)
+
+
+def sana():
+    transformer = SanaTransformer2DModel(
+        patch_size=1, in_channels=8, out_channels=8, num_layers=2, num_attention_heads=4, attention_head_dim=8, sample_size=32,
+        num_cross_attention_heads=2, cross_attention_head_dim=16, cross_attention_dim=32, caption_channels=16).eval()
+    encoder, tokenizer = gemma()
+    blocks = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
+    scales, widths = ((), (), ()) + ((5,),) * 3, (4, 4, 8, 8, 8, 16)
+    autoencoder = AutoencoderDC(
+        latent_channels=8, attention_head_dim=8, encoder_block_types=blocks, decoder_block_types=blocks,
+        encoder_block_out_channels=widths, decoder_block_out_channels=widths, encoder_layers_per_block=(1,) * 6,
+        decoder_layers_per_block=(1,) * 6, encoder_qkv_multiscales=scales, decoder_qkv_multiscales=scales,
+        downsample_block_type="conv", upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu",
+        scaling_factor=0.41407).eval()
+    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return SanaPipeline(tokenizer=tokenizer, text_encoder=encoder, vae=autoencoder, transformer=transformer, scheduler=scheduler)
+
+
 def packed(latents):
     n, c, h, w = latents.shape
     return latents.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, h * w // 4, c * 4)
@@ -145,16 +178,18 @@ def by_optimum(_, folder):
     subprocess.run(["optimum-cli", "export", "onnx", "--model", folder.parent / "torch", "--task", "text-to-image", folder], check=True)
 
 
+# How each is built, exported and drawn from, pixels of a side, guidance, text, and what the pipeline is told besides.
 CASES = {
-    "sdxl": (sdxl, by_optimum, ORTStableDiffusionXLPipeline, 4, 7.5, PROMPT, {}),
-    "sd3": (sd3, by_optimum, ORTStableDiffusion3Pipeline, 8, 7.5, PROMPT, {}),
-    "flux": (flux, by_optimum, ORTFluxPipeline, 4, 3.5, PROMPT, {}),
-    "pixart_alpha": (lambda: pixart(PixArtAlphaPipeline, True), pixart_onnx, None, 4, 4.5, SHOUTED, PLAIN),
-    "pixart_sigma": (lambda: pixart(PixArtSigmaPipeline, False, timestep_spacing="trailing"), pixart_onnx, None, 4, 4.5, SHOUTED, PLAIN),
+    "sdxl": (sdxl, by_optimum, ORTStableDiffusionXLPipeline, 32, 7.5, PROMPT, {}),
+    "sd3": (sd3, by_optimum, ORTStableDiffusion3Pipeline, 32, 7.5, PROMPT, {}),
+    "flux": (flux, by_optimum, ORTFluxPipeline, 32, 3.5, PROMPT, {}),
+    "pixart_alpha": (lambda: pixart(PixArtAlphaPipeline, True), pixart_onnx, None, 32, 4.5, SHOUTED, PLAIN),
+    "pixart_sigma": (lambda: pixart(PixArtSigmaPipeline, False, timestep_spacing="trailing"), pixart_onnx, None, 32, 4.5, SHOUTED, PLAIN),
+    "sana": (sana, by_optimum, None, 64, 4.5, SHOUTED, PLAIN),
 }
 
 output = pathlib.Path(sys.argv[1])
-for name, (build, export, reader, channels, guidance, prompt, more) in CASES.items():
+for name, (build, export, reader, pixels, guidance, prompt, more) in CASES.items():
     if sys.argv[2:] and name not in sys.argv[2:]:
         continue
     torch.manual_seed(0)
@@ -164,11 +199,20 @@ for name, (build, export, reader, channels, guidance, prompt, more) in CASES.ite
         pipeline.save_pretrained(folder / "torch")
         onnx = folder / "onnx"
         export(pipeline, onnx)
-        latents = torch.randn((1, channels, 16, 16), generator=torch.Generator().manual_seed(1))
+        generator = torch.Generator().manual_seed(1)
+        side = pixels // pipeline.vae_scale_factor
+        latents = torch.randn((1, pipeline.vae.config.latent_channels, side, side), generator=generator)
         image = (reader.from_pretrained(onnx) if reader else pipeline)(
             prompt, latents=packed(latents) if name == "flux" else latents, num_inference_steps=STEPS, guidance_scale=guidance,
-            height=32, width=32, output_type="np", **more).images
-        expected = {"latents": latents.numpy(), "image": np.ascontiguousarray(np.asarray(image).transpose(0, 3, 1, 2))}
+            height=pixels, width=pixels, output_type="np", **more).images
+        picture = torch.rand((1, 3, pixels, pixels), generator=generator) * 2 - 1
+        with torch.no_grad():
+            encoded = pipeline.vae.encode(picture)
+        encoded = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mean
+        shift = pipeline.vae.config.get("shift_factor") or 0
+        expected = {"latents": latents, "image": torch.tensor(np.asarray(image)).permute(0, 3, 1, 2), "picture": picture,
+                    "encoded": (encoded - shift) * pipeline.vae.config.scaling_factor}
+        expected = {name: tensor.contiguous().numpy() for name, tensor in expected.items()}
         safetensors.numpy.save_file(expected, onnx / "expected.safetensors")
         with zipfile.ZipFile(output / f"{name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
             for path in sorted(p for p in onnx.rglob("*") if p.is_file()):

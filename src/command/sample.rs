@@ -76,7 +76,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         painter = painter.with(|network| network.with_zeroed(share));
     }
     let starts = starts(args, &pipeline)?;
-    let avoided = pipeline.conditions(args.negative_prompt.as_deref())?;
+    let avoided = pipeline.avoided(args.negative_prompt.as_deref())?;
     let mut texts: Vec<Conditions> = Vec::new();
     for prompt in &args.prompt {
         texts.push(pipeline.conditions(Some(prompt))?);

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const INDEX: &str = "cache.json";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The index of a cache.
 #[derive(Serialize, Deserialize)]
@@ -68,7 +68,7 @@ pub struct Built {
     pub pictures: usize,
     /// Of these, encoded now.
     pub encoded: usize,
-    /// Different captions, the empty one included.
+    /// Different captions, none at all included.
     pub captions: usize,
     /// Of these, embedded now.
     pub embedded: usize,
@@ -179,21 +179,26 @@ pub fn build(
     let mut built = Built::default();
     let mut entries = Vec::new();
     let work = ready.iter().map(|r| 1 + usize::from(r.item.flip)).sum();
-    let text = |pipeline: &mut Pipeline, caption: &str, built: &mut Built| -> Result<String, Error> {
-        let key = sha256(format!("text {VERSION} {frozen} {caption}").as_bytes());
+    let text = |pipeline: &mut Pipeline, caption: Option<&str>, built: &mut Built| -> Result<String, Error> {
+        let what = caption.map_or_else(|| "no text".to_owned(), |caption| format!("text {caption}"));
+        let key = sha256(format!("{VERSION} {frozen} {what}").as_bytes());
         let path = file(folder, "texts", &key);
         if !path.is_file() {
-            let found = pipeline.conditions(Some(caption))?;
+            // A caption that is left out in training is the empty text also where sampling takes zeros.
+            let found = match caption {
+                Some(caption) => pipeline.conditions(Some(caption))?,
+                None => pipeline.avoided(Some(""))?,
+            };
             let tensors: Tensors = found.into_iter().map(|(name, a)| (name, Tensor::F32(a))).collect();
             write_safetensors(&path, &tensors, None)?;
             built.embedded += 1;
         }
         Ok(key)
     };
-    let no_text = text(pipeline, "", &mut built)?;
+    let no_text = text(pipeline, None, &mut built)?;
     for own in &ready {
         let Ready { item, fit, original, .. } = own;
-        let text = text(pipeline, &item.caption, &mut built)?;
+        let text = text(pipeline, Some(&item.caption), &mut built)?;
         built.enlarged += usize::from(fit.enlarged);
         for flip in [false, true].into_iter().take(1 + usize::from(item.flip)) {
             let Fit { resized, crop, size, .. } = fit;
