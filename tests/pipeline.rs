@@ -5,7 +5,7 @@
 use ndarray::{Array4, Axis};
 use sara::pipeline::Pipeline;
 use sara::pipeline::denoiser::Denoiser;
-use sara::pipeline::sample::{Settings, latents};
+use sara::pipeline::sample::{Settings, Start, latents};
 use sara_models::scheduler::SchedulerConfig;
 use sara_runtime::tensor::{Tensor, Tensors, read_safetensors};
 use serde_json::Value;
@@ -83,7 +83,7 @@ fn samplings_are_those_of_diffusers() {
     for (name, class) in settings["schedulers"].as_object().unwrap() {
         pipeline.folder.scheduler = SchedulerConfig { class_name: class.as_str().unwrap().to_owned(), ..own.clone() };
         let sampling = Settings { sampler: name.clone(), steps, guidance };
-        let start = array4(&tensors["sampling.latents"]);
+        let start = Start { noise: array4(&tensors["sampling.latents"]), seed: 0 };
         let run = |inputs: &Tensors| Ok(network.run(inputs)?.remove(0).1);
         let found = latents(&pipeline, &denoiser, &sampling, start, [&wanted, &avoided], run, || ()).unwrap();
         close(name, found.as_slice().unwrap(), &tensors[&format!("sampling.{name}.latents")].to_f32());
@@ -120,7 +120,7 @@ fn pipelines_of_other_families_draw_what_diffusers_draws() {
         let denoiser = Denoiser::new(&pipeline.folder, network.inputs(), guidance);
         let sampler = sara_models::sampler::of_class(&pipeline.folder.scheduler.class_name).unwrap().to_owned();
         let settings = Settings { sampler, steps: 6, guidance };
-        let start = array4(&expected["latents"]);
+        let start = Start { noise: array4(&expected["latents"]), seed: 0 };
         let run = |inputs: &Tensors| Ok(network.run(inputs)?.remove(0).1);
         let found = latents(&pipeline, &denoiser, &settings, start, [&wanted, &avoided], run, || ()).unwrap();
         let picture = pipeline.decode_latents(found).unwrap().mapv(|v| (v / 2.0 + 0.5).clamp(0.0, 1.0));

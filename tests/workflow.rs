@@ -225,7 +225,10 @@ fn what_does_not_fit_together_is_refused() {
     place.fails(1, &square, &["no program for pictures of", "compile it with --cache"]);
     place.fails(1, &[&TRAIN[..], &["run", "--weighting-scheme", "mode"]].concat(), &["for models of flow"]);
     place.fails(1, &[&TRAIN[..], &["run", "--validation-split", "1.5"]].concat(), &["--validation-split"]);
-    place.fails(1, &["sample", &pipeline, "--prompt", "x", "--scheduler", "heun"], &["heun", "ddim"]);
+    let many =
+        ["run", "--max-train-steps", "2", "--validation-prompt", "x", "--num-validation-images", "1000000000000"];
+    place.fails(1, &[&TRAIN[..], &many].concat(), &["run: up to", "GiB will be written, and the disk has"]);
+    place.fails(1, &["sample", &pipeline, "--prompt", "x", "--scheduler", "heum"], &["heum", "heun"]);
     place.fails(1, &["sample", &pipeline, "--prompt", "x", "--scheduler", "flow_euler"], &["flow_euler"]);
     place.fails(2, &["sample", &pipeline, "--prompt", "x", "--height", "33"], &["multiple of 2"]);
     place.fails(1, &["sample", &pipeline, "--prompt", "x", "--num-inference-steps", "0"], &["0 sampling steps"]);

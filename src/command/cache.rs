@@ -5,7 +5,7 @@ use super::sample::{self, decoded, scheduler, write_png};
 use super::{Failure, report};
 use crate::pipeline::Pipeline;
 use crate::pipeline::cache::{Cache, Request, build};
-use crate::pipeline::sample::{Painter, noise};
+use crate::pipeline::sample::{Painter, Start};
 use crate::pipeline::shapes::name;
 use indicatif::ProgressBar;
 use sara_models::bucket::Buckets;
@@ -178,10 +178,10 @@ fn draw_class_images(args: &Args, pipeline: &mut Pipeline) -> Result<(), Failure
     let mut painter = Painter::open(pipeline, sampler, CLASS_STEPS, None)?;
     let (text, avoided) = (pipeline.conditions(Some(prompt))?, pipeline.conditions(None)?);
     pipeline.release();
-    let bar = ProgressBar::new(((count - there) * painter.steps()) as u64).with_style(sample::style());
+    let bar = ProgressBar::new(((count - there) * painter.evaluations()) as u64).with_style(sample::style());
     let names = (0..).map(|i: u64| (i, folder.join(format!("class-{i:05}.png")))).filter(|(_, path)| !path.exists());
     for (i, path) in names.take(count - there) {
-        let start = noise(CLASS_SEED.wrapping_add(i), pipeline.latent_channels(), height / scale, width / scale);
+        let start = Start::new(CLASS_SEED.wrapping_add(i), pipeline.latent_channels(), height / scale, width / scale);
         let latents = painter.latents(pipeline, start, [&text, &avoided], || bar.inc(1))?;
         write_png(&path, &decoded(pipeline, latents, &format!("class picture {i}"))?)?;
     }

@@ -11,6 +11,12 @@ const RHO: f64 = 7.0;
 
 /// The steps of diffusers' `EulerDiscreteScheduler`.
 pub(super) fn steps(config: &SchedulerConfig, count: usize, _: usize) -> Result<Vec<Step>, Error> {
+    let (timesteps, found, ratios) = levels(config, count)?;
+    Ok(joined(&timesteps, &found, last_ratio(config, &ratios)))
+}
+
+/// The timesteps that are visited, how many times the image the noise is at each, and at all timesteps.
+pub(super) fn levels(config: &SchedulerConfig, count: usize) -> Result<(Vec<f64>, Vec<f64>, Vec<f64>), Error> {
     let ratios = ratios(config)?;
     let total = config.num_train_timesteps;
     let whole = |list: Vec<i64>| list.into_iter().map(|t| t as f64).collect();
@@ -28,7 +34,7 @@ pub(super) fn steps(config: &SchedulerConfig, count: usize, _: usize) -> Result<
         found = karras(found[0], found[count - 1], count);
         timesteps = found.iter().map(|r| timestep_of(&ratios, *r)).collect();
     }
-    Ok(joined(&timesteps, &found, last_ratio(config, &ratios)))
+    Ok((timesteps, found, ratios))
 }
 
 /// What standard normal noise is multiplied by. Where the first timestep is the last of the schedule, diffusers takes the noise alone
