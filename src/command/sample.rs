@@ -27,7 +27,7 @@ pub(super) struct Args {
     /// Steps of sampling.
     #[arg(long, default_value_t = 30, value_name = "N")]
     num_inference_steps: usize,
-    /// Strength of classifier-free guidance; 1 for none. Default 7.5, or 3.5 for models that were distilled for guidance.
+    /// Strength of classifier-free guidance; 1 for none. Default: that of diffusers' pipeline, such as 7.5 for Stable Diffusion.
     #[arg(long, value_name = "G")]
     guidance_scale: Option<f32>,
     /// Pictures of each prompt; each has a seed of its own.

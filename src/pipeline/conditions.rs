@@ -45,6 +45,8 @@ type Embed = fn(&mut Pipeline, &str) -> Result<Conditions, Error>;
 struct Family {
     /// The beginning of its classes' names in diffusers; of those that fit the longest counts.
     class: &'static str,
+    /// Strength of guidance where none is asked for, as in diffusers.
+    guidance: f32,
     /// What a picture shows.
     shown: Embed,
     /// What it does not show, and no text.
@@ -52,20 +54,25 @@ struct Family {
 }
 
 /// A family to which it is the same what a text is for.
-const fn family(class: &'static str, embed: Embed) -> Family {
-    Family { class, shown: embed, avoided: embed }
+const fn family(class: &'static str, guidance: f32, embed: Embed) -> Family {
+    Family { class, guidance, shown: embed, avoided: embed }
 }
 
 static FAMILIES: [Family; 9] = [
-    family("StableDiffusion", stable_diffusion),
-    family("LatentConsistencyModel", stable_diffusion),
-    family("StableDiffusionXL", stable_diffusion_xl),
-    family("StableDiffusion3", stable_diffusion_3),
-    family("Flux", flux),
-    family("PixArtAlpha", |pipeline, text| masked(pipeline, text, PIXART_ALPHA_LENGTH)),
-    family("PixArt", |pipeline, text| masked(pipeline, text, MASKED_LENGTH)),
-    Family { class: "Sana", shown: instructed, avoided: |pipeline, text| masked(pipeline, text, MASKED_LENGTH) },
-    family("DiT", none),
+    family("StableDiffusion", 7.5, stable_diffusion),
+    family("LatentConsistencyModel", 8.5, stable_diffusion),
+    family("StableDiffusionXL", 5.0, stable_diffusion_xl),
+    family("StableDiffusion3", 7.0, stable_diffusion_3),
+    family("Flux", 3.5, flux),
+    family("PixArtAlpha", 4.5, |pipeline, text| masked(pipeline, text, PIXART_ALPHA_LENGTH)),
+    family("PixArt", 4.5, |pipeline, text| masked(pipeline, text, MASKED_LENGTH)),
+    Family {
+        class: "Sana",
+        guidance: 4.5,
+        shown: instructed,
+        avoided: |pipeline, text| masked(pipeline, text, MASKED_LENGTH),
+    },
+    family("DiT", 4.0, none),
 ];
 
 impl Pipeline {
@@ -85,6 +92,11 @@ impl Pipeline {
             found.values_mut().for_each(|tensor| tensor.fill(0.0));
         }
         Ok(found)
+    }
+
+    /// Strength of guidance where none is asked for.
+    pub fn guidance(&self) -> Result<f32, Error> {
+        Ok(self.family()?.guidance)
     }
 
     fn family(&self) -> Result<&'static Family, Error> {

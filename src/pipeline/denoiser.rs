@@ -9,7 +9,7 @@ use sara_runtime::tensor::{Tensor, Tensors};
 
 /// Names that exporters give the latents.
 const LATENTS: [&str; 2] = ["sample", "hidden_states"];
-/// Guidance that distilled models are told of, unless it is said.
+/// Guidance that distilled models are told of in training, unless it is said.
 pub const DISTILLED_GUIDANCE: f32 = 3.5;
 
 /// Where a picture was cut from, in pixels: what SDXL is told beside the text (Podell et al. 2024, section 2.2).
@@ -58,9 +58,9 @@ impl Denoiser {
         Denoiser { inputs: inputs.to_vec(), packed, timestep_scale, guidance }
     }
 
-    /// Whether the guidance is an input, so that one evaluation is enough.
+    /// Whether one evaluation is enough: the guidance is an input, or the family was distilled to need none.
     pub fn distilled(&self) -> bool {
-        self.inputs.iter().any(|i| ["guidance", "timestep_cond"].contains(&i.name.as_str()))
+        self.packed || self.inputs.iter().any(|i| ["guidance", "timestep_cond"].contains(&i.name.as_str()))
     }
 
     /// Image tokens of latents, on which the noise levels of some flows depend.

@@ -1,7 +1,7 @@
 //! Pictures from noise.
 
 use super::conditions::Conditions;
-use super::denoiser::{DISTILLED_GUIDANCE, Denoiser, Geometry, Sample};
+use super::denoiser::{Denoiser, Geometry, Sample};
 use super::network::Network;
 use super::{Error, Pipeline};
 use ndarray::Array4;
@@ -42,9 +42,6 @@ pub struct Settings {
     pub guidance: f32,
 }
 
-/// Strength of guidance where none is asked for and the model was not distilled for one.
-pub const GUIDANCE: f32 = 7.5;
-
 /// A pipeline's denoiser, ready to draw.
 pub struct Painter {
     network: Network,
@@ -54,12 +51,11 @@ pub struct Painter {
 }
 
 impl Painter {
-    /// Opens the denoiser. Without `guidance`, what is usual for it.
+    /// Opens the denoiser. Without `guidance`, what is usual for the family.
     pub fn open(pipeline: &Pipeline, sampler: String, steps: usize, guidance: Option<f32>) -> Result<Painter, Error> {
         let evaluations = evaluations(&sampler, &pipeline.folder.scheduler, steps)?;
         let network = pipeline.denoiser()?;
-        let distilled = Denoiser::new(&pipeline.folder, network.inputs(), 0.0).distilled();
-        let guidance = guidance.unwrap_or(if distilled { DISTILLED_GUIDANCE } else { GUIDANCE });
+        let guidance = guidance.map_or_else(|| pipeline.guidance(), Ok)?;
         let denoiser = Denoiser::new(&pipeline.folder, network.inputs(), guidance);
         Ok(Painter { network, denoiser, settings: Settings { sampler, steps, guidance }, evaluations })
     }

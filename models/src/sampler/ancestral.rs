@@ -3,7 +3,7 @@
 
 use ndarray::Zip;
 
-use super::euler::{joined, levels};
+use super::euler::levels;
 use super::{State, Step};
 use crate::Error;
 use crate::scheduler::SchedulerConfig;
@@ -11,8 +11,7 @@ use crate::scheduler::SchedulerConfig;
 /// The steps of diffusers' `EulerAncestralDiscreteScheduler`, which knows no other spacing of noise levels and leaves no noise.
 pub(super) fn steps(config: &SchedulerConfig, count: usize, _: usize) -> Result<Vec<Step>, Error> {
     let even = SchedulerConfig { use_karras_sigmas: false, ..config.clone() };
-    let (timesteps, found, _) = levels(&even, count)?;
-    Ok(joined(&timesteps, &found, 0.0))
+    Ok(levels(&even, count)?.to(0.0))
 }
 
 /// One step: `x = alpha' x0 + sigma' (k eps + sqrt(1 - k^2) z)` with new noise `z`, where `k` is the noise-to-image ratio after the

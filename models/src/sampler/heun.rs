@@ -3,15 +3,14 @@
 
 use ndarray::Zip;
 
-use super::euler::{joined, levels};
+use super::euler::levels;
 use super::{State, Step};
 use crate::Error;
 use crate::scheduler::SchedulerConfig;
 
 /// The steps of diffusers' `HeunDiscreteScheduler`: each but the last is followed by its correction, which is evaluated where it ended.
 pub(super) fn steps(config: &SchedulerConfig, count: usize, _: usize) -> Result<Vec<Step>, Error> {
-    let (timesteps, found, _) = levels(config, count)?;
-    let euler = joined(&timesteps, &found, 0.0);
+    let euler = levels(config, count)?.to(0.0);
     let mut steps = Vec::with_capacity(2 * count - 1);
     for (i, step) in euler.iter().enumerate() {
         steps.push(*step);
