@@ -115,7 +115,8 @@ impl Pipeline {
         let length = length.unwrap_or_else(own);
         let tokens = encoder.tokenizer.encode(text, length)?;
         if tokens.truncated {
-            eprintln!("warning: a text is longer than {length} tokens and loses its end: {text}");
+            let own = text.strip_prefix(INSTRUCTION).unwrap_or(text);
+            eprintln!("warning: a text is longer than {length} tokens and loses its end: {own}");
         }
         if self.encoders[i].is_none() {
             self.encoders[i] = Some(Network::open(&encoder.part.model, self.threads)?);
