@@ -182,6 +182,47 @@ fn pictures_become_a_tuned_pipeline() {
 }
 
 #[test]
+fn the_sampler_is_the_pipelines_and_earlier_pictures_stay() {
+    let place = Place::new();
+    copy(Path::new(&pipeline()), &place.path("own"));
+    let config = place.path("own/scheduler/scheduler_config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut own: Value = serde_json::from_str(&text).unwrap();
+    let draw = |seed: &str| {
+        let args =
+            ["sample", "own", "--prompt", "x", "--num-inference-steps", "3", "--seed", seed, "--output", "drawn"];
+        let out = place.run(&args);
+        assert!(out.status.success() && !String::from_utf8_lossy(&out.stderr).contains("samplers"));
+        std::fs::read(place.path(String::from_utf8_lossy(&out.stdout).trim())).unwrap()
+    };
+    let mut drawn = Vec::new();
+    for class in ["EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "LCM"] {
+        own["_class_name"] = format!("{class}Scheduler").into();
+        std::fs::write(&config, own.to_string()).unwrap();
+        drawn.extend([draw("1"), draw("1")]);
+    }
+    drawn.push(draw("2"));
+    for (i, picture) in drawn.iter().enumerate() {
+        assert!(*picture == std::fs::read(place.path(&format!("drawn/{i:03}.png"))).unwrap(), "{i} was overwritten");
+        let same = drawn.iter().enumerate().filter(|(_, other)| *other == picture).map(|(j, _)| j / 2);
+        assert!(same.eq(std::iter::repeat_n(i / 2, if i < 8 { 2 } else { 1 })), "{i}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_cache_is_made_once_and_sees_what_changes() {
     let place = Place::new();
     let first = place.cache(&[]);
@@ -225,7 +266,10 @@ fn what_does_not_fit_together_is_refused() {
     place.fails(1, &square, &["no program for pictures of", "compile it with --cache"]);
     place.fails(1, &[&TRAIN[..], &["run", "--weighting-scheme", "mode"]].concat(), &["for models of flow"]);
     place.fails(1, &[&TRAIN[..], &["run", "--validation-split", "1.5"]].concat(), &["--validation-split"]);
-    place.fails(1, &["sample", &pipeline, "--prompt", "x", "--scheduler", "heun"], &["heun", "ddim"]);
+    let many =
+        ["run", "--max-train-steps", "2", "--validation-prompt", "x", "--num-validation-images", "1000000000000"];
+    place.fails(1, &[&TRAIN[..], &many].concat(), &["run: up to", "GiB will be written, and the disk has"]);
+    place.fails(1, &["sample", &pipeline, "--prompt", "x", "--scheduler", "heum"], &["heum", "heun"]);
     place.fails(1, &["sample", &pipeline, "--prompt", "x", "--scheduler", "flow_euler"], &["flow_euler"]);
     place.fails(2, &["sample", &pipeline, "--prompt", "x", "--height", "33"], &["multiple of 2"]);
     place.fails(1, &["sample", &pipeline, "--prompt", "x", "--num-inference-steps", "0"], &["0 sampling steps"]);

@@ -84,13 +84,13 @@ pub struct SchedulerConfig {
     pub steps_offset: usize,
     /// Whether the last step of DDIM and PNDM leaves no noise, rather than that of the first timestep. Each has its own default.
     pub set_alpha_to_one: Option<bool>,
-    /// Whether DDIM clips predicted images.
-    pub clip_sample: bool,
+    /// Whether DDIM, Heun's method and LCM clip predicted images. Each has its own default.
+    pub clip_sample: Option<bool>,
     /// To what they are clipped.
     pub clip_sample_range: f64,
     /// Whether predicted images are clipped to a quantile.
     pub thresholding: bool,
-    /// What the last step leaves, but for DDIM.
+    /// What the last step of Euler and DPM-Solver++ leaves.
     pub final_sigmas_type: FinalSigma,
     /// Whether noise levels are spaced as by Karras et al. 2022.
     pub use_karras_sigmas: bool,
@@ -100,6 +100,10 @@ pub struct SchedulerConfig {
     pub use_beta_sigmas: bool,
     /// Order of DPM-Solver.
     pub solver_order: usize,
+    /// Steps on which a latent consistency model was distilled.
+    pub original_inference_steps: usize,
+    /// Factor of timesteps in its boundary conditions.
+    pub timestep_scaling: f64,
     /// Whether DPM-Solver++ samples a model of rectified flow.
     pub use_flow_sigmas: bool,
     /// Shift of the noise levels of a flow that DPM-Solver++ samples.
@@ -134,7 +138,7 @@ impl Default for SchedulerConfig {
             timestep_spacing: None,
             steps_offset: 0,
             set_alpha_to_one: None,
-            clip_sample: true,
+            clip_sample: None,
             clip_sample_range: 1.0,
             thresholding: false,
             final_sigmas_type: FinalSigma::Zero,
@@ -142,6 +146,8 @@ impl Default for SchedulerConfig {
             use_exponential_sigmas: false,
             use_beta_sigmas: false,
             solver_order: 2,
+            original_inference_steps: 50,
+            timestep_scaling: 10.0,
             use_flow_sigmas: false,
             flow_shift: 1.0,
             shift: 1.0,
@@ -171,6 +177,7 @@ impl SchedulerConfig {
             ("shift", config.shift),
             ("flow_shift", config.flow_shift),
             ("clip_sample_range", config.clip_sample_range),
+            ("timestep_scaling", config.timestep_scaling),
         ];
         if let Some((key, value)) = positive.iter().find(|(_, v)| !(v.is_finite() && *v > 0.0)) {
             return Err(Error::Invalid(format!("`{key}` is {value} and must be above 0")));

@@ -84,6 +84,15 @@ impl Tokenizer {
         self.max_length
     }
 
+    /// Tokens of a text, with those that begin and end it, however many they are.
+    pub fn count(&self, prompt: &str) -> Result<usize, Error> {
+        let mut inner = self.inner.clone();
+        inner.with_padding(None);
+        let failed = |e: tokenizers::Error| Error::Invalid(format!("the text `{prompt}` cannot be tokenized: {e}"));
+        inner.with_truncation(None).map_err(failed)?;
+        Ok(inner.encode(prompt, true).map_err(failed)?.len())
+    }
+
     /// Exactly `length` ids: the text's, cut or padded at its end.
     pub fn encode(&self, prompt: &str, length: usize) -> Result<Encoded, Error> {
         let failed = |e: tokenizers::Error| Error::Invalid(format!("the text `{prompt}` cannot be tokenized: {e}"));
@@ -184,6 +193,7 @@ mod tests {
             assert!(found.ids[wanted.len()..].iter().all(|id| *id == 533));
             assert_eq!(found.mask.iter().sum::<i64>() as usize, wanted.len());
             assert_eq!((found.ids.len(), found.mask.len(), found.truncated), (77, 77, false));
+            assert_eq!(tokenizer.count(prompt).unwrap(), wanted.len());
         }
     }
 
@@ -194,6 +204,7 @@ mod tests {
         assert!(found.truncated);
         assert_eq!((found.ids.len(), found.ids[0], found.ids[76]), (77, 532, 533));
         assert_eq!(found.ids[75], 517);
+        assert_eq!(tokenizer.count(&"red cat ".repeat(50)).unwrap(), 102);
     }
 
     #[test]

@@ -98,12 +98,11 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sara", type=pathlib.Path, default=ROOT / "target/release/sara")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs")
-    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     folder = args.out / "study"
     folder.mkdir(parents=True, exist_ok=True)
-    results, tasks = Results(folder / "results.csv"), args.tasks.split(",")
+    results, tasks = Results(folder / "results.csv"), list(TASKS)
 
     def all_of(jobs, judged):
         with concurrent.futures.ProcessPoolExecutor(args.workers) as pool:

@@ -5,9 +5,9 @@ use super::sample::{self, decoded, scheduler, write_png};
 use super::{Failure, report};
 use crate::pipeline::Pipeline;
 use crate::pipeline::cache::{Cache, Request, build};
-use crate::pipeline::sample::{Painter, noise};
+use crate::pipeline::sample::{Painter, Start};
 use crate::pipeline::shapes::name;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use sara_models::bucket::Buckets;
 use sara_models::dataset::{Folder, Item, Problems, is_picture, read_toml};
 use std::path::PathBuf;
@@ -111,7 +111,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         None => args.sizes.buckets(pipeline.own_size()?)?,
     };
     let items = items(&folders)?;
-    let bar = ProgressBar::new(0).with_style(style());
+    let bar = ProgressBar::new(0).with_style(sample::style());
     let request = Request { items: &items, buckets: &buckets };
     let built = build(&mut pipeline, &request, &args.output, |done, all| {
         bar.set_length(all as u64);
@@ -178,10 +178,10 @@ fn draw_class_images(args: &Args, pipeline: &mut Pipeline) -> Result<(), Failure
     let mut painter = Painter::open(pipeline, sampler, CLASS_STEPS, None)?;
     let (text, avoided) = (pipeline.conditions(Some(prompt))?, pipeline.conditions(None)?);
     pipeline.release();
-    let bar = ProgressBar::new(((count - there) * painter.steps()) as u64).with_style(sample::style());
+    let bar = ProgressBar::new(((count - there) * painter.evaluations()) as u64).with_style(sample::style());
     let names = (0..).map(|i: u64| (i, folder.join(format!("class-{i:05}.png")))).filter(|(_, path)| !path.exists());
     for (i, path) in names.take(count - there) {
-        let start = noise(CLASS_SEED.wrapping_add(i), pipeline.latent_channels(), height / scale, width / scale);
+        let start = Start::new(CLASS_SEED.wrapping_add(i), pipeline.latent_channels(), height / scale, width / scale);
         let latents = painter.latents(pipeline, start, [&text, &avoided], || bar.inc(1))?;
         write_png(&path, &decoded(pipeline, latents, &format!("class picture {i}"))?)?;
     }
@@ -199,9 +199,4 @@ fn items(folders: &[Folder]) -> Result<Vec<Item>, Failure> {
     }
     problems.check(items.len())?;
     Ok(items)
-}
-
-fn style() -> ProgressStyle {
-    let template = "{bar:32} {pos}/{len}  {per_sec}  {eta} left";
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -97,6 +97,12 @@ impl From<crate::pipeline::Error> for Failure {
     fn from(error: crate::pipeline::Error) -> Failure {
         match error {
             crate::pipeline::Error::Compiler(error) => error.into(),
+            crate::pipeline::Error::Space { folder, needed, free } => Failure::Plain(format!(
+                "{}: up to {} will be written, and the disk has {} free; free some, or choose another folder",
+                folder.display(),
+                super::report::bytes(needed),
+                super::report::bytes(free)
+            )),
             other => Failure::Plain(other.to_string()),
         }
     }

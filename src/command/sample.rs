@@ -4,7 +4,7 @@ use super::Failure;
 use super::options::{Threads, parse_scaled, parse_share};
 use crate::pipeline::Pipeline;
 use crate::pipeline::conditions::Conditions;
-use crate::pipeline::sample::{Painter, noise};
+use crate::pipeline::sample::{Painter, Start};
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array4, Axis};
 use sara_models::{photo, sampler};
@@ -27,7 +27,7 @@ pub(super) struct Args {
     /// Steps of sampling.
     #[arg(long, default_value_t = 30, value_name = "N")]
     num_inference_steps: usize,
-    /// Strength of classifier-free guidance; 1 for none. Default 7.5, or 3.5 for models that were distilled for guidance.
+    /// Strength of classifier-free guidance; 1 for none. Default: that of diffusers' pipeline, such as 7.5 for Stable Diffusion.
     #[arg(long, value_name = "G")]
     guidance_scale: Option<f32>,
     /// Pictures of each prompt; each has a seed of its own.
@@ -42,7 +42,7 @@ pub(super) struct Args {
     /// Width in pixels.
     #[arg(long, value_name = "PIXELS")]
     width: Option<usize>,
-    /// ddim, euler, dpmpp_2m, pndm or flow_euler. Default: what the pipeline names.
+    /// ddim, euler, euler_ancestral, heun, dpmpp_2m, pndm, lcm or flow_euler. Default: what the pipeline names.
     #[arg(long, value_name = "NAME")]
     scheduler: Option<String>,
     /// An adapter, with a scale after a colon if it is not 1; repeat for more. The model's file stays as it is.
@@ -57,7 +57,7 @@ pub(super) struct Args {
     /// Also write the `latents` and `images` as safetensors.
     #[arg(long, value_name = "FILE")]
     save_tensors: Option<PathBuf>,
-    /// Folder of the pictures.
+    /// Folder of the pictures. Those that are there stay: numbers go on behind the greatest.
     #[arg(long, short, default_value = "samples", value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]
@@ -76,13 +76,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         painter = painter.with(|network| network.with_zeroed(share));
     }
     let starts = starts(args, &pipeline)?;
-    let avoided = pipeline.conditions(args.negative_prompt.as_deref())?;
+    let first = next_number(&args.output)?;
+    let avoided = pipeline.avoided(args.negative_prompt.as_deref())?;
     let mut texts: Vec<Conditions> = Vec::new();
     for prompt in &args.prompt {
         texts.push(pipeline.conditions(Some(prompt))?);
     }
     pipeline.release();
-    let bar = ProgressBar::new((starts.len() * painter.steps()) as u64).with_style(style());
+    let bar = ProgressBar::new((starts.len() * painter.evaluations()) as u64).with_style(style());
     let mut found = Vec::new();
     for (start, text) in starts.into_iter().zip(texts.iter().flat_map(|t| (0..args.num_images).map(move |_| t))) {
         found.push(painter.latents(&pipeline, start, [text, &avoided], || bar.inc(1))?);
@@ -92,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut pictures = Vec::new();
     for (i, latents) in found.iter().enumerate() {
         let picture = decoded(&mut pipeline, latents.clone(), &format!("picture {i}"))?;
-        let path = args.output.join(format!("{i:03}.png"));
+        let path = args.output.join(format!("{:03}.png", first + i as u64));
         write_png(&path, &picture)?;
         say!("{}", path.display());
         pictures.push(picture);
@@ -103,6 +104,24 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         write_safetensors(path, &tensors, None)?;
     }
     Ok(())
+}
+
+/// The number behind the greatest that a picture of a folder has; 0 where there is none.
+fn next_number(folder: &Path) -> Result<u64, Failure> {
+    let failed = |e: std::io::Error| Failure::Plain(format!("{}: {e}", folder.display()));
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        found => found.map_err(failed)?,
+    };
+    let mut next = 0;
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        if let Some(number) = number.filter(|_| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"))) {
+            next = next.max(number.saturating_add(1));
+        }
+    }
+    Ok(next)
 }
 
 /// The sampler that is asked for, or the pipeline's own.
@@ -125,9 +144,10 @@ fn combined(list: &[(PathBuf, f32)]) -> Result<Adapter, Failure> {
     Ok(Adapter::combine(&parts.map_err(|e: sara_runtime::Error| Failure::from(e))?)?)
 }
 
-/// Noise of all pictures, each [1, channels, height, width].
-fn starts(args: &Args, pipeline: &Pipeline) -> Result<Vec<Array4<f32>>, Failure> {
+/// What all pictures start from.
+fn starts(args: &Args, pipeline: &Pipeline) -> Result<Vec<Start>, Failure> {
     let count = args.prompt.len() * args.num_images as usize;
+    let seeds = args.prompt.iter().flat_map(|_| (0..args.num_images).map(|i| args.seed.wrapping_add(i)));
     if let Some(path) = &args.latents {
         let (tensors, _) = read_safetensors(path)?;
         let tensor =
@@ -141,7 +161,8 @@ fn starts(args: &Args, pipeline: &Pipeline) -> Result<Vec<Array4<f32>>, Failure>
         let size: usize = shape.iter().product();
         let all = tensor.to_f32();
         let one = |i: usize| Array4::from_shape_vec(shape, all[i * size..(i + 1) * size].to_vec());
-        return (0..count).map(|i| one(i).map_err(|e| Failure::Plain(e.to_string()))).collect();
+        let start = |(i, seed)| one(i).map(|noise| Start { noise, seed }).map_err(|e| Failure::Plain(e.to_string()));
+        return seeds.enumerate().map(start).collect();
     }
     let scale = pipeline.downscale()?;
     let own = pipeline.own_size()?;
@@ -153,8 +174,7 @@ fn starts(args: &Args, pipeline: &Pipeline) -> Result<Vec<Array4<f32>>, Failure>
     };
     let (height, width) = (side(args.height, own[0], "--height")?, side(args.width, own[1], "--width")?);
     let channels = pipeline.latent_channels();
-    let seeds = args.prompt.iter().flat_map(|_| (0..args.num_images).map(|i| args.seed.wrapping_add(i)));
-    Ok(seeds.map(|seed| noise(seed, channels, height, width)).collect())
+    Ok(seeds.map(|seed| Start::new(seed, channels, height, width)).collect())
 }
 
 fn joined(list: &[Array4<f32>]) -> Result<Array4<f32>, Failure> {
@@ -183,4 +203,21 @@ pub(super) fn write_png(path: &Path, pictures: &Array4<f32>) -> Result<Vec<u8>, 
 pub(super) fn style() -> ProgressStyle {
     let template = "{bar:32} {pos}/{len}  {per_sec}  {eta} left";
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_on_behind_the_greatest() {
+        let folder = tempfile::tempdir().unwrap();
+        let next = || next_number(folder.path()).unwrap();
+        assert_eq!((next_number(&folder.path().join("new")).unwrap(), next()), (0, 0));
+        for (name, wanted) in [("000.png", 1), ("007.png", 8), ("cat.png", 8), ("012.txt", 8), ("1200.PNG", 1201)] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+            assert_eq!(next(), wanted, "{name}");
+        }
+        assert!(next_number(&folder.path().join("000.png")).is_err());
+    }
 }

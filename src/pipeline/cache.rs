@@ -6,6 +6,7 @@
 use super::conditions::Conditions;
 use super::denoiser::Geometry;
 use super::shapes::Size;
+use super::space;
 use super::vae::Moments;
 use super::{Error, Pipeline};
 use ndarray::{Array4, ArrayD, Axis, IxDyn};
@@ -16,11 +17,11 @@ use sara_models::photo::Photo;
 use sara_runtime::files::{sha256, sha256_file, write_atomic};
 use sara_runtime::tensor::{Tensor, Tensors, read_safetensors, write_safetensors};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const INDEX: &str = "cache.json";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The index of a cache.
 #[derive(Serialize, Deserialize)]
@@ -68,7 +69,7 @@ pub struct Built {
     pub pictures: usize,
     /// Of these, encoded now.
     pub encoded: usize,
-    /// Different captions, the empty one included.
+    /// Different captions, none at all included.
     pub captions: usize,
     /// Of these, embedded now.
     pub embedded: usize,
@@ -167,7 +168,27 @@ struct Ready<'a> {
     sha256: String,
 }
 
-/// Makes a cache, or brings one up to date. `progress` is told how much is done of how much.
+impl Ready<'_> {
+    /// What its latents, or those of its mirror image, are called by.
+    fn key(&self, frozen: &str, flip: bool) -> String {
+        let Fit { resized, crop, size, .. } = self.fit;
+        let made = format!("latents {VERSION} {frozen} {} {resized:?} {crop:?} {size:?} {flip}", self.sha256);
+        sha256(made.as_bytes())
+    }
+
+    /// Whether it is seen as it is, and as its mirror image.
+    fn flips(&self) -> impl Iterator<Item = bool> + use<> {
+        [false, true].into_iter().take(1 + usize::from(self.item.flip))
+    }
+}
+
+/// What a text is called by; nothing stands for no text.
+fn text_key(frozen: &str, caption: Option<&str>) -> String {
+    let what = caption.map_or_else(|| "no text".to_owned(), |caption| format!("text {caption}"));
+    sha256(format!("{VERSION} {frozen} {what}").as_bytes())
+}
+
+/// Makes a cache, or brings one up to date. It is an error when the disk has no room for it. `progress` is told how much is done of how much.
 pub fn build(
     pipeline: &mut Pipeline,
     request: &Request<'_>,
@@ -178,27 +199,30 @@ pub fn build(
     let frozen = frozen(pipeline)?;
     let mut built = Built::default();
     let mut entries = Vec::new();
-    let work = ready.iter().map(|r| 1 + usize::from(r.item.flip)).sum();
-    let text = |pipeline: &mut Pipeline, caption: &str, built: &mut Built| -> Result<String, Error> {
-        let key = sha256(format!("text {VERSION} {frozen} {caption}").as_bytes());
+    let work = ready.iter().map(|r| r.flips().count()).sum();
+    let text = |pipeline: &mut Pipeline, caption: Option<&str>, built: &mut Built| -> Result<String, Error> {
+        let key = text_key(&frozen, caption);
         let path = file(folder, "texts", &key);
         if !path.is_file() {
-            let found = pipeline.conditions(Some(caption))?;
+            // A caption that is left out in training is the empty text also where sampling takes zeros.
+            let found = match caption {
+                Some(caption) => pipeline.conditions(Some(caption))?,
+                None => pipeline.avoided(Some(""))?,
+            };
             let tensors: Tensors = found.into_iter().map(|(name, a)| (name, Tensor::F32(a))).collect();
             write_safetensors(&path, &tensors, None)?;
             built.embedded += 1;
         }
         Ok(key)
     };
-    let no_text = text(pipeline, "", &mut built)?;
+    let no_text = text(pipeline, None, &mut built)?;
+    space::check(folder, missing(pipeline, &ready, &frozen, folder)?)?;
     for own in &ready {
         let Ready { item, fit, original, .. } = own;
-        let text = text(pipeline, &item.caption, &mut built)?;
+        let text = text(pipeline, Some(&item.caption), &mut built)?;
         built.enlarged += usize::from(fit.enlarged);
-        for flip in [false, true].into_iter().take(1 + usize::from(item.flip)) {
-            let Fit { resized, crop, size, .. } = fit;
-            let made = format!("latents {VERSION} {frozen} {} {resized:?} {crop:?} {size:?} {flip}", own.sha256);
-            let key = sha256(made.as_bytes());
+        for flip in own.flips() {
+            let key = own.key(&frozen, flip);
             let path = file(folder, "latents", &key);
             if !path.is_file() {
                 let moments = encode(pipeline, own, flip)?;
@@ -212,7 +236,7 @@ pub fn build(
                 picture: item.path.clone(),
                 caption: item.caption.clone(),
                 // The corner is told in pixels of the picture after it was resized, as SDXL was trained.
-                geometry: Geometry { original: *original, crop: *crop, target: *size },
+                geometry: Geometry { original: *original, crop: fit.crop, target: fit.size },
                 repeats: item.repeats,
                 prior: item.prior,
                 latents: key,
@@ -231,6 +255,23 @@ pub fn build(
     let latents = index.entries.iter().map(|e| e.latents.as_str()).collect();
     built.deleted = sweep(&folder.join("latents"), &latents)? + sweep(&folder.join("texts"), &texts)?;
     Ok(built)
+}
+
+/// Bytes that the files take which are not there yet. The embedding of no text is there; others are as large.
+fn missing(pipeline: &Pipeline, ready: &[Ready<'_>], frozen: &str, folder: &Path) -> Result<u64, Error> {
+    /// What a safetensors file holds besides the numbers.
+    const HEADER: u64 = 512;
+    let scale = pipeline.downscale()?;
+    let text = std::fs::metadata(file(folder, "texts", &text_key(frozen, None))).map_or(0, |m| m.len());
+    let mut found = BTreeMap::new();
+    for own in ready {
+        let [height, width] = own.fit.size.map(|side| (side / scale) as u64);
+        // Mean and deviation, in single precision.
+        let latents = 8 * pipeline.latent_channels() as u64 * height * width + HEADER;
+        found.extend(own.flips().map(|flip| (file(folder, "latents", &own.key(frozen, flip)), latents)));
+        found.insert(file(folder, "texts", &text_key(frozen, Some(&own.item.caption))), text + HEADER);
+    }
+    Ok(found.into_iter().filter(|(path, _)| !path.is_file()).map(|(_, bytes)| space::on_disk(bytes)).sum())
 }
 
 /// Reads all pictures once, so that everything that is wrong with any is told before the work begins.
@@ -302,4 +343,50 @@ fn sweep(folder: &Path, used: &BTreeSet<&str>) -> Result<usize, Error> {
         }
     }
     Ok(deleted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array3;
+    use sara_models::photo::png;
+
+    #[test]
+    fn what_is_missing_is_what_is_then_written() {
+        let place = tempfile::tempdir().unwrap();
+        let items: Vec<Item> = (0..3usize)
+            .map(|i| {
+                let path = place.path().join(format!("{i}.png"));
+                let picture =
+                    Array3::from_shape_fn((3, 40, 48), |at| (at.0 + at.1 * at.2) as f32 % 7.0 / 7.0 - i as f32 / 9.0);
+                std::fs::write(&path, png(picture.view()).unwrap()).unwrap();
+                Item { path, caption: "a cat".repeat(i.min(1)), repeats: 1, flip: i == 2, prior: false }
+            })
+            .collect();
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/pipeline");
+        let mut pipeline = Pipeline::open(&tiny, 2).unwrap();
+        let buckets = Buckets::fixed(vec![[32, 32]]).unwrap();
+        let request = Request { items: &items, buckets: &buckets };
+        let folder = place.path().join("cache");
+        let written = |kind: &str| -> Vec<u64> {
+            std::fs::read_dir(folder.join(kind)).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).collect()
+        };
+        let (ready, frozen) = (check(&request).unwrap(), frozen(&pipeline).unwrap());
+        // The text that tells how large texts are is not among them.
+        let latents = missing(&pipeline, &ready, &frozen, &folder).unwrap();
+        build(&mut pipeline, &request, &folder, |_, _| ()).unwrap();
+        let found: u64 = written("latents").into_iter().map(space::on_disk).sum();
+        let texts = written("texts");
+        assert_eq!((written("latents").len(), texts.len()), (4, 3));
+        assert!(latents >= found && latents < found + 4 * 4096, "{latents} {found}");
+        assert_eq!(missing(&pipeline, &ready, &frozen, &folder).unwrap(), 0);
+        for kind in ["latents", "texts"] {
+            std::fs::remove_dir_all(folder.join(kind)).unwrap();
+        }
+        std::fs::create_dir(folder.join("texts")).unwrap();
+        std::fs::write(file(&folder, "texts", &text_key(&frozen, None)), vec![0; texts[0] as usize]).unwrap();
+        let all = found + 2 * space::on_disk(texts[0]);
+        let found = missing(&pipeline, &ready, &frozen, &folder).unwrap();
+        assert!(found >= all && found <= all + 6 * 4096, "{found} {all}");
+    }
 }

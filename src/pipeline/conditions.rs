@@ -19,43 +19,92 @@ const FLUX_T5_LENGTH: usize = 512;
 const PIXART_ALPHA_LENGTH: usize = 120;
 /// The same of PixArt Sigma and Sana.
 const MASKED_LENGTH: usize = 300;
+/// What Sana's text encoder reads before the text of a picture (Xie et al. 2025, section 2.3; the wording of diffusers' pipeline).
+const INSTRUCTION: &str = "\
+    Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for image \
+    generation. Evaluate the level of detail in the user prompt:\n\
+    - If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial relationships \
+    to create vivid and concrete scenes.\n\
+    - If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating.\n\
+    Here are examples of how to transform or refine prompts:\n\
+    - User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping peacefully \
+    on a warm sunny windowsill, surrounded by pots of blooming red flowers.\n\
+    - User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street lamps, a \
+    diverse crowd of people in colorful clothing, and a double-decker bus passing by towering glass skyscrapers.\n\
+    Please generate only the enhanced description for the prompt below and avoid including any additional commentary or \
+    evaluations:\n\
+    User Prompt: ";
 
 /// What a text encoder makes of a text: its outputs without a batch dimension, and the mask of the tokens.
 type Encoding = (BTreeMap<String, ArrayD<f32>>, ArrayD<f32>);
+
+/// Makes conditions of a text.
+type Embed = fn(&mut Pipeline, &str) -> Result<Conditions, Error>;
 
 /// How a family embeds texts.
 struct Family {
     /// The beginning of its classes' names in diffusers; of those that fit the longest counts.
     class: &'static str,
-    embed: fn(&mut Pipeline, &str) -> Result<Conditions, Error>,
+    /// Strength of guidance where none is asked for, as in diffusers.
+    guidance: f32,
+    /// What a picture shows.
+    shown: Embed,
+    /// What it does not show, and no text.
+    avoided: Embed,
 }
 
-const FAMILIES: [Family; 9] = [
-    Family { class: "StableDiffusion", embed: stable_diffusion },
-    Family { class: "LatentConsistencyModel", embed: stable_diffusion },
-    Family { class: "StableDiffusionXL", embed: stable_diffusion_xl },
-    Family { class: "StableDiffusion3", embed: stable_diffusion_3 },
-    Family { class: "Flux", embed: flux },
-    Family { class: "PixArtAlpha", embed: |pipeline, text| masked(pipeline, text, PIXART_ALPHA_LENGTH) },
-    Family { class: "PixArt", embed: |pipeline, text| masked(pipeline, text, MASKED_LENGTH) },
-    Family { class: "Sana", embed: |pipeline, text| masked(pipeline, text, MASKED_LENGTH) },
-    Family { class: "DiT", embed: none },
+/// A family to which it is the same what a text is for.
+const fn family(class: &'static str, guidance: f32, embed: Embed) -> Family {
+    Family { class, guidance, shown: embed, avoided: embed }
+}
+
+static FAMILIES: [Family; 9] = [
+    family("StableDiffusion", 7.5, stable_diffusion),
+    family("LatentConsistencyModel", 8.5, stable_diffusion),
+    family("StableDiffusionXL", 5.0, stable_diffusion_xl),
+    family("StableDiffusion3", 7.0, stable_diffusion_3),
+    family("Flux", 3.5, flux),
+    family("PixArtAlpha", 4.5, |pipeline, text| masked(pipeline, text, PIXART_ALPHA_LENGTH)),
+    family("PixArt", 4.5, |pipeline, text| masked(pipeline, text, MASKED_LENGTH)),
+    Family {
+        class: "Sana",
+        guidance: 4.5,
+        shown: instructed,
+        avoided: |pipeline, text| masked(pipeline, text, MASKED_LENGTH),
+    },
+    family("DiT", 4.0, none),
 ];
 
 impl Pipeline {
-    /// The conditions of a text. Nothing stands for no text at all, which is the empty text but where the pipeline wants zeros.
+    /// The conditions of a text that says what a picture shows. Nothing stands for no text at all, as in [`Pipeline::avoided`].
     pub fn conditions(&mut self, prompt: Option<&str>) -> Result<Conditions, Error> {
-        let class = self.folder.class_name.clone();
-        let family =
-            FAMILIES.iter().filter(|f| class.starts_with(f.class)).max_by_key(|f| f.class.len()).ok_or_else(|| {
-                let known: Vec<&str> = FAMILIES.iter().map(|f| f.class).collect();
-                Error::Misfit(format!("pipelines of class `{class}` are not known; known are {}", known.join(", ")))
-            })?;
-        let mut found = (family.embed)(self, prompt.unwrap_or_default())?;
+        match prompt {
+            Some(prompt) => (self.family()?.shown)(self, prompt),
+            None => self.avoided(None),
+        }
+    }
+
+    /// The conditions of a text that says what a picture does not show. Nothing stands for no text at all, which is the empty text but
+    /// where the pipeline wants zeros.
+    pub fn avoided(&mut self, prompt: Option<&str>) -> Result<Conditions, Error> {
+        let mut found = (self.family()?.avoided)(self, prompt.unwrap_or_default())?;
         if prompt.is_none() && self.folder.force_zeros_for_empty_prompt {
             found.values_mut().for_each(|tensor| tensor.fill(0.0));
         }
         Ok(found)
+    }
+
+    /// Strength of guidance where none is asked for.
+    pub fn guidance(&self) -> Result<f32, Error> {
+        Ok(self.family()?.guidance)
+    }
+
+    fn family(&self) -> Result<&'static Family, Error> {
+        let class = &self.folder.class_name;
+        FAMILIES.iter().filter(|f| class.starts_with(f.class)).max_by_key(|f| f.class.len()).ok_or_else(|| {
+            let known: Vec<&str> = FAMILIES.iter().map(|f| f.class).collect();
+            Error::Misfit(format!("pipelines of class `{class}` are not known; known are {}", known.join(", ")))
+        })
     }
 
     /// Outputs of text encoder `i` for a text, without their batch dimension, and the mask of its tokens. Nothing if the pipeline has
@@ -66,7 +115,8 @@ impl Pipeline {
         let length = length.unwrap_or_else(own);
         let tokens = encoder.tokenizer.encode(text, length)?;
         if tokens.truncated {
-            eprintln!("warning: a text is longer than {length} tokens and loses its end: {text}");
+            let own = text.strip_prefix(INSTRUCTION).unwrap_or(text);
+            eprintln!("warning: a text is longer than {length} tokens and loses its end: {own}");
         }
         if self.encoders[i].is_none() {
             self.encoders[i] = Some(Network::open(&encoder.part.model, self.threads)?);
@@ -178,9 +228,29 @@ fn flux(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
     Ok(named([("encoder_hidden_states", states), ("pooled_projections", pooled), ("txt_ids", ids)]))
 }
 
-/// One encoder whose padding is masked.
+/// One encoder whose padding is masked. Texts are in lower case and without spaces around them.
 fn masked(pipeline: &mut Pipeline, text: &str, length: usize) -> Result<Conditions, Error> {
-    let missing = || Error::Misfit("the pipeline lacks its text encoder".into());
+    masked_as_is(pipeline, text.to_lowercase().trim(), length)
+}
+
+/// The same behind an instruction. Of its tokens the first is kept, and those that stand in the place of the last and after it.
+fn instructed(pipeline: &mut Pipeline, text: &str) -> Result<Conditions, Error> {
+    let Some(encoder) = &pipeline.folder.encoders[0] else { return Err(missing()) };
+    let skipped = encoder.tokenizer.count(INSTRUCTION)?.saturating_sub(2);
+    let text = format!("{INSTRUCTION}{}", text.to_lowercase().trim());
+    let mut found = masked_as_is(pipeline, &text, skipped + MASKED_LENGTH)?;
+    for tensor in found.values_mut() {
+        let kept: Vec<usize> = std::iter::once(0).chain(skipped + 1..skipped + MASKED_LENGTH).collect();
+        *tensor = tensor.select(Axis(0), &kept);
+    }
+    Ok(found)
+}
+
+fn missing() -> Error {
+    Error::Misfit("the pipeline lacks its text encoder".into())
+}
+
+fn masked_as_is(pipeline: &mut Pipeline, text: &str, length: usize) -> Result<Conditions, Error> {
     let (outputs, mask) = pipeline.encode(0, text, Some(length))?.ok_or_else(missing)?;
     let states = output(&outputs, "last_hidden_state")?;
     Ok(named([("encoder_hidden_states", states), ("encoder_attention_mask", mask)]))

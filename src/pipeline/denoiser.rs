@@ -9,7 +9,7 @@ use sara_runtime::tensor::{Tensor, Tensors};
 
 /// Names that exporters give the latents.
 const LATENTS: [&str; 2] = ["sample", "hidden_states"];
-/// Guidance that distilled models are told of, unless it is said.
+/// Guidance that distilled models are told of in training, unless it is said.
 pub const DISTILLED_GUIDANCE: f32 = 3.5;
 
 /// Where a picture was cut from, in pixels: what SDXL is told beside the text (Podell et al. 2024, section 2.2).
@@ -58,9 +58,9 @@ impl Denoiser {
         Denoiser { inputs: inputs.to_vec(), packed, timestep_scale, guidance }
     }
 
-    /// Whether the guidance is an input, so that one evaluation is enough.
+    /// Whether one evaluation is enough: the guidance is an input, or the family was distilled to need none.
     pub fn distilled(&self) -> bool {
-        self.inputs.iter().any(|i| ["guidance", "timestep_cond"].contains(&i.name.as_str()))
+        self.packed || self.inputs.iter().any(|i| ["guidance", "timestep_cond"].contains(&i.name.as_str()))
     }
 
     /// Image tokens of latents, on which the noise levels of some flows depend.
@@ -80,6 +80,8 @@ impl Denoiser {
                     Some(ArrayD::from_shape_vec(IxDyn(&[timesteps.len()]), scaled.collect()).map_err(misfit)?)
                 }
                 "time_ids" => Some(time_ids(samples, input)?),
+                "resolution" => Some(rows(samples, |g| g.target.map(|side| side as f32))?),
+                "aspect_ratio" => Some(rows(samples, |g| [g.target[0] as f32 / g.target[1] as f32])?),
                 "guidance" => Some(ArrayD::from_elem(IxDyn(&[samples.len()]), self.guidance)),
                 "timestep_cond" => Some(guidance_embedding(self.guidance, samples.len(), input)),
                 "img_ids" => Some(self.image_ids(latents, input)?),
@@ -166,6 +168,12 @@ impl Denoiser {
 
 fn misfit(e: ndarray::ShapeError) -> Error {
     Error::Misfit(format!("the denoiser's inputs do not fit: {e}"))
+}
+
+/// Numbers of each picture: [samples, N]. PixArt is told height and width, and the ratio of the two (diffusers' pipelines).
+fn rows<const N: usize>(samples: &[Sample<'_>], of: impl Fn(&Geometry) -> [f32; N]) -> Result<ArrayD<f32>, Error> {
+    let values: Vec<f32> = samples.iter().flat_map(|s| of(&s.geometry)).collect();
+    ArrayD::from_shape_vec(IxDyn(&[samples.len(), N]), values).map_err(misfit)
 }
 
 /// Original size, corner of the cut and target size, as SDXL takes them; refiners take a rating in place of the target.

@@ -6,6 +6,7 @@
 //! | [`conditions`]  | what each family makes of a text                                            |
 //! | [`denoiser`]    | the denoiser's inputs by their names, and its output as latents             |
 //! | [`shapes`]      | shapes of the denoiser's inputs, for pictures of given sizes                |
+//! | [`space`]       | whether a disk has room                                                     |
 //! | [`vae`]         | pictures and latents                                                        |
 //! | [`cache`]       | latents and text embeddings on disk                                         |
 //! | [`batches`]     | batches of a cache                                                          |
@@ -22,11 +23,12 @@ pub mod network;
 pub mod pytorch;
 pub mod sample;
 pub mod shapes;
+pub mod space;
 pub mod vae;
 
 use network::Network;
 use sara_models::pipeline::Pipeline as Folder;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Why a pipeline cannot do what it is asked.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,19 @@ pub enum Error {
     /// A folder, a text or a picture is not what it should be.
     #[error(transparent)]
     Models(#[from] sara_models::Error),
+    /// A disk has less room than what will be written.
+    #[error(
+        "{}: up to {needed} bytes will be written, and the disk has {free} free; free some, or choose another folder",
+        folder.display()
+    )]
+    Space {
+        /// Where it would be written.
+        folder: PathBuf,
+        /// Bytes.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// Two parts of the pipeline do not fit each other, or one is missing.
     #[error("{0}")]
     Misfit(String),

@@ -11,6 +11,28 @@ const RHO: f64 = 7.0;
 
 /// The steps of diffusers' `EulerDiscreteScheduler`.
 pub(super) fn steps(config: &SchedulerConfig, count: usize, _: usize) -> Result<Vec<Step>, Error> {
+    let levels = levels(config, count)?;
+    Ok(levels.to(last_ratio(config, &levels.schedule)))
+}
+
+/// The noise levels that are visited.
+pub(super) struct Levels {
+    timesteps: Vec<f64>,
+    /// How many times the image the noise is at each.
+    ratios: Vec<f64>,
+    /// The same of all timesteps of the schedule.
+    schedule: Vec<f64>,
+}
+
+impl Levels {
+    /// Steps through the levels and then to this ratio.
+    pub(super) fn to(&self, last: f64) -> Vec<Step> {
+        joined(&self.timesteps, &self.ratios, last)
+    }
+}
+
+/// The levels that a configuration asks for.
+pub(super) fn levels(config: &SchedulerConfig, count: usize) -> Result<Levels, Error> {
     let ratios = ratios(config)?;
     let total = config.num_train_timesteps;
     let whole = |list: Vec<i64>| list.into_iter().map(|t| t as f64).collect();
@@ -28,7 +50,7 @@ pub(super) fn steps(config: &SchedulerConfig, count: usize, _: usize) -> Result<
         found = karras(found[0], found[count - 1], count);
         timesteps = found.iter().map(|r| timestep_of(&ratios, *r)).collect();
     }
-    Ok(joined(&timesteps, &found, last_ratio(config, &ratios)))
+    Ok(Levels { timesteps, ratios: found, schedule: ratios })
 }
 
 /// What standard normal noise is multiplied by. Where the first timestep is the last of the schedule, diffusers takes the noise alone

@@ -4,10 +4,13 @@
 //! All of them hold `x = alpha x0 + sigma eps` with `alpha^2 + sigma^2 = 1` (`alpha = 1 - sigma` for flows), also those that the
 //! literature writes for `x / alpha`: an Euler step there is a DDIM step here.
 
+mod ancestral;
 mod ddim;
 mod dpm;
 mod euler;
 mod flow;
+mod heun;
+mod lcm;
 mod plms;
 
 use ndarray::{ArrayD, Zip};
@@ -21,31 +24,125 @@ struct Method {
     name: &'static str,
     /// The classes of diffusers that it is.
     classes: &'static [&'static str],
+    /// Whether it samples models of diffusion, and of rectified flow.
+    diffusion: bool,
+    flow: bool,
+    /// What standard normal noise is multiplied by.
+    start: fn(&SchedulerConfig, &[Step]) -> f64,
+    /// Whether predicted images are clipped where the configuration does not say it; nothing where they never are.
+    clips: Option<bool>,
+    /// Whether its steps add noise.
+    stochastic: bool,
     /// Its steps, from noise to image.
     steps: fn(&SchedulerConfig, usize, usize) -> Result<Vec<Step>, Error>,
     /// One step.
     update: fn(&mut State, &Step),
 }
 
-const METHODS: [Method; 5] = [
-    Method { name: "ddim", classes: &["DDIMScheduler"], steps: ddim::steps, update: first_order },
-    Method { name: "euler", classes: &["EulerDiscreteScheduler"], steps: euler::steps, update: first_order },
-    Method { name: "dpmpp_2m", classes: &["DPMSolverMultistepScheduler"], steps: dpm::steps, update: dpm::update },
-    Method { name: "pndm", classes: &["PNDMScheduler"], steps: plms::steps, update: plms::update },
+/// What most methods are.
+const USUAL: Method = Method {
+    name: "",
+    classes: &[],
+    diffusion: true,
+    flow: false,
+    start: |_, _| 1.0,
+    clips: None,
+    stochastic: false,
+    steps: ddim::steps,
+    update: first_order,
+};
+
+static METHODS: [Method; 8] = [
+    Method { name: "ddim", classes: &["DDIMScheduler"], clips: Some(true), ..USUAL },
+    Method {
+        name: "euler",
+        classes: &["EulerDiscreteScheduler"],
+        start: euler::initial_scale,
+        steps: euler::steps,
+        ..USUAL
+    },
+    Method {
+        name: "euler_ancestral",
+        classes: &["EulerAncestralDiscreteScheduler"],
+        start: euler::initial_scale,
+        stochastic: true,
+        steps: ancestral::steps,
+        update: ancestral::update,
+        ..USUAL
+    },
+    Method {
+        name: "heun",
+        classes: &["HeunDiscreteScheduler"],
+        start: euler::initial_scale,
+        clips: Some(false),
+        steps: heun::steps,
+        update: heun::update,
+        ..USUAL
+    },
+    Method {
+        name: "dpmpp_2m",
+        classes: &["DPMSolverMultistepScheduler"],
+        flow: true,
+        steps: dpm::steps,
+        update: dpm::update,
+        ..USUAL
+    },
+    Method { name: "pndm", classes: &["PNDMScheduler"], steps: plms::steps, update: plms::update, ..USUAL },
+    Method {
+        name: "lcm",
+        classes: &["LCMScheduler"],
+        clips: Some(false),
+        stochastic: true,
+        steps: lcm::steps,
+        update: lcm::update,
+        ..USUAL
+    },
     Method {
         name: "flow_euler",
         classes: &["FlowMatchEulerDiscreteScheduler"],
+        diffusion: false,
+        flow: true,
         steps: flow::steps,
-        update: first_order,
+        ..USUAL
     },
 ];
 
 /// Names of the samplers.
-pub const NAMES: [&str; 5] = ["ddim", "euler", "dpmpp_2m", "pndm", "flow_euler"];
+pub const NAMES: [&str; 8] = ["ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "pndm", "lcm", "flow_euler"];
 
 /// Name of the sampler that a class of diffusers is, if it is one of this crate.
 pub fn of_class(class: &str) -> Option<&'static str> {
     METHODS.iter().find(|m| m.classes.contains(&class)).map(|m| m.name)
+}
+
+/// How often a sampling of `count` steps evaluates the model. It is an error where [`Sampler::new`] makes one.
+pub fn evaluations(name: &str, config: &SchedulerConfig, count: usize) -> Result<usize, Error> {
+    Ok(plan(name, config, count, 0)?.1.len())
+}
+
+/// A method that fits what the model predicts, and its steps.
+fn plan(
+    name: &str,
+    config: &SchedulerConfig,
+    count: usize,
+    tokens: usize,
+) -> Result<(&'static Method, Vec<Step>), Error> {
+    let method = METHODS
+        .iter()
+        .find(|m| m.name == name)
+        .ok_or_else(|| Error::Invalid(format!("there is no sampler `{name}`; choose one of {}", NAMES.join(", "))))?;
+    let (fits, kind) = match config.is_flow() {
+        true => (method.flow, "rectified flow"),
+        false => (method.diffusion, "diffusion"),
+    };
+    if !fits {
+        return Err(Error::Invalid(format!("the sampler {name} does not fit a model of {kind}")));
+    }
+    let most = config.num_train_timesteps;
+    if count == 0 || count > most {
+        return Err(Error::Invalid(format!("{count} sampling steps are not in 1..={most}")));
+    }
+    Ok((method, (method.steps)(config, count, tokens)?))
 }
 
 /// Shares of image and noise.
@@ -97,6 +194,10 @@ struct State {
     /// Image and noise that this stands for.
     x0: ArrayD<f32>,
     eps: ArrayD<f32>,
+    /// Standard normal noise of this step, for methods that add some.
+    fresh: ArrayD<f32>,
+    /// Factor of timesteps in the boundary conditions of a consistency model.
+    timestep_scaling: f64,
     /// Number of this step.
     at: usize,
     /// Number of steps.
@@ -124,22 +225,10 @@ impl Sampler {
         tokens: usize,
         noise: ArrayD<f32>,
     ) -> Result<Sampler, Error> {
-        let method = METHODS.iter().find(|m| m.name == name).ok_or_else(|| {
-            Error::Invalid(format!("there is no sampler `{name}`; choose one of {}", NAMES.join(", ")))
-        })?;
-        let flow = config.is_flow();
-        let fits = if flow { ["flow_euler", "dpmpp_2m"].contains(&name) } else { name != "flow_euler" };
-        if !fits {
-            let kind = if flow { "rectified flow" } else { "diffusion" };
-            return Err(Error::Invalid(format!("the sampler {name} does not fit a model of {kind}")));
-        }
-        let most = config.num_train_timesteps;
-        if count == 0 || count > most {
-            return Err(Error::Invalid(format!("{count} sampling steps are not in 1..={most}")));
-        }
-        let steps = (method.steps)(config, count, tokens)?;
-        let clip = (name == "ddim" && config.clip_sample).then_some(config.clip_sample_range);
-        let scale = if name == "euler" { euler::initial_scale(config, &steps) } else { 1.0 } as f32;
+        let (method, steps) = plan(name, config, count, tokens)?;
+        let clip = method.clips.is_some_and(|own| config.clip_sample.unwrap_or(own));
+        let clip = clip.then_some(config.clip_sample_range);
+        let scale = (method.start)(config, &steps) as f32;
         let x = noise * scale;
         let empty = ArrayD::zeros(ndarray::IxDyn(&[0]));
         let state = State {
@@ -148,7 +237,9 @@ impl Sampler {
             x,
             output: empty.clone(),
             x0: empty.clone(),
-            eps: empty,
+            eps: empty.clone(),
+            fresh: empty,
+            timestep_scaling: config.timestep_scaling,
             at: 0,
             count: steps.len(),
             history: Vec::new(),
@@ -167,13 +258,17 @@ impl Sampler {
         self.steps.get(self.state.at).map(|step| (&self.state.x, step.timestep))
     }
 
-    /// Takes what the model says of [`Sampler::next`]. It is an error when the shape differs.
-    pub fn step(&mut self, output: &ArrayD<f32>) -> Result<(), Error> {
+    /// Takes what the model says of [`Sampler::next`]. `normal` gives standard normal numbers to the samplers that add noise. It is an
+    /// error when the shape differs.
+    pub fn step(&mut self, output: &ArrayD<f32>, mut normal: impl FnMut() -> f32) -> Result<(), Error> {
         let Some(step) = self.steps.get(self.state.at).copied() else {
             return Err(Error::Invalid("the sampling is over".into()));
         };
         same_shape("the model's output", output.shape(), self.state.x.shape())?;
         self.state.take(output.clone(), step.from);
+        if self.method.stochastic {
+            self.state.fresh = ArrayD::from_shape_simple_fn(output.raw_dim(), &mut normal);
+        }
         (self.method.update)(&mut self.state, &step);
         self.state.before = Some(step.from);
         self.state.at += 1;

@@ -126,7 +126,8 @@ impl Judge {
             let x = x.clone().into_dimensionality().map_err(|e| Failure::Plain(e.to_string()))?;
             let t = vec![t as i64; wanted.len()];
             let (with, without) = (student.predict(&x, &t, &wanted)?, student.predict(&x, &t, &none)?);
-            sampler.step(&guided(&with, &without, GUIDANCE)?.into_dyn())?;
+            // DDIM adds no noise.
+            sampler.step(&guided(&with, &without, GUIDANCE)?.into_dyn(), || 0.0)?;
         }
         let samples = sampler.finish().into_dimensionality().map_err(|e| Failure::Plain(e.to_string()))?;
         Ok((samples, wanted))

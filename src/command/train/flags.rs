@@ -3,7 +3,6 @@
 use super::Failure;
 use crate::pipeline::batches::Settings;
 use crate::pipeline::denoiser::DISTILLED_GUIDANCE;
-use crate::pipeline::sample::GUIDANCE;
 use sara_models::objective::{Options, Weighting};
 use sara_models::scheduler::Prediction;
 use sara_runtime::schedule::{Schedule, auto_learning_rate};
@@ -110,7 +109,7 @@ pub(super) struct Flags {
     /// Pictures of each. Default 1.
     #[arg(long, value_name = "N")]
     num_validation_images: Option<u64>,
-    /// Guidance with which they are drawn. Default 7.5.
+    /// Guidance with which they are drawn. Default: that of diffusers' pipeline, such as 7.5 for Stable Diffusion.
     #[arg(long, value_name = "G")]
     validation_guidance_scale: Option<f32>,
 }
@@ -285,7 +284,7 @@ impl Flags {
             every: self.validation_steps.unwrap_or(250),
             prompts: self.validation_prompt.clone().unwrap_or_default(),
             images: self.num_validation_images.unwrap_or(1),
-            guidance: self.validation_guidance_scale.unwrap_or(GUIDANCE),
+            guidance: self.validation_guidance_scale,
         }
     }
 }
@@ -294,8 +293,8 @@ impl Flags {
 pub(super) struct Watched {
     /// Steps between.
     pub(super) every: u64,
-    /// Strength of guidance, for models that were not distilled for it.
-    pub(super) guidance: f32,
+    /// Strength of guidance, if not the family's.
+    pub(super) guidance: Option<f32>,
     /// Texts that are drawn.
     pub(super) prompts: Vec<String>,
     /// Pictures of each.

@@ -3,6 +3,7 @@
 mod data;
 mod flags;
 mod signals;
+mod space;
 mod summary;
 mod watch;
 
@@ -115,6 +116,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if let Some(from) = &args.resume_from_checkpoint {
         resume(&mut trainer, from, &args.output_dir)?;
     }
+    let saving = Saving { every: args.checkpointing_steps, keep: args.checkpoints_total_limit.get() };
+    check_room(&trainer, saving, &data, &flags, &args.output_dir)?;
     let run = RunFile {
         plan: absolute(&args.plan),
         model: model.clone(),
@@ -159,7 +162,6 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         events.scalars(now(), step, &scalars.into_iter().chain(measured).collect::<Vec<_>>())?;
         if args.json { report::json_line(metrics) } else { Ok(()) }
     };
-    let saving = Saving { every: args.checkpointing_steps, keep: args.checkpoints_total_limit.get() };
     let ended = train(&mut trainer, |i| data.batch(i), &args.output_dir, saving, after);
     if !matches!(ended, Ok(_) | Err(Failure::Interrupted { .. })) {
         return ended.map(|_| ());
@@ -206,6 +208,28 @@ fn check_places(args: &Args, model: &Path) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+/// That the disk has room for what the run will write.
+fn check_room(trainer: &Trainer, saving: Saving, data: &Data, flags: &Flags, out: &Path) -> Result<(), Failure> {
+    let watched = flags.watched();
+    let (pictures, size) = match data {
+        Data::Cache(batches) => {
+            ((watched.prompts.len() as u64).saturating_mul(watched.images), batches.cache().sizes()[0])
+        }
+        Data::File { .. } => (0, [0, 0]),
+    };
+    let run = space::Run {
+        entries: trainer.executor.plan().sparse.iter().map(|s| s.index.len() as u64).sum(),
+        average: trainer.ema.is_some(),
+        steps: trainer.options.max_train_steps.saturating_sub(trainer.step),
+        saving,
+        there: checkpoint::all(out)?.len() as u64,
+        pictures,
+        every: watched.every,
+        size,
+    };
+    Ok(crate::pipeline::space::check(out, run.bytes())?)
 }
 
 /// When checkpoints are saved, and how many are kept.

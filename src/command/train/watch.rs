@@ -7,7 +7,7 @@ use crate::command::sample::{scheduler, write_png};
 use crate::pipeline::batches::{Measurement, QUARTILES};
 use crate::pipeline::conditions::Conditions;
 use crate::pipeline::denoiser::Denoiser;
-use crate::pipeline::sample::{Settings, latents, noise};
+use crate::pipeline::sample::{Settings, Start, latents};
 use crate::pipeline::shapes::Size;
 use crate::pipeline::{Error, Pipeline};
 use ndarray::{Array4, ArrayD, IxDyn};
@@ -119,10 +119,10 @@ impl Watch {
         let batch = batch.unwrap_or(1);
         let scale = self.pipeline.downscale()?;
         let [height, width] = self.size.map(|side| side / scale);
-        let denoiser = Denoiser::new(&self.pipeline.folder, &inputs, crate::pipeline::denoiser::DISTILLED_GUIDANCE);
-        let guidance = if denoiser.distilled() { 1.0 } else { self.watched.guidance };
+        let guidance = self.watched.guidance.map_or_else(|| self.pipeline.guidance(), Ok)?;
+        let denoiser = Denoiser::new(&self.pipeline.folder, &inputs, guidance);
         let settings = Settings { sampler: scheduler(None, &self.pipeline)?, steps: STEPS, guidance };
-        let start = noise(seed, self.pipeline.latent_channels(), height, width);
+        let start = Start::new(seed, self.pipeline.latent_channels(), height, width);
         // A program takes whole batches: the sample fills one, and the first of its results counts.
         let run = |inputs: &Tensors| {
             let wide = inputs.iter().map(|(name, t)| (name.clone(), repeated(t, batch))).collect();
