@@ -11,6 +11,7 @@ pub const HEADER: &str = include_str!("kernel.h");
 /// What some kernels share: the names by which they include it, and the sources.
 pub const SHARED: &[(&str, &str)] = &[
     ("attention.h", include_str!("attention.h")),
+    ("attention_half.h", include_str!("attention_half.h")),
     ("conv.h", include_str!("conv.h")),
     ("function.h", include_str!("function.h")),
     ("half.h", include_str!("half.h")),

@@ -16,6 +16,23 @@ impl Shape {
     }
 }
 
+/// Widths of rows for which there are kernels on tensor cores, as `attention_half.h` has them.
+const WIDTHS: [usize; 5] = [48, 64, 80, 128, 160];
+/// Rows of a block of those kernels.
+pub(crate) const ROWS: usize = 64;
+
+/// Parts into which blocks of the second direction divide the columns.
+pub(crate) fn column_parts(width: usize) -> usize {
+    if width > 80 { 2 } else { 1 }
+}
+
+/// The width of the kernel on tensor cores that a call can use: its products are of half precision, and keys and values are
+/// equally wide.
+pub(crate) fn width(t: &Task<'_>, s: &Shape, name: &str) -> Option<usize> {
+    let fits = t.int("half") != 0 && t.dtype(name) == DType::F32 && s.dim == s.value_dim;
+    WIDTHS.into_iter().find(|w| fits && s.dim <= *w)
+}
+
 /// The name of the argument's type in the names of entry points, or `half` where operands of products are rounded.
 pub(crate) fn kind(t: &Task<'_>, name: &str) -> &'static str {
     if t.int("half") != 0 && t.dtype(name) == DType::F32 { "half" } else { t.kind(name) }
@@ -26,8 +43,12 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let mut params = vec![s.param()];
     params.extend(["q", "k", "v", "mask", "y", "lse"].map(|name| t.at(name)));
     params.push(t.real(t.float("scale"), "y"));
+    debug_assert!(s.images() <= MOST_ACROSS);
+    if let Some(width) = width(t, &s, "y") {
+        let grid = [s.queries.div_ceil(ROWS), column_parts(width), s.images()];
+        return w.launch(format!("attention_half_{width}"), grid, 128, params);
+    }
     // Without values there are still sums of exponentials.
     let grid = [s.queries.div_ceil(32), s.value_dim.div_ceil(128).max(1), s.images()];
-    debug_assert!(s.images() <= MOST_ACROSS);
     w.launch(format!("attention_{}", kind(t, "y")), grid, 128, params);
 }

@@ -1,6 +1,6 @@
 // y = softmax(scale * q k^T + mask) v: a block for each tile of queries and 128 columns of v, which visits the keys tile by tile
 // with a running maximum and sum. Scores are computed again for each 128 columns.
-#include "attention.h"
+#include "attention_half.h"
 
 constexpr int PARTS = 4;
 
@@ -100,3 +100,82 @@ DEVICE void attend(const Shape& s, const T* q, const T* k, const T* v, const T* 
         attend<HALF>(s, q, k, v, mask, y, lse, scale);                                                                \
     }
 FOR_ATTENTION(ATTEND)
+
+template <int DIM>
+struct Half {
+    RowPairs<DIM> k;
+    ColumnPairs<PART<DIM>> v;
+};
+
+// The same on tensor cores, for keys and values of one width: a block for each 64 queries, and for part of the columns.
+template <int DIM>
+DEVICE void attend_half(const Shape& s, const f32* q, const f32* k, const f32* v, const f32* mask, f32* y, f32* lse, f32 scale) {
+    SHARED(Half<DIM>, t);
+    i64 image = blockIdx.z, first = blockIdx.y * PART<DIM>;
+    if (mask) mask += s.mask(image);
+    k += image * s.keys * s.dim;
+    v += image * s.keys * s.dim;
+    Fragments<DIM> own;
+    load(own, q + image * s.queries * s.dim, s.queries, s.dim);
+    RowSums<PART<DIM>> sum = {};
+    f32 top[2] = {lowest<f32>(), lowest<f32>()}, total[2] = {0, 0};
+    for (i64 key = 0; key < s.keys; key += OTHERS) {
+        __syncthreads();
+        load(t.k, k, key, s.keys, s.dim);
+        load(t.v, v, key, s.keys, first, s.dim);
+        __syncthreads();
+        Strip p = products(own, t.k);
+        UNROLL
+        for (int j = 0; j < OTHERS / 8; j++) {
+            UNROLL
+            for (int e = 0; e < 4; e++) {
+                i64 query = warp_row() + Strip::row(e), c = key + Strip::column(j, e);
+                f32 score = c < s.keys ? scale * p.of[j][e] : lowest<f32>();
+                if (mask && c < s.keys && query < s.queries) score += mask[query * s.mask_strides[2] + c * s.mask_strides[3]];
+                p.of[j][e] = score;
+            }
+        }
+        UNROLL
+        for (int half = 0; half < 2; half++) {
+            f32 high = top[half], part = 0;
+            UNROLL
+            for (int j = 0; j < OTHERS / 8; j++)
+                UNROLL for (int e = 0; e < 2; e++) high = Larger()(high, p.of[j][2 * half + e]);
+            // Four neighbouring lanes have a row.
+            for (int step = 1; step < 4; step *= 2) high = Larger()(high, __shfl_xor_sync(ALL, high, step));
+            f32 shift = high == lowest<f32>() ? 0 : high, decay = exp(top[half] - shift);
+            UNROLL
+            for (int j = 0; j < OTHERS / 8; j++) {
+                UNROLL
+                for (int e = 0; e < 2; e++) {
+                    f32 value = exp(p.of[j][2 * half + e] - shift);
+                    p.of[j][2 * half + e] = value;
+                    part += value;
+                }
+            }
+            for (int step = 1; step < 4; step *= 2) part += __shfl_xor_sync(ALL, part, step);
+            total[half] = fma(total[half], decay, part);
+            top[half] = high;
+            UNROLL
+            for (int j = 0; j < PART<DIM> / 8; j++) UNROLL for (int e = 0; e < 2; e++) sum.of[j][2 * half + e] *= decay;
+        }
+        add_products(sum, p, t.v);
+    }
+    f32 factor[2];
+    UNROLL
+    for (int half = 0; half < 2; half++) {
+        f32 all = total[half];
+        factor[half] = all != all ? all : all > 0 ? 1 / all : 0;
+        i64 query = warp_row() + lane_group() + half * 8;
+        if (first == 0 && lane_pair() == 0 && query < s.queries)
+            lse[image * s.queries + query] = all != all ? all : all > 0 ? top[half] + log(all) : lowest<f32>();
+    }
+    put(y + image * s.queries * s.dim, sum, s.queries, first, s.dim, factor);
+}
+
+#define ATTEND_HALF(DIM)                                                                                              \
+    KERNEL(SQUARE, attention_half_##DIM, Shape s, const f32* q, const f32* k, const f32* v, const f32* mask, f32* y,  \
+           f32* lse, f32 scale) {                                                                                     \
+        attend_half<DIM>(s, q, k, v, mask, y, lse, scale);                                                            \
+    }
+FOR_WIDTHS(ATTEND_HALF)

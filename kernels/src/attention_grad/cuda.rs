@@ -17,7 +17,12 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         let mut params = vec![s.param()];
         params.extend(["q", "k", "v", "mask", "lse", "dy"].map(|name| t.at(name)));
         params.extend([d.clone(), t.at(&format!("d{target}")), t.real(t.float("scale"), "dq")]);
-        let grid = [rows.div_ceil(32), width.div_ceil(64), s.images()];
-        w.launch(format!("attention_grad_{target}_{of}"), grid, 128, params);
+        if let Some(of) = cuda::width(t, &s, "dq") {
+            let grid = [rows.div_ceil(cuda::ROWS), cuda::column_parts(of), s.images()];
+            w.launch(format!("attention_grad_{target}_half_{of}"), grid, 128, params);
+        } else {
+            let grid = [rows.div_ceil(32), width.div_ceil(64), s.images()];
+            w.launch(format!("attention_grad_{target}_{of}"), grid, 128, params);
+        }
     }
 }

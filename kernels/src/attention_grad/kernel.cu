@@ -1,6 +1,6 @@
 // Gradients of attention without a sum that two blocks share: tiles of probabilities and of the gradient of scores are computed
 // again for queries, keys and values. A block owns a tile of rows and 64 columns of its result.
-#include "attention.h"
+#include "attention_half.h"
 
 constexpr int PARTS = 2;
 
@@ -92,6 +92,72 @@ DEVICE void gradient(const Shape& s, const T* q, const T* k, const T* v, const T
     GRADIENT(T, name, HALF, k, KEYS)                                                                                  \
     GRADIENT(T, name, HALF, v, VALUES)
 FOR_ATTENTION(GRADIENTS)
+
+template <int DIM>
+struct Half {
+    RowPairs<DIM> first, second;
+    ColumnPairs<PART<DIM>> third;
+};
+
+// The same on tensor cores, for keys and values of one width: a block for each 64 rows of the result, and for part of its
+// columns.
+template <Target TARGET, int DIM>
+DEVICE void gradient_half(const Shape& s, const f32* q, const f32* k, const f32* v, const f32* mask, const f32* lse,
+                          const f32* dy, const f32* d, f32* result, f32 scale) {
+    SHARED(Half<DIM>, t);
+    i64 image = blockIdx.z, first = blockIdx.y * PART<DIM>;
+    if (mask) mask += s.mask(image);
+    q += image * s.queries * s.dim;
+    k += image * s.keys * s.dim;
+    v += image * s.keys * s.dim;
+    dy += image * s.queries * s.dim;
+    lse += image * s.queries;
+    d += image * s.queries;
+    constexpr bool BY_QUERY = TARGET == QUERIES, SCORES = TARGET != VALUES;
+    const i64 rows = BY_QUERY ? s.queries : s.keys, others = BY_QUERY ? s.keys : s.queries;
+    Fragments<DIM> own, own_values;
+    load(own, BY_QUERY ? q : k, rows, s.dim);
+    if constexpr (SCORES) load(own_values, BY_QUERY ? dy : v, rows, s.dim);
+    RowSums<PART<DIM>> sum = {};
+    for (i64 other = 0; other < others; other += OTHERS) {
+        __syncthreads();
+        load(t.first, BY_QUERY ? k : q, other, others, s.dim);
+        if constexpr (SCORES) load(t.second, BY_QUERY ? v : dy, other, others, s.dim);
+        load(t.third, TARGET == QUERIES ? k : TARGET == KEYS ? q : dy, other, others, first, s.dim);
+        __syncthreads();
+        Strip p = products(own, t.first), dp = {};
+        if constexpr (SCORES) dp = products(own_values, t.second);
+        UNROLL
+        for (int j = 0; j < OTHERS / 8; j++) {
+            UNROLL
+            for (int e = 0; e < 4; e++) {
+                i64 row = warp_row() + Strip::row(e), column = other + Strip::column(j, e);
+                i64 query = BY_QUERY ? row : column, key = BY_QUERY ? column : row;
+                f32 value = 0;
+                if (row < rows && column < others) {
+                    f32 score = scale * p.of[j][e];
+                    if (mask) score += mask[query * s.mask_strides[2] + key * s.mask_strides[3]];
+                    // A query without keys has no probabilities.
+                    value = lse[query] == lowest<f32>() ? 0 : exp(score - lse[query]);
+                    if (SCORES) value = value * (dp.of[j][e] - d[query]) * scale;
+                }
+                p.of[j][e] = value;
+            }
+        }
+        add_products(sum, p, t.third);
+    }
+    const f32 one[2] = {1, 1};
+    put(result + image * rows * s.dim, sum, rows, first, s.dim, one);
+}
+
+#define GRADIENT_HALF(DIM, target, TARGET)                                                                            \
+    KERNEL(SQUARE, attention_grad_##target##_half_##DIM, Shape s, const f32* q, const f32* k, const f32* v,           \
+           const f32* mask, const f32* lse, const f32* dy, const f32* d, f32* result, f32 scale) {                    \
+        gradient_half<TARGET, DIM>(s, q, k, v, mask, lse, dy, d, result, scale);                                      \
+    }
+#define GRADIENTS_HALF(DIM)                                                                                           \
+    GRADIENT_HALF(DIM, q, QUERIES) GRADIENT_HALF(DIM, k, KEYS) GRADIENT_HALF(DIM, v, VALUES)
+FOR_WIDTHS(GRADIENTS_HALF)
 
 #define SUMS(T, name)                                                                                                 \
     KERNEL(THREADS, attention_grad_sums_##name, const T* y, const T* dy, T* d, i64 rows, i64 width) {                 \
