@@ -4,7 +4,7 @@
 //! runs it, a GPU or the tests' stand-in for one, puts in the addresses.
 
 use crate::grid::Grid;
-use crate::{Call, DType, Scalar};
+use crate::{Call, DType, Scalar, for_integer};
 
 /// Source that every `kernel.cu` includes as `kernel.h`.
 pub const HEADER: &str = include_str!("kernel.h");
@@ -315,6 +315,12 @@ impl Split {
     pub(crate) fn parts(&self) -> Option<Param> {
         self.parts.map(Param::Scratch)
     }
+}
+
+/// A number as an element of an integer type, within its range, in 64 bits.
+#[expect(clippy::unnecessary_cast, reason = "one of the types is i64")]
+pub(crate) fn whole(value: f64, dtype: DType) -> i64 {
+    for_integer!(dtype, T => value as T as i64)
 }
 
 /// The number that stands for `word` in the parameters of an entry point: its place in the list.

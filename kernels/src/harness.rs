@@ -59,11 +59,14 @@ pub(crate) fn assert_same_bits(got: &[f64], want: impl ExactSizeIterator<Item = 
     }
 }
 
+/// An argument's element type, memory and elements; none if it is absent.
+type Data = Option<(DType, Vec<u64>, usize)>;
+
 /// One launch of a kernel, with its own copies of the arguments.
 pub(crate) struct Bench {
     kernel: &'static Kernel,
     scalars: Vec<Scalar>,
-    data: Vec<Option<(DType, Vec<u64>, usize)>>,
+    data: Vec<Data>,
 }
 
 impl Bench {
@@ -123,7 +126,7 @@ impl Bench {
     }
 
     #[expect(unsafe_code, reason = "builds buffers from owned memory")]
-    fn run_on(&self, threads: usize) -> Vec<Option<(DType, Vec<u64>, usize)>> {
+    fn run_on(&self, threads: usize) -> Vec<Data> {
         let mut data = self.data.clone();
         let buffers: Vec<Buffer> = data
             .iter_mut()
@@ -144,7 +147,7 @@ impl Bench {
 
     /// Runs the CUDA form, with blocks and threads in an order that the seed chooses.
     #[expect(unsafe_code, reason = "hands owned memory to the kernels")]
-    fn run_on_shim(&self, seed: u64) -> Option<Vec<Option<(DType, Vec<u64>, usize)>>> {
+    fn run_on_shim(&self, seed: u64) -> Option<Vec<Data>> {
         let mut data = self.data.clone();
         let lens: Vec<usize> = data.iter().map(|d| d.as_ref().map_or(0, |d| d.2)).collect();
         let dtypes: Vec<Option<DType>> = data.iter().map(|d| d.as_ref().map(|d| d.0)).collect();
@@ -190,7 +193,7 @@ impl Bench {
     }
 
     /// Runs the CUDA form twice, in different orders, and requires equal bits, and nearly what the CPU form gives.
-    fn compare_with_shim(&self, want: &[Option<(DType, Vec<u64>, usize)>]) {
+    fn compare_with_shim(&self, want: &[Data]) {
         let lens: Vec<usize> = self.data.iter().map(|d| d.as_ref().map_or(0, |d| d.2)).collect();
         let flops = (self.kernel.flops)(&Call { kernel: self.kernel, lens: &lens, scalars: &self.scalars });
         if flops > SHIM_FLOPS {

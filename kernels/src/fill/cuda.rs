@@ -1,7 +1,7 @@
 //! Constants on a GPU.
 
-use crate::cuda::{Cuda, Param, Task, Work};
-use crate::{DType, for_integer};
+use crate::DType;
+use crate::cuda::{Cuda, Param, Task, Work, whole};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
@@ -12,7 +12,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         DType::Bool => i64::from(value != 0.0),
         DType::F32 => i64::from((value as f32).to_bits()),
         DType::F64 => value.to_bits().cast_signed(),
-        other => for_integer!(other, T => value as T as i64),
+        other => whole(value, other),
     };
     w.each(format!("fill_{}", t.width("y")), n, vec![t.at("y"), Param::I64(bits), Param::I64(n as i64)]);
 }

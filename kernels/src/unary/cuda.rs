@@ -1,7 +1,6 @@
 //! Elementwise functions on a GPU.
 
-use crate::cuda::{Cuda, Param, Task, Work, code};
-use crate::for_integer;
+use crate::cuda::{Cuda, Param, Task, Work, code, whole};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
@@ -57,7 +56,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let [alpha, beta] = if dtype.is_float() {
         [alpha, beta].map(|v| t.real(v, "x"))
     } else {
-        for_integer!(dtype, T => [Param::I64(alpha as T as i64), Param::I64(beta as T as i64)])
+        [alpha, beta].map(|v| Param::I64(whole(v, dtype)))
     };
     let params = vec![code(WORDS, t.word("op")), t.at("x"), t.at("y"), alpha, beta, Param::I64(n as i64)];
     w.each(format!("unary_{}", t.kind("x")), n, params);
