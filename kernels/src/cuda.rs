@@ -30,11 +30,22 @@ pub struct Cuda {
     pub plan: fn(&Task<'_>, &mut Work),
 }
 
+/// How exact products of operands in single precision are, as in `torch.set_float32_matmul_precision`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MatmulPrecision {
+    /// In single precision.
+    #[default]
+    Highest,
+    /// By tensor cores: each operand as the sum of two bfloat16, which loses what is below 2^-16 of it.
+    High,
+}
+
 /// A call with the element types of its arguments.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
     call: Call<'a>,
     dtypes: &'a [Option<DType>],
+    precision: MatmulPrecision,
 }
 
 impl<'a> std::ops::Deref for Task<'a> {
@@ -46,8 +57,15 @@ impl<'a> std::ops::Deref for Task<'a> {
 
 impl<'a> Task<'a> {
     /// A call whose arguments have these types; none where one is absent.
-    pub fn new(call: Call<'a>, dtypes: &'a [Option<DType>]) -> Task<'a> {
-        Task { call, dtypes }
+    pub fn new(call: Call<'a>, dtypes: &'a [Option<DType>], precision: MatmulPrecision) -> Task<'a> {
+        Task { call, dtypes, precision }
+    }
+
+    /// What the names of entry points of a product of these arguments end with: `_split` if tensor cores multiply what is in single
+    /// precision.
+    pub(crate) fn products(&self, operands: [&str; 2]) -> &'static str {
+        let single = operands.iter().all(|name| self.dtype(name) == DType::F32);
+        if single && self.precision == MatmulPrecision::High { "_split" } else { "" }
     }
 
     /// Element type of the argument `name`.
@@ -333,14 +351,20 @@ pub fn code(words: &[&str], word: &str) -> Param {
 
 impl crate::Kernel {
     /// The launches of a call on a device; none if the kernel has no CUDA form.
-    pub fn work(&self, lens: &[usize], scalars: &[Scalar], dtypes: &[Option<DType>]) -> Option<Work> {
+    pub fn work(
+        &self,
+        lens: &[usize],
+        scalars: &[Scalar],
+        dtypes: &[Option<DType>],
+        precision: MatmulPrecision,
+    ) -> Option<Work> {
         let form = self.cuda?;
         // The kernels count elements in 31 bits.
         if lens.iter().any(|n| *n > i32::MAX as usize) {
             return None;
         }
         let mut work = Work::default();
-        (form.plan)(&Task::new(Call { kernel: self, lens, scalars }, dtypes), &mut work);
+        (form.plan)(&Task::new(Call { kernel: self, lens, scalars }, dtypes, precision), &mut work);
         Some(work)
     }
 }

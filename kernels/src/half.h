@@ -95,6 +95,3 @@ DEVICE void multiply_add(f32 (&sum)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     }
 #endif
 }
-
-// Makes entry points for the types of a weight and of what it is computed with: make(type in memory, type, name).
-#define FOR_WEIGHTS(make) make(f32, f32, f32) make(f64, f64, f64) make(bf16, f32, bf16)

@@ -1,5 +1,6 @@
 //! What the tests of the kernels with dense arithmetic share: running one kernel on one and two threads.
 
+use crate::cuda::MatmulPrecision;
 use crate::{Buffer, Call, DType, Kernel, Launch, Mode, Pool, Scalar};
 use sara_shim::{Region, launch};
 use std::collections::HashMap;
@@ -147,11 +148,11 @@ impl Bench {
 
     /// Runs the CUDA form, with blocks and threads in an order that the seed chooses.
     #[expect(unsafe_code, reason = "hands owned memory to the kernels")]
-    fn run_on_shim(&self, seed: u64) -> Option<Vec<Data>> {
+    fn run_on_shim(&self, seed: u64, precision: MatmulPrecision) -> Option<Vec<Data>> {
         let mut data = self.data.clone();
         let lens: Vec<usize> = data.iter().map(|d| d.as_ref().map_or(0, |d| d.2)).collect();
         let dtypes: Vec<Option<DType>> = data.iter().map(|d| d.as_ref().map(|d| d.0)).collect();
-        let work = self.kernel.work(&lens, &self.scalars, &dtypes)?;
+        let work = self.kernel.work(&lens, &self.scalars, &dtypes, precision)?;
         let mut scratch = vec![u64::MAX; work.scratch / 8];
         for step in &work.steps {
             let mut regions = Vec::new();
@@ -192,15 +193,27 @@ impl Bench {
         Some(data)
     }
 
-    /// Runs the CUDA form twice, in different orders, and requires equal bits, and nearly what the CPU form gives.
+    /// The same for each precision that its products can have.
     fn compare_with_shim(&self, want: &[Data]) {
+        let lens: Vec<usize> = self.data.iter().map(|d| d.as_ref().map_or(0, |d| d.2)).collect();
+        let dtypes: Vec<Option<DType>> = self.data.iter().map(|d| d.as_ref().map(|d| d.0)).collect();
+        let [highest, high] = [MatmulPrecision::Highest, MatmulPrecision::High];
+        let work = |precision| self.kernel.work(&lens, &self.scalars, &dtypes, precision);
+        self.compare_in(want, highest);
+        if work(highest) != work(high) {
+            self.compare_in(want, high);
+        }
+    }
+
+    /// Runs the CUDA form twice, in different orders, and requires equal bits, and nearly what the CPU form gives.
+    fn compare_in(&self, want: &[Data], precision: MatmulPrecision) {
         let lens: Vec<usize> = self.data.iter().map(|d| d.as_ref().map_or(0, |d| d.2)).collect();
         let flops = (self.kernel.flops)(&Call { kernel: self.kernel, lens: &lens, scalars: &self.scalars });
         if flops > SHIM_FLOPS {
             return;
         }
-        let Some(got) = self.run_on_shim(1) else { return };
-        let again = self.run_on_shim(2).expect("as before");
+        let Some(got) = self.run_on_shim(1, precision) else { return };
+        let again = self.run_on_shim(2, precision).expect("as before");
         for (((arg, got), again), want) in self.kernel.args.iter().zip(got).zip(again).zip(want) {
             let (Some((dtype, got, len)), Some((_, again, _)), Some((_, want, _))) = (got, again, want) else {
                 continue;
@@ -219,11 +232,15 @@ impl Bench {
             // Probabilities that differ in their last bit may be rounded to different halves.
             let half =
                 self.kernel.scalars.iter().zip(&self.scalars).any(|(s, v)| s.0 == "half" && *v == Scalar::Int(1));
+            let single = match precision {
+                MatmulPrecision::Highest => 1e-6 * terms,
+                MatmulPrecision::High => 2e-5 * terms,
+            };
             match dtype {
                 DType::F32 => {
                     let [got, want] = [&got, want].map(|w| &bytemuck::cast_slice::<u64, f32>(w)[..len]);
                     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-                        close(i, (*g).into(), (*w).into(), if half { 8e-3 } else { 1e-6 * terms });
+                        close(i, (*g).into(), (*w).into(), if half { 8e-3 } else { single });
                     }
                 }
                 DType::F64 => {

@@ -35,7 +35,7 @@ struct Band {
 
 // A block for each tile of the whole product, as in `product`, of which the wanted places are kept. Rows are those of an image,
 // `first_row` being its first; parts are [share, place].
-template <class T, class A, class B>
+template <Precision P, class T, class A, class B>
 DEVICE void tile_places(const u32* idx, i64 count, i64 first_row, i64 rows, i64 cols, i64 terms, bool a_lines, bool b_lines,
                         const A& a, const B& b, T* dp, const Split<T>& split) {
     i64 across = div_up(cols, TILE<T>), row = block_id() / across * TILE<T>, column = block_id() % across * TILE<T>;
@@ -43,7 +43,7 @@ DEVICE void tile_places(const u32* idx, i64 count, i64 first_row, i64 rows, i64 
     i64 from = place_of(idx, count, (first_row + row) * cols), to = place_of(idx, count, last * cols);
     if (from == to) return;
     i64 first = split.parts ? blockIdx.y * split.share : 0, end = split.parts ? least(terms, first + split.share) : terms;
-    auto sums = product_tile<T, false>(row, column, rows, cols, first, end, a_lines, b_lines, a, b);
+    auto sums = product_tile<T, P>(row, column, rows, cols, first, end, a_lines, b_lines, a, b);
     T* out = split.parts ? split.parts + blockIdx.y * count : dp;
     SHARED(Band<T>, band);
     for (int base = 0; base < TILE<T>; base += BAND) {

@@ -5,15 +5,18 @@
 //   Term term(i64 k)     what finds those of the term k,
 //   T load(Line, Term)   the element.
 //
-// Sums are in the type T; with HALF the operands are rounded to bfloat16 and multiplied by tensor cores, and T is f32.
+// Sums are in the type T. By tensor cores, and then T is f32, HALF multiplies operands that are rounded to bfloat16, and SPLIT takes
+// what that leaves as a second bfloat16 into account (three products for one, as "high" in torch.set_float32_matmul_precision).
 #pragma once
 #include "half.h"
+
+enum Precision { EXACT, SPLIT, HALF };
 
 // Rows and columns of a tile, and terms that are loaded at once.
 template <class T>
 constexpr int TILE = sizeof(T) == 8 ? 64 : 128;
-template <bool HALF>
-constexpr int TERMS = HALF ? 32 : 16;
+template <Precision P>
+constexpr int TERMS = P == HALF ? 32 : 16;
 
 // An operand in memory.
 template <class S>
@@ -35,7 +38,7 @@ struct Plain {
 };
 
 // Results of a thread: in each direction the places of EACH neighbours, or of what the tensor cores give it.
-template <class T, bool HALF>
+template <class T, Precision P>
 struct Sums {
     static constexpr int SIDE = TILE<T>, EACH = SIDE / 16;
     T of[EACH][EACH];
@@ -48,8 +51,8 @@ struct Sums {
         for (int i = 0; i < EACH; i++) UNROLL for (int j = 0; j < EACH; j++) f(thread / 16 * EACH + i, thread % 16 * EACH + j, of[i][j]);
     }
 };
-template <>
-struct Sums<f32, true> {
+// Of tensor cores.
+struct TensorSums {
     f32 of[4][4][4];
 
     // Warps are two by four, each with 64 rows and 32 columns.
@@ -68,25 +71,36 @@ struct Sums<f32, true> {
     }
 };
 
+template <>
+struct Sums<f32, SPLIT> : TensorSums {};
+template <>
+struct Sums<f32, HALF> : TensorSums {};
+
 // Both operands of some terms; rows are padded so that neither storing nor loading meets one bank again and again.
-template <class T, bool HALF>
+template <class T, Precision P>
 struct Operands {
-    T a[TERMS<HALF>][TILE<T> + 4];
-    T b[TERMS<HALF>][TILE<T> + 4];
+    T a[TERMS<P>][TILE<T> + 4];
+    T b[TERMS<P>][TILE<T> + 4];
+};
+// Pairs of neighbouring terms, and with SPLIT what rounding left of them.
+template <Precision P>
+struct Pairs {
+    static constexpr int PARTS = P == SPLIT ? 2 : 1;
+    u32 a[PARTS][TILE<f32>][TERMS<P> / 2 + 4];
+    u32 b[PARTS][TILE<f32>][TERMS<P> / 2 + 4];
 };
 template <>
-struct Operands<f32, true> {
-    u32 a[TILE<f32>][TERMS<true> / 2 + 4];
-    u32 b[TILE<f32>][TERMS<true> / 2 + 4];
-};
+struct Operands<f32, SPLIT> : Pairs<SPLIT> {};
+template <>
+struct Operands<f32, HALF> : Pairs<HALF> {};
 
-template <class T, class A, class B, bool HALF>
+template <class T, class A, class B, Precision P>
 struct Tables {
-    Operands<T, HALF> s;
+    Operands<T, P> s;
     typename A::Line rows[TILE<T>];
     typename B::Line columns[TILE<T>];
-    typename A::Term left[TERMS<HALF>];
-    typename B::Term right[TERMS<HALF>];
+    typename A::Term left[TERMS<P>];
+    typename B::Term right[TERMS<P>];
 };
 
 // Neighbouring threads load neighbouring lines, or neighbouring terms.
@@ -96,60 +110,77 @@ DEVICE void place(int i, bool by_lines, int& line, int& term) {
     term = by_lines ? i / SIDE : i % COUNT;
 }
 
-// Two neighbouring terms of a line, rounded; zero beyond the end.
-template <class O>
-DEVICE u32 load_pair(const O& operand, const typename O::Line* lines, const typename O::Term* terms, int i, int k, int line_count,
-                     int term_count) {
+// Two neighbouring terms of a line, zero beyond the end: to[part][line][pair], rounded, and in the second part what that leaves.
+template <int PARTS, class O, class R>
+DEVICE void load_pair(R& to, const O& operand, const typename O::Line* lines, const typename O::Term* terms, int i, int k,
+                      int line_count, int term_count) {
     f32 low = i < line_count && 2 * k < term_count ? operand.load(lines[i], terms[2 * k]) : 0.0f;
     f32 high = i < line_count && 2 * k + 1 < term_count ? operand.load(lines[i], terms[2 * k + 1]) : 0.0f;
-    return pack(low, high);
+    u32 pair = pack(low, high);
+    to[0][i][k] = pair;
+    if constexpr (PARTS == 2) to[PARTS - 1][i][k] = pack(low - low_half(pair), high - high_half(pair));
 }
 
 // The tile of a @ b at (row, column) of m by n, over the terms of [first, end). An operand that is contiguous along its lines
 // is loaded that way. Threads are THREADS, and all call it.
-template <class T, bool HALF, class A, class B>
-DEVICE Sums<T, HALF> product_tile(i64 row, i64 column, i64 m, i64 n, i64 first, i64 end, bool a_lines, bool b_lines, const A& a,
+template <class T, Precision P, class A, class B>
+DEVICE Sums<T, P> product_tile(i64 row, i64 column, i64 m, i64 n, i64 first, i64 end, bool a_lines, bool b_lines, const A& a,
                                   const B& b) {
-    using Table = Tables<T, A, B, HALF>;
-    constexpr int SIDE = TILE<T>, STEP = TERMS<HALF>;
+    using Table = Tables<T, A, B, P>;
+    constexpr int SIDE = TILE<T>, STEP = TERMS<P>;
     SHARED(Table, t);
     const int thread = thread_id(), rows = int(least(m - row, i64(SIDE))), columns = int(least(n - column, i64(SIDE)));
     if (thread < SIDE) {
         if (thread < rows) t.rows[thread] = a.line(row + thread);
         if (thread < columns) t.columns[thread] = b.line(column + thread);
     }
-    Sums<T, HALF> sum = {};
+    Sums<T, P> sum = {};
     for (; first < end; first += STEP) {
         const int count = int(least(end - first, i64(STEP)));
         if (thread < count) t.left[thread] = a.term(first + thread);
         else if (thread >= WARP && thread - WARP < count) t.right[thread - WARP] = b.term(first + thread - WARP);
         __syncthreads();
-        if constexpr (HALF) {
+        if constexpr (P != EXACT) {
+            constexpr int PARTS = Pairs<P>::PARTS;
             _Pragma("unroll 2") for (int load = 0; load < SIDE * STEP / 2 / THREADS; load++) {
                 int i, k;
                 place<SIDE, STEP / 2>(load * THREADS + thread, a_lines, i, k);
-                t.s.a[i][k] = load_pair(a, t.rows, t.left, i, k, rows, count);
+                load_pair<PARTS>(t.s.a, a, t.rows, t.left, i, k, rows, count);
                 place<SIDE, STEP / 2>(load * THREADS + thread, b_lines, i, k);
-                t.s.b[i][k] = load_pair(b, t.columns, t.right, i, k, columns, count);
+                load_pair<PARTS>(t.s.b, b, t.columns, t.right, i, k, columns, count);
             }
             __syncthreads();
             const int warp = thread / WARP, group = thread % WARP / 4, lane = thread % 4;
             UNROLL
             for (int k = 0; k < STEP / 2; k += 8) {
-                u32 right[4][2];
+                u32 right[PARTS][4][2];
                 UNROLL
-                for (int j = 0; j < 4; j++) {
+                for (int part = 0; part < PARTS; part++) {
                     UNROLL
-                    for (int e = 0; e < 2; e++) right[j][e] = t.s.b[warp % 4 * 32 + j * 8 + group][k + lane + 4 * e];
+                    for (int j = 0; j < 4; j++) {
+                        UNROLL
+                        for (int e = 0; e < 2; e++)
+                            right[part][j][e] = t.s.b[part][warp % 4 * 32 + j * 8 + group][k + lane + 4 * e];
+                    }
                 }
                 UNROLL
                 for (int i = 0; i < 4; i++) {
-                    u32 left[4];
+                    u32 left[PARTS][4];
                     UNROLL
-                    for (int e = 0; e < 4; e++)
-                        left[e] = t.s.a[warp / 4 * 64 + i * 16 + group + e % 2 * 8][k + lane + e / 2 * 4];
+                    for (int part = 0; part < PARTS; part++) {
+                        UNROLL
+                        for (int e = 0; e < 4; e++)
+                            left[part][e] = t.s.a[part][warp / 4 * 64 + i * 16 + group + e % 2 * 8][k + lane + e / 2 * 4];
+                    }
                     UNROLL
-                    for (int j = 0; j < 4; j++) multiply_add(sum.of[i][j], left, right[j]);
+                    for (int j = 0; j < 4; j++) {
+                        // The small products first.
+                        if constexpr (PARTS == 2) {
+                            multiply_add(sum.of[i][j], left[PARTS - 1], right[0][j]);
+                            multiply_add(sum.of[i][j], left[0], right[PARTS - 1][j]);
+                        }
+                        multiply_add(sum.of[i][j], left[0], right[0][j]);
+                    }
                 }
             }
         } else {
@@ -189,12 +220,12 @@ struct Split {
 
 // A tile of a product: blocks of the first direction are tiles, row by row, those of the third images, which may be more.
 // put(row, column, sum) takes the results if the terms are not shared out.
-template <class T, bool HALF, class A, class B, class P>
+template <class T, Precision P, class A, class B, class F>
 DEVICE void product(i64 image, i64 m, i64 n, i64 terms, bool a_lines, bool b_lines, const A& a, const B& b, const Split<T>& split,
-                    i64 images, P put) {
+                    i64 images, F put) {
     i64 across = div_up(n, TILE<T>), row = block_id() / across * TILE<T>, column = block_id() % across * TILE<T>;
     i64 first = split.parts ? blockIdx.y * split.share : 0, end = split.parts ? least(terms, first + split.share) : terms;
-    auto sums = product_tile<T, HALF>(row, column, m, n, first, end, a_lines, b_lines, a, b);
+    auto sums = product_tile<T, P>(row, column, m, n, first, end, a_lines, b_lines, a, b);
     T* own = split.parts ? split.parts + (blockIdx.y * images + image) * m * n : nullptr;
     sums.each([&](i64 i, i64 j, T sum) {
         i += row, j += column;
@@ -211,3 +242,11 @@ DEVICE T joined(const T* parts, i64 element, i64 elements, i64 count) {
     for (i64 part = 1; part < count; part++) sum += parts[part * elements + element];
     return sum;
 }
+
+// Makes entry points of a product for the types of a weight: make(type in memory, type of the sums, name, precision, blocks for which
+// a multiprocessor has registers).
+#define FOR_WEIGHTS(make)                                                                                             \
+    make(f32, f32, f32, EXACT, 1) make(f32, f32, f32_split, SPLIT, 1) make(f64, f64, f64, EXACT, 1)                   \
+        make(bf16, f32, bf16, HALF, HALF_BLOCKS)
+// The same where no operand is a weight: make(type, name, precision).
+#define FOR_PRODUCTS(make) make(f32, f32, EXACT) make(f32, f32_split, SPLIT) make(f64, f64, EXACT)

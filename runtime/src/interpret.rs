@@ -66,6 +66,7 @@ impl Memory {
     }
     /// The same on a device, which is told one program.
     pub fn run_on(&mut self, buffers: &[Buffer], steps: &[Step], device: &mut dyn Device) -> Result<()> {
+        let precision = device.precision();
         let mut addresses = Vec::new();
         for (data, bytes) in self.data.iter().zip(&self.bytes) {
             let address = device.take((*bytes).max(1))?;
@@ -91,9 +92,10 @@ impl Memory {
                     }));
                 }
                 let call = Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars };
-                let (own, bytes) = launches(step.kernel, &call, &dtypes, &spans, scratch.0).ok_or_else(|| {
-                    Error::Option(format!("`{}` runs on the CPU only; use --device cpu", step.kernel.name))
-                })?;
+                let (own, bytes) =
+                    launches(step.kernel, &call, &dtypes, &spans, scratch.0, precision).ok_or_else(|| {
+                        Error::Option(format!("`{}` runs on the CPU only; use --device cpu", step.kernel.name))
+                    })?;
                 scratch.1 = scratch.1.max(bytes);
                 program.extend(own.into_iter().map(Order::Launch));
             }

@@ -7,6 +7,7 @@ use sara_compiler::compile::{Observer, Precision, Residency};
 use sara_compiler::import::{Binding, Model, external_files};
 use sara_compiler::ir::Graph;
 use sara_compiler::select::{self, Amount, Pick, Scope};
+use sara_kernels::cuda::MatmulPrecision;
 use sara_models::pipeline::Pipeline;
 use sara_runtime::device::Device;
 use sara_runtime::device::cuda::{self, Cuda};
@@ -302,6 +303,17 @@ pub(super) struct On {
     /// Device to compute on: cpu, cuda, cuda:N, or auto, which is cuda where there is a device.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: DeviceName,
+    /// How exact a GPU's products in single precision are: highest, or high, which multiplies on tensor cores (three bfloat16 products for
+    /// one) and is several times as fast.
+    #[arg(long, value_name = "P", default_value = "highest")]
+    matmul_precision: Exactness,
+}
+
+/// [`MatmulPrecision`] on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+enum Exactness {
+    Highest,
+    High,
 }
 
 impl On {
@@ -313,7 +325,11 @@ impl On {
             DeviceName::Auto => 0,
             DeviceName::Cuda(ordinal) => ordinal,
         };
-        Ok(Some(Box::new(Cuda::open(ordinal)?)))
+        let precision = match self.matmul_precision {
+            Exactness::Highest => MatmulPrecision::Highest,
+            Exactness::High => MatmulPrecision::High,
+        };
+        Ok(Some(Box::new(Cuda::open(ordinal, precision)?)))
     }
 }
 

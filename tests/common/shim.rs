@@ -1,5 +1,6 @@
 //! A device whose launches run on a processor, each access to memory being checked.
 
+use sara_kernels::cuda::MatmulPrecision;
 use sara_runtime::device::cuda::Cuda;
 use sara_runtime::device::{Device, Launch, Order, Peaks};
 use sara_runtime::map::Map;
@@ -14,7 +15,7 @@ pub(crate) fn device(seed: u64) -> Box<dyn Device> {
         None => Box::new(Shim::new(seed)),
         Some(ordinal) => {
             let ordinal = ordinal.trim_start_matches(':').parse().unwrap_or(0);
-            Box::new(Cuda::open(ordinal).unwrap_or_else(|e| panic!("{e}")))
+            Box::new(Cuda::open(ordinal, MatmulPrecision::Highest).unwrap_or_else(|e| panic!("{e}")))
         }
     }
 }
@@ -94,6 +95,10 @@ impl Shim {
 impl Device for Shim {
     fn name(&self) -> &str {
         "the shim"
+    }
+
+    fn precision(&self) -> MatmulPrecision {
+        MatmulPrecision::Highest
     }
 
     fn peaks(&self) -> Option<Peaks> {

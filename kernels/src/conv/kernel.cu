@@ -7,18 +7,18 @@ DEVICE void put(const Geometry& g, const T* bias, T* y, i64 group, i64 o, i64 j,
     y[(over(j, points) * g.co + channel) * points + rest(j, points)] = bias ? sum + bias[channel] : sum;
 }
 
-template <bool HALF, class S, class T>
+template <Precision P, class S, class T>
 DEVICE void convolve(const Geometry& g, const T* x, const S* w, const T* bias, T* y, const Split<T>& split) {
     i64 co = over(g.co, g.groups), terms = over(g.ci, g.groups) * g.taps(), group = blockIdx.z;
     Plain<S> left{w + group * co * terms, terms, 1};
-    product<T, HALF>(group, co, g.n * g.outputs(), terms, false, true, left, Sources<T>{g, x, group}, split, g.groups,
+    product<T, P>(group, co, g.n * g.outputs(), terms, false, true, left, Sources<T>{g, x, group}, split, g.groups,
                      [&](i64 o, i64 j, T sum) { put(g, bias, y, group, o, j, sum); });
 }
 
-#define CONVOLVE(S, T, name)                                                                                          \
-    KERNEL_OF(THREADS, sizeof(S) == 2 ? HALF_BLOCKS : 1, conv_##name, Geometry g, const T* x,                         \
+#define CONVOLVE(S, T, name, P, BLOCKS)                                                                               \
+    KERNEL_OF(THREADS, BLOCKS, conv_##name, Geometry g, const T* x,                                                   \
               const S* w, const T* bias, T* y, Split<T> split) {                                                      \
-        convolve<sizeof(S) == 2>(g, x, w, bias, y, split);                                                            \
+        convolve<P>(g, x, w, bias, y, split);                                                                         \
     }
 FOR_WEIGHTS(CONVOLVE)
 

@@ -16,7 +16,12 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         params.extend([m, n, k, first, count].map(Param::long));
         params.extend(factors.clone());
         params.push(split.param());
-        w.tiles(format!("gemm_{}_{}", t.kind("a"), t.kind("b")), &split, count - first, params);
+        w.tiles(
+            format!("gemm_{}_{}{}", t.kind("a"), t.kind("b"), t.products(["a", "b"])),
+            &split,
+            count - first,
+            params,
+        );
     }
     if let Some(parts) = split.parts() {
         let mut params = vec![space, strides, parts, t.at("c")];

@@ -11,7 +11,7 @@ DEVICE void put(T* to, T sum, T alpha, T beta) {
     *to = beta == T(0) ? alpha * sum : fma(beta, *to, alpha * sum);
 }
 
-template <bool HALF, class A, class B, class T>
+template <Precision P, class A, class B, class T>
 DEVICE void multiply(const Space<3>& batch, const Strides& s, const A* a, const B* b, T* c, i64 m, i64 n, i64 k, i64 first,
                      i64 count, T alpha, T beta, const Split<T>& split) {
     i64 at[3], index = first + blockIdx.z;
@@ -19,20 +19,21 @@ DEVICE void multiply(const Space<3>& batch, const Strides& s, const A* a, const 
     Plain<A> left{a + at[0], s.a[0], s.a[1]};
     Plain<B> right{b + at[1], s.b[1], s.b[0]};
     T* result = c + at[2];
-    product<T, HALF>(index, m, n, k, s.a[0] == 1, s.b[1] == 1, left, right, split, count,
+    product<T, P>(index, m, n, k, s.a[0] == 1, s.b[1] == 1, left, right, split, count,
                      [&](i64 i, i64 j, T sum) { put(result + i * s.c[0] + j * s.c[1], sum, alpha, beta); });
 }
 
-#define MULTIPLY(A, B, T, name, HALF, BLOCKS)                                                                         \
+#define MULTIPLY(A, B, T, name, P, BLOCKS)                                                                            \
     KERNEL_OF(THREADS, BLOCKS, gemm_##name, Space<3> batch, Strides strides, const A* a, const B* b, T* c, i64 m,     \
               i64 n, i64 k, i64 first, i64 count, T alpha, T beta, Split<T> split) {                                  \
-        multiply<HALF>(batch, strides, a, b, c, m, n, k, first, count, alpha, beta, split);                           \
+        multiply<P>(batch, strides, a, b, c, m, n, k, first, count, alpha, beta, split);                              \
     }
-MULTIPLY(f32, f32, f32, f32_f32, false, 1)
-MULTIPLY(f64, f64, f64, f64_f64, false, 1)
-MULTIPLY(bf16, f32, f32, bf16_f32, true, HALF_BLOCKS)
-MULTIPLY(f32, bf16, f32, f32_bf16, true, HALF_BLOCKS)
-MULTIPLY(bf16, bf16, f32, bf16_bf16, true, HALF_BLOCKS)
+MULTIPLY(f32, f32, f32, f32_f32, EXACT, 1)
+MULTIPLY(f32, f32, f32, f32_f32_split, SPLIT, 1)
+MULTIPLY(f64, f64, f64, f64_f64, EXACT, 1)
+MULTIPLY(bf16, f32, f32, bf16_f32, HALF, HALF_BLOCKS)
+MULTIPLY(f32, bf16, f32, f32_bf16, HALF, HALF_BLOCKS)
+MULTIPLY(bf16, bf16, f32, bf16_bf16, HALF, HALF_BLOCKS)
 
 #define JOIN(T, name)                                                                                                 \
     KERNEL(THREADS, gemm_join_##name, Space<3> batch, Strides s, const T* parts, T* c, i64 m, i64 n, i64 count,       \

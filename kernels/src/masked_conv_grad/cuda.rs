@@ -17,7 +17,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     } else if count > 0 {
         let split = w.split_places([g.co_group(), cols, terms], g.groups, count, t.dtype("dp"));
         params.push(split.param());
-        w.tiles(format!("masked_conv_grad_tile_{kind}"), &split, g.groups, params);
+        w.tiles(format!("masked_conv_grad_tile_{kind}{}", t.products(["x", "dy"])), &split, g.groups, params);
         w.join(format!("masked_conv_grad_join_{kind}"), &split, t.at("dp"), count);
     }
 }

@@ -3,19 +3,24 @@
 #include "conv.h"
 #include "masked.h"
 
-#define MASKED(T, name)                                                                                               \
+#define SAMPLE(T, name)                                                                                               \
     KERNEL(THREADS, masked_conv_grad_sample_##name, Geometry g, const T* x, const T* dy, const u32* idx, T* dp,       \
            i64 count, i64 cols, i64 terms) {                                                                          \
         i64 place = block_id() * (THREADS / WARP) + thread_id() / WARP;                                               \
-        i64 group = place < count ? over(over(idx[place], cols), over(g.co, g.groups)) : 0;                                        \
+        i64 group = place < count ? over(over(idx[place], cols), over(g.co, g.groups)) : 0;                           \
         sample_places(idx, count, cols, terms, dp, Channels<T>{dy, g.co, 0, g.outputs()},                             \
                       Turned<Sources<T>>{{g, x, group}});                                                             \
-    }                                                                                                                 \
+    }
+FOR_FLOATS(SAMPLE)
+
+#define TILES(T, name, P)                                                                                             \
     KERNEL(THREADS, masked_conv_grad_tile_##name, Geometry g, const T* x, const T* dy, const u32* idx, T* dp,         \
            i64 count, i64 cols, i64 terms, Split<T> split) {                                                          \
-        i64 co = over(g.co, g.groups), group = blockIdx.z;                                                                 \
-        tile_places(idx, count, group * co, co, cols, terms, false, false,                                            \
+        i64 co = over(g.co, g.groups), group = blockIdx.z;                                                            \
+        tile_places<P>(idx, count, group * co, co, cols, terms, false, false,                                         \
                     Channels<T>{dy, g.co, group * co, g.outputs()}, Turned<Sources<T>>{{g, x, group}}, dp, split);    \
-    }                                                                                                                 \
-    MASKED_JOIN(T, masked_conv_grad_join_##name)
-FOR_FLOATS(MASKED)
+    }
+FOR_PRODUCTS(TILES)
+
+#define JOIN(T, name) MASKED_JOIN(T, masked_conv_grad_join_##name)
+FOR_FLOATS(JOIN)

@@ -19,7 +19,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         let split = w.split_places([rows, cols, batch * n], 1, count, t.dtype("dp"));
         params.extend([count, rows, cols, batch * n].map(Param::long));
         params.push(split.param());
-        w.tiles(format!("masked_matmul_grad_tile_{kind}"), &split, 1, params);
+        w.tiles(format!("masked_matmul_grad_tile_{kind}{}", t.products(["a", "b"])), &split, 1, params);
         w.join(format!("masked_matmul_grad_join_{kind}"), &split, t.at("dp"), count);
     }
 }

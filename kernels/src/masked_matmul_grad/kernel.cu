@@ -30,15 +30,20 @@ DEVICE Tokens<S> tokens(const Layout& l, const S* at) {
     return Tokens<S>{at, l.n, l.token[SIDE], l.channel[SIDE], l.image[SIDE]};
 }
 
-#define MASKED(T, name)                                                                                               \
+#define SAMPLE(T, name)                                                                                               \
     KERNEL(THREADS, masked_matmul_grad_sample_##name, Layout layout, const T* a, const T* b, const u32* idx, T* dp,   \
            i64 count, i64 cols, i64 terms) {                                                                          \
         sample_places(idx, count, cols, terms, dp, tokens<0>(layout, a), tokens<1>(layout, b));                       \
-    }                                                                                                                 \
+    }
+FOR_FLOATS(SAMPLE)
+
+#define TILES(T, name, P)                                                                                             \
     KERNEL(THREADS, masked_matmul_grad_tile_##name, Layout layout, const T* a, const T* b, const u32* idx, T* dp,     \
            i64 count, i64 rows, i64 cols, i64 terms, Split<T> split) {                                                \
-        tile_places(idx, count, 0, rows, cols, terms, layout.channel[0] == 1, layout.channel[1] == 1,                 \
+        tile_places<P>(idx, count, 0, rows, cols, terms, layout.channel[0] == 1, layout.channel[1] == 1,              \
                     tokens<0>(layout, a), tokens<1>(layout, b), dp, split);                                           \
-    }                                                                                                                 \
-    MASKED_JOIN(T, masked_matmul_grad_join_##name)
-FOR_FLOATS(MASKED)
+    }
+FOR_PRODUCTS(TILES)
+
+#define JOIN(T, name) MASKED_JOIN(T, masked_matmul_grad_join_##name)
+FOR_FLOATS(JOIN)

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::map::Map;
 use cudarc::driver::{DriverError, result, sys};
 use sara_kernels::Kernel;
+use sara_kernels::cuda::MatmulPrecision;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
 use std::ops::Range;
@@ -93,6 +94,7 @@ struct Slot {
 /// A CUDA device with one stream of launches and one of copies.
 pub struct Cuda {
     info: Info,
+    precision: MatmulPrecision,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -112,9 +114,9 @@ unsafe impl Send for Cuda {}
 unsafe impl Sync for Cuda {}
 
 impl Cuda {
-    /// Opens the device `ordinal`.
+    /// Opens the device `ordinal`, whose products in single precision are to be so exact.
     #[expect(unsafe_code, reason = "calls the driver")]
-    pub fn open(ordinal: usize) -> Result<Cuda> {
+    pub fn open(ordinal: usize, precision: MatmulPrecision) -> Result<Cuda> {
         let (devices, _) = devices()?;
         let count = devices.len();
         let Some(info) = devices.into_iter().nth(ordinal) else {
@@ -138,6 +140,7 @@ impl Cuda {
         unsafe { result::ctx::set_current(context) }.map_err(failed)?;
         let stream = || result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed);
         Ok(Cuda {
+            precision,
             device,
             context,
             stream: stream()?,
@@ -328,6 +331,10 @@ impl Cuda {
 impl Device for Cuda {
     fn name(&self) -> &str {
         &self.info.name
+    }
+
+    fn precision(&self) -> MatmulPrecision {
+        self.precision
     }
 
     #[expect(unsafe_code, reason = "calls the driver")]

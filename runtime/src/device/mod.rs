@@ -5,7 +5,7 @@ pub mod nvrtc;
 
 use crate::error::Result;
 use crate::map::Map;
-use sara_kernels::cuda::Param;
+use sara_kernels::cuda::{MatmulPrecision, Param};
 use sara_kernels::{Kernel, Mode};
 use std::ops::Range;
 
@@ -77,6 +77,9 @@ pub trait Device: Send + Sync {
     /// Its name, for people.
     fn name(&self) -> &str;
 
+    /// How exact its products in single precision are to be.
+    fn precision(&self) -> MatmulPrecision;
+
     /// What it could do at most, if that is known.
     fn peaks(&self) -> Option<Peaks>;
 
@@ -118,8 +121,9 @@ pub(crate) fn launches(
     dtypes: &[Option<sara_kernels::DType>],
     spans: &[Option<Span>],
     scratch: u64,
+    precision: MatmulPrecision,
 ) -> Option<(Vec<Launch>, usize)> {
-    let work = kernel.work(call.lens, call.scalars, dtypes)?;
+    let work = kernel.work(call.lens, call.scalars, dtypes, precision)?;
     let several = work.steps.len() > 1;
     let used: Vec<Span> = spans
         .iter()

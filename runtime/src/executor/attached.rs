@@ -142,6 +142,7 @@ impl Executor {
     /// What the device is to do for each program, the orders of each step, and the bytes that launches take for themselves.
     #[expect(clippy::type_complexity, reason = "three lists that are made in one walk")]
     fn orders(&self, attached: &Attached) -> Result<(Vec<Vec<Order>>, Vec<Vec<Range<usize>>>, usize)> {
+        let precision = attached.device.precision();
         let (mut programs, mut ranges, mut most) = (Vec::new(), Vec::new(), 0);
         let mut staged = 0;
         for program in &self.plan.programs {
@@ -170,7 +171,9 @@ impl Executor {
                     spans.push(span);
                 }
                 let call = sara_kernels::Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars };
-                let Some((launches, scratch)) = launches(step.kernel, &call, &dtypes, &spans, attached.scratch) else {
+                let Some((launches, scratch)) =
+                    launches(step.kernel, &call, &dtypes, &spans, attached.scratch, precision)
+                else {
                     let name = step.kernel.name;
                     return Err(Error::Option(format!(
                         "`{name}` (node `{}`) runs on the CPU only; use --device cpu",
