@@ -15,6 +15,32 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// Where there is a CUDA device, its results are those of the CPU; where there is none, it is said, and `auto` does without.
+#[test]
+fn a_device_computes_or_is_said_to_be_missing() {
+    let place = Place::compiled();
+    let run = |device: &'static str, output: &'static str| {
+        ["run", "model.onnx", "--inputs", CASE, "--output", output, "--device", device]
+    };
+    place.ok(&run("cpu", "cpu.safetensors"));
+    place.ok(&run("auto", "auto.safetensors"));
+    let devices = sara_runtime::device::cuda::devices().map_or(0, |(found, _)| found.len());
+    for (name, tensor) in &place.tensors("cpu.safetensors") {
+        let auto = place.tensors("auto.safetensors")[name].to_f64();
+        for (a, b) in auto.iter().zip(tensor.to_f64()) {
+            assert!((a - b).abs() <= 1e-4 * (1.0 + b.abs()) && (devices > 0 || *a == b), "{name}: {a} and {b}");
+        }
+    }
+    place.fails(2, &run("tpu", "tpu.safetensors"), &["cpu, cuda, cuda:N or auto"]);
+    if devices == 0 {
+        for command in [&run("cuda", "cuda.safetensors")[..], &[&TRAIN[..], &["--device", "cuda"]].concat()] {
+            place.fails(1, command, &["CUDA", "--device cpu"]);
+        }
+    } else {
+        place.fails(1, &run("cuda:99", "cuda.safetensors"), &["there is no device cuda:99"]);
+    }
+}
+
 /// A limit that no training meets, and one that this does.
 #[test]
 fn memory_limits_are_met_or_refused_with_code_5() {
