@@ -252,7 +252,7 @@ impl Work {
         if grid.contains(&0) {
             return;
         }
-        debug_assert!(grid[0] <= i32::MAX as usize && grid[1] <= MOST_ACROSS && grid[2] <= MOST_ACROSS);
+        debug_assert!(grid[0] <= i32::MAX as usize);
         self.steps.push(Step { entry: entry.into(), grid: grid.map(|g| g as u32), threads, dynamic: 0, params });
     }
 
@@ -350,7 +350,7 @@ pub fn code(words: &[&str], word: &str) -> Param {
 }
 
 impl crate::Kernel {
-    /// The launches of a call on a device; none if the kernel has no CUDA form.
+    /// The launches of a call on a device; none if the kernel has no CUDA form, or a device cannot count that far.
     pub fn work(
         &self,
         lens: &[usize],
@@ -365,7 +365,8 @@ impl crate::Kernel {
         }
         let mut work = Work::default();
         (form.plan)(&Task::new(Call { kernel: self, lens, scalars }, dtypes, precision), &mut work);
-        Some(work)
+        let across = |step: &Step| step.grid[1].max(step.grid[2]) as usize;
+        work.steps.iter().all(|step| across(step) <= MOST_ACROSS).then_some(work)
     }
 }
 

@@ -76,14 +76,14 @@ enum Prepared {
     Stage { map: usize, range: Range<usize>, to: u64 },
 }
 
-/// A program, and graphs of its parts that were run before, by first and last order.
+/// A program, and of parts that were run before, by first and last order, the graphs; none if a part ran only once.
 #[derive(Default)]
 struct Program {
     orders: Vec<Prepared>,
-    graphs: HashMap<(usize, usize), sys::CUgraphExec>,
+    graphs: HashMap<(usize, usize), Option<sys::CUgraphExec>>,
 }
 
-/// Host memory from which bytes of files are copied, and when it and what it is copied to are free again.
+/// Host memory from which bytes of files are copied to one address, and when it and that address are free again.
 struct Slot {
     memory: *mut c_void,
     bytes: usize,
@@ -103,7 +103,8 @@ pub struct Cuda {
     functions: HashMap<String, sys::CUfunction>,
     modules: BTreeMap<&'static str, sys::CUmodule>,
     programs: Vec<Program>,
-    slots: Vec<Slot>,
+    /// By the addresses that are copied to.
+    slots: HashMap<u64, Slot>,
 }
 
 // SAFETY: handles of the driver may be used from any thread, and the memory behind them belongs to this device alone.
@@ -149,7 +150,7 @@ impl Cuda {
             functions: HashMap::new(),
             modules: BTreeMap::new(),
             programs: Vec::new(),
-            slots: Vec::new(),
+            slots: HashMap::new(),
             info,
         })
     }
@@ -256,22 +257,20 @@ impl Cuda {
         maps: &[(String, Map)],
         mut before: impl FnMut() -> Result<()>,
     ) -> Result<()> {
-        let (mut staged, mut open) = (0, None);
+        let mut open: Option<&Slot> = None;
         for order in &self.programs[program].orders[orders] {
             before()?;
             match order {
                 Prepared::Launch(ready) => {
                     self.launch(ready)?;
                     if let Some(slot) = open.take() {
-                        let slot: &Slot = slot;
                         // SAFETY: event and stream live as long as this.
                         unsafe { result::event::record(slot.consumed, self.stream) }
                             .map_err(|e| self.failed("an event cannot be recorded", e))?;
                     }
                 }
                 Prepared::Stage { map, range, to } => {
-                    let slot = &self.slots[staged % self.slots.len()];
-                    staged += 1;
+                    let slot = &self.slots[to];
                     self.stage(slot, &maps[*map].1.as_ref()[range.clone()], *to)?;
                     maps[*map].1.give_back(range);
                     open = Some(slot);
@@ -303,28 +302,42 @@ impl Cuda {
     #[expect(unsafe_code, reason = "calls the driver")]
     fn forget_programs(&mut self) {
         for program in std::mem::take(&mut self.programs) {
-            for graph in program.graphs.into_values() {
+            for graph in program.graphs.into_values().flatten() {
                 // SAFETY: the graph was instantiated by `capture` and is not used again.
                 let _ = unsafe { result::graph::exec_destroy(graph) };
             }
         }
     }
 
-    /// Makes sure that there are two slots of this many bytes.
+    /// Makes sure that there is a slot for an address to which at most so many bytes are copied.
     #[expect(unsafe_code, reason = "takes pinned memory")]
-    fn slots(&mut self, bytes: usize) -> Result<()> {
-        while bytes > 0 && self.slots.len() < 2 {
-            let event = || {
-                result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-                    .map_err(|e| self.failed("an event cannot be made", e))
-            };
-            // SAFETY: freed when this is dropped.
-            let memory = unsafe { result::malloc_host(bytes, 0) }
-                .map_err(|e| self.failed(&format!("{bytes} bytes of pinned memory are not available"), e))?;
-            let slot = Slot { memory, bytes, copied: event()?, consumed: event()? };
-            self.slots.push(slot);
+    fn slot(&mut self, to: u64, bytes: usize) -> Result<()> {
+        if self.slots.get(&to).is_some_and(|slot| slot.bytes >= bytes) {
+            return Ok(());
         }
+        self.drop_slot(to);
+        let event = || {
+            result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+                .map_err(|e| self.failed("an event cannot be made", e))
+        };
+        // SAFETY: freed when the slot is dropped.
+        let memory = unsafe { result::malloc_host(bytes, 0) }
+            .map_err(|e| self.failed(&format!("{bytes} bytes of pinned memory are not available"), e))?;
+        let slot = Slot { memory, bytes, copied: event()?, consumed: event()? };
+        self.slots.insert(to, slot);
         Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "gives back pinned memory")]
+    fn drop_slot(&mut self, to: u64) {
+        let Some(slot) = self.slots.remove(&to) else { return };
+        // SAFETY: made by `slot` and not used again; nothing runs, because programs are only bound after waiting. Errors could not be
+        // told to anybody.
+        unsafe {
+            let _ = result::event::destroy(slot.copied);
+            let _ = result::event::destroy(slot.consumed);
+            let _ = result::free_host(slot.memory);
+        }
     }
 }
 
@@ -394,6 +407,9 @@ impl Device for Cuda {
         self.enter()?;
         self.wait()?;
         self.forget_programs();
+        for to in self.slots.keys().copied().collect::<Vec<_>>() {
+            self.drop_slot(to);
+        }
         for address in std::mem::take(&mut self.taken) {
             // SAFETY: taken by this device, and no program that uses it is left.
             unsafe { result::free_sync(address) }.map_err(|e| self.failed("memory cannot be given back", e))?;
@@ -404,17 +420,19 @@ impl Device for Cuda {
     #[expect(unsafe_code, reason = "copies to the device")]
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<()> {
         self.enter()?;
-        self.wait()?;
-        // SAFETY: the address lies in memory that was taken, with room for the bytes; nothing runs meanwhile.
-        unsafe { result::memcpy_htod_sync(to, bytes) }.map_err(|e| self.failed("bytes cannot be copied to it", e))
+        // SAFETY: the address lies in memory that was taken, with room for the bytes, which stay until the copy has ended.
+        unsafe { result::memcpy_htod_async(to, bytes, self.stream) }
+            .map_err(|e| self.failed("bytes cannot be copied to it", e))?;
+        self.wait()
     }
 
     #[expect(unsafe_code, reason = "copies from the device")]
     fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         self.enter()?;
-        self.wait()?;
-        // SAFETY: the address lies in memory that was taken, and there are as many bytes; nothing runs meanwhile.
-        unsafe { result::memcpy_dtoh_sync(bytes, from) }.map_err(|e| self.failed("bytes cannot be copied from it", e))
+        // SAFETY: the address lies in memory that was taken, and there are as many bytes, which stay until the copy has ended.
+        unsafe { result::memcpy_dtoh_async(bytes, from, self.stream) }
+            .map_err(|e| self.failed("bytes cannot be copied from it", e))?;
+        self.wait()
     }
 
     #[expect(unsafe_code, reason = "writes memory of the device")]
@@ -433,15 +451,20 @@ impl Device for Cuda {
         self.wait()?;
         self.forget_programs();
         let mut kernels: BTreeMap<&str, &'static Kernel> = BTreeMap::new();
-        let mut stage = 0;
+        let mut staged: HashMap<u64, usize> = HashMap::new();
         for order in programs.iter().flatten() {
             match order {
                 Order::Launch(launch) => drop(kernels.insert(launch.kernel.name, launch.kernel)),
-                Order::Stage { range, .. } => stage = stage.max(range.len()),
+                Order::Stage { range, to, .. } => {
+                    let most = staged.entry(*to).or_default();
+                    *most = range.len().max(*most);
+                }
             }
         }
         self.load(&kernels.into_values().collect::<Vec<_>>())?;
-        self.slots(stage)?;
+        for (to, bytes) in staged {
+            self.slot(to, bytes)?;
+        }
         for orders in programs {
             let mut program = Program::default();
             for order in orders {
@@ -473,11 +496,17 @@ impl Device for Cuda {
         }
         let key = (orders.start, orders.end);
         let graph = match own.graphs.get(&key) {
-            Some(graph) => *graph,
-            None => {
+            Some(Some(graph)) => *graph,
+            Some(None) => {
                 let graph = self.capture(program, orders)?;
-                self.programs[program].graphs.insert(key, graph);
+                self.programs[program].graphs.insert(key, Some(graph));
                 graph
+            }
+            None => {
+                // Drivers may load code at its first launch, which must not happen while a graph is captured.
+                self.give(program, orders, maps, || Ok(()))?;
+                self.programs[program].graphs.insert(key, None);
+                return Ok(());
             }
         };
         // SAFETY: the graph lives until the programs are forgotten.
@@ -517,13 +546,11 @@ impl Drop for Cuda {
         }
         let _ = self.wait();
         self.forget_programs();
+        for to in self.slots.keys().copied().collect::<Vec<_>>() {
+            self.drop_slot(to);
+        }
         // SAFETY: all of these were made by this device and are not used again; errors could not be told to anybody.
         unsafe {
-            for slot in &self.slots {
-                let _ = result::event::destroy(slot.copied);
-                let _ = result::event::destroy(slot.consumed);
-                let _ = result::free_host(slot.memory);
-            }
             for module in self.modules.values() {
                 let _ = result::module::unload(*module);
             }

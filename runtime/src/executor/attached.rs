@@ -176,7 +176,7 @@ impl Executor {
                 else {
                     let name = step.kernel.name;
                     return Err(Error::Option(format!(
-                        "`{name}` (node `{}`) runs on the CPU only; use --device cpu",
+                        "`{name}` (node `{}`) is too large for a device, or runs on the CPU only; use --device cpu",
                         step.origin
                     )));
                 };
