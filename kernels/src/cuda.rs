@@ -290,7 +290,7 @@ impl Work {
 
     /// Adds the launch of a product over `images` whose terms are shared out.
     pub(crate) fn tiles(&mut self, entry: impl Into<String>, split: &Split, images: usize, params: Vec<Param>) {
-        self.launch(entry, [split.tiles, split.shares, images.min(MOST_ACROSS)], THREADS, params);
+        self.launch(entry, [split.tiles, split.shares, images], THREADS, params);
     }
 
     /// Adds the launch that sums up the shares of `n` results, if there are several.
