@@ -279,7 +279,7 @@ fn a_plan_that_does_not_fit_a_device_is_refused() {
     let settings: Trajectory = serde_json::from_str(&text).unwrap();
     let how = (Residency::Resident, Precision::Single);
     let (plan, ..) = trajectory_plan(name, &settings, None, how).unwrap();
-    let error = Executor::on(plan, 1, None, Some(Box::new(Shim::small(1 << 20)))).err().unwrap().to_string();
+    let error = Executor::on(plan, 1, None, Some(Box::new(Shim::small(1 << 10)))).err().unwrap().to_string();
     assert!(error.starts_with("the shim has 1 MiB free of 1, and the plan needs "), "{error}");
     assert!(error.contains("--memory-limit") && error.contains("--weights streamed"), "{error}");
 }
