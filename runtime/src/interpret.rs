@@ -94,7 +94,10 @@ impl Memory {
                 let call = Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars };
                 let (own, bytes) =
                     launches(step.kernel, &call, &dtypes, &spans, scratch.0, precision).ok_or_else(|| {
-                        Error::Option(format!("`{}` is too large for a device, or runs on the CPU only; use --device cpu", step.kernel.name))
+                        Error::Option(format!(
+                            "`{}` is too large for a device, or runs on the CPU only; use --device cpu",
+                            step.kernel.name
+                        ))
                     })?;
                 scratch.1 = scratch.1.max(bytes);
                 program.extend(own.into_iter().map(Order::Launch));
