@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Tests and measures the CUDA kernels on a machine that has no more than a driver.
+# Tests and measures the CUDA kernels on a machine that has no more than a driver and CUDA's libraries.
 #
-#   benches/gpu.sh build [UNET.onnx]   where Rust is: puts programs, NVRTC and the UNet's graph without its weights into target/gpu
+#   benches/gpu.sh build [UNET.onnx]   where Rust is: puts programs and the UNet's graph without its weights into target/gpu
 #   benches/gpu.sh run                 where the GPU is, with the repository and target/gpu: writes docs/gpu/DATE-DEVICE.md
 #
 # The weights of the UNet, which only have to have a size, are noise made on the spot. compute-sanitizer, PyTorch with diffusers and
@@ -12,7 +12,7 @@ gpu=target/gpu
 
 build() {
     set -e
-    mkdir -p $gpu/lib64
+    mkdir -p $gpu
     cargo build --release --locked
     cp target/release/sara $gpu/
     for test in operators reference; do
@@ -24,8 +24,6 @@ for line in sys.stdin:
             | while read -r program; do cp "$program" $gpu/$test; done
     done
     strip $gpu/sara $gpu/operators $gpu/reference
-    target/release/sara doctor --fetch-nvrtc > /dev/null
-    cp "${XDG_CACHE_HOME:-$HOME/.cache}"/sara/nvrtc-*/lib* $gpu/lib64/
     # The tests look for their files where they were compiled.
     pwd > $gpu/root
     git rev-parse --short HEAD > $gpu/commit
@@ -65,7 +63,7 @@ run() {
     local root device
     root=$(cat $gpu/root)
     if [ ! -e "$root" ]; then mkdir -p "$(dirname "$root")" && ln -s "$PWD" "$root"; fi
-    export CUDA_HOME=$PWD/$gpu SARA_TEST_DEVICE=cuda:0 RUST_BACKTRACE=0
+    export CUDA_HOME=${CUDA_HOME:-/usr/local/cuda} SARA_TEST_DEVICE=cuda:0 RUST_BACKTRACE=0
     device=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr ' ' '-')
     mkdir -p docs/gpu
     doc=docs/gpu/$(date +%F)-${device:-none}.md
