@@ -68,21 +68,11 @@ constexpr int HALF_BLOCKS = 2;
 // sum += a @ b by a warp: 16 rows, 8 columns, 16 terms (mma.sync.m16n8k16). With group = lane / 4 and pair = lane % 4, a lane has
 // of a the terms 2 pair and 2 pair + 1 of rows group and group + 8, then those 8 further; of b the same terms of column group; of
 // the sums rows group and group + 8 at columns 2 pair and 2 pair + 1.
-DEVICE void multiply_add(f32 (&sum)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    // Devices without bfloat16 exchange the operands, and so does the processor.
-    const int lane = thread_id() % WARP, group = lane / 4, pair = lane % 4;
-    _Pragma("unroll 1") for (int k = 0; k < 8; k++) {
-        const int half = k / 4, owner = k % 4;
-        u32 top = __shfl_sync(ALL, half ? a[2] : a[0], group * 4 + owner);
-        u32 bottom = __shfl_sync(ALL, half ? a[3] : a[1], group * 4 + owner);
-        u32 left = __shfl_sync(ALL, half ? b[1] : b[0], pair * 8 + owner);
-        u32 right = __shfl_sync(ALL, half ? b[1] : b[0], pair * 8 + 4 + owner);
+struct MultiplyAdd {
+    u32 a[4], b[2];
+
+    // Adds the products of the terms that lanes `owner` of each four have; the operands are those lanes'.
+    DEVICE static void terms(f32 (&sum)[4], u32 top, u32 bottom, u32 left, u32 right) {
         f32 operands[4][2] = {{low_half(top), high_half(top)}, {low_half(bottom), high_half(bottom)},
                               {low_half(left), high_half(left)}, {low_half(right), high_half(right)}};
         UNROLL
@@ -93,5 +83,41 @@ DEVICE void multiply_add(f32 (&sum)[4], const u32 (&a)[4], const u32 (&b)[2]) {
             sum[3] = fma(operands[1][e], operands[3][e], sum[3]);
         }
     }
+
+    // For devices without bfloat16, whose lanes exchange the operands.
+    DEVICE void by_exchange(f32 (&sum)[4]) const {
+        const int lane = thread_id() % WARP, group = lane / 4, pair = lane % 4;
+        _Pragma("unroll 1") for (int k = 0; k < 8; k++) {
+            const int half = k / 4, owner = k % 4;
+            u32 top = __shfl_sync(ALL, half ? a[2] : a[0], group * 4 + owner);
+            u32 bottom = __shfl_sync(ALL, half ? a[3] : a[1], group * 4 + owner);
+            u32 left = __shfl_sync(ALL, half ? b[1] : b[0], pair * 8 + owner);
+            u32 right = __shfl_sync(ALL, half ? b[1] : b[0], pair * 8 + 4 + owner);
+            terms(sum, top, bottom, left, right);
+        }
+    }
+};
+
+DEVICE void multiply_add(f32 (&sum)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    MultiplyAdd own = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+#ifdef __CUDACC_RTC__
+    own.by_exchange(sum);
+#else
+    // A processor's threads exchange everything at once.
+    MultiplyAdd all[WARP];
+    FROM_ALL_LANES(own, all);
+    const int lane = thread_id() % WARP, group = lane / 4, pair = lane % 4;
+    for (int k = 0; k < 8; k++) {
+        const int half = k / 4, owner = k % 4;
+        const MultiplyAdd &row = all[group * 4 + owner], &left = all[pair * 8 + owner], &right = all[pair * 8 + 4 + owner];
+        MultiplyAdd::terms(sum, row.a[2 * half], row.a[2 * half + 1], left.b[half], right.b[half]);
+    }
+#endif
 #endif
 }

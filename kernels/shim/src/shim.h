@@ -129,6 +129,8 @@ UNCHECKED inline T change(T* at, F f) {
     shim::from_lane(value, shim::lane() + (by) > 31 ? shim::lane() : shim::lane() + (by), __FILE__, __LINE__)
 #define __shfl_up_sync(mask, value, by)                                                                               \
     shim::from_lane(value, shim::lane() < (by) ? shim::lane() : shim::lane() - (by), __FILE__, __LINE__)
+// The values of all lanes of the warp, in the order of the lanes.
+#define FROM_ALL_LANES(value, all) shim::warp_all(&(value), sizeof(value), all, __FILE__, __LINE__)
 #define __ballot_sync(mask, value) shim::ballot(value, __FILE__, __LINE__)
 #define __any_sync(mask, value) (shim::ballot(value, __FILE__, __LINE__) != 0)
 #define __all_sync(mask, value) (shim::ballot(value, __FILE__, __LINE__) == 0xffffffffu)

@@ -1,5 +1,5 @@
 // Kernels with one fault each, which the shim must find, beside ones without.
-#include "kernel.h"
+#include "half.h"
 
 struct Row {
     f32 of[64];
@@ -84,4 +84,16 @@ KERNEL(64, planted_block_race, const f32* x, f32* y) {
 // The sum depends on the order of the blocks.
 KERNEL(64, planted_atomic_sum, const f32* x, f32* y) {
     atomicAdd(y, x[thread_id()] * f32(1 << (block_id() % 20)));
+}
+// Whether both forms of the warps' product agree; each thread tells.
+KERNEL(64, planted_products, const f32* x, f32* y) {
+    u32 a[4], b[2];
+    for (int e = 0; e < 4; e++) a[e] = pack(x[thread_id()] + e, x[(thread_id() * 7 + e) % 64]);
+    for (int e = 0; e < 2; e++) b[e] = pack(x[(thread_id() * 5 + e) % 64], x[(thread_id() + 9 * e) % 64]);
+    f32 one[4] = {1, 2, 3, 4}, other[4] = {1, 2, 3, 4};
+    multiply_add(one, a, b);
+    MultiplyAdd{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}.by_exchange(other);
+    bool same = true;
+    for (int e = 0; e < 4; e++) same = same && one[e] == other[e] && one[e] != e + 1;
+    y[thread_id()] = same;
 }

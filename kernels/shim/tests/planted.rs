@@ -95,6 +95,12 @@ fn what_is_right_passes() {
 }
 
 #[test]
+fn the_forms_of_a_warps_product_agree() {
+    let y = run("planted_products", 1, Mode::Write, 3).expect("no fault");
+    assert!(y[..64].iter().all(|same| *same == 1.0), "{y:?}");
+}
+
+#[test]
 fn signatures_are_compared() {
     assert_eq!(sara_shim::entry("planted_fine"), Some((64, "pp".to_owned())));
     assert_eq!(sara_shim::entry("planted_nothing"), None);
