@@ -10,6 +10,7 @@ use crate::{Call, DType, Scalar, for_integer};
 pub const HEADER: &str = include_str!("kernel.h");
 /// What some kernels share: the names by which they include it, and the sources.
 pub const SHARED: &[(&str, &str)] = &[
+    ("adamw.h", include_str!("adamw.h")),
     ("attention.h", include_str!("attention.h")),
     ("attention_half.h", include_str!("attention_half.h")),
     ("conv.h", include_str!("conv.h")),

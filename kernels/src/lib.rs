@@ -57,6 +57,7 @@ mod simd;
 pub mod softmax;
 pub mod softmax_grad;
 pub mod sparse_adamw;
+pub mod sparse_adamw_8bit;
 pub mod sum_squares;
 pub mod take;
 mod tile;
@@ -108,6 +109,7 @@ pub const KERNELS: &[&Kernel] = &[
     &softmax::KERNEL,
     &softmax_grad::KERNEL,
     &sparse_adamw::KERNEL,
+    &sparse_adamw_8bit::KERNEL,
     &sum_squares::KERNEL,
     &take::KERNEL,
     &unary::KERNEL,

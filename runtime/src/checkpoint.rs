@@ -5,7 +5,7 @@
 
 use crate::ema::Ema;
 use crate::error::{Error, Result};
-use crate::executor::SparseState;
+use crate::executor::{Moments, SparseState};
 use crate::files::{Disk, Real, hex, sha256_file};
 use crate::tensor::{Tensor, View, encoded, read_safetensors};
 use crate::train::{TrainOptions, Trainer};
@@ -94,20 +94,36 @@ fn write_files(disk: &dyn Disk, trainer: &Trainer, folder: &Path) -> Result<()> 
     let mut views = BTreeMap::new();
     for s in 0..plan.sparse.len() {
         let index = executor.indices(s);
-        let [param, _, moment1, moment2] = executor.state(s);
+        let [param, _] = executor.state(s);
         let (left, frozen) = executor.left(s);
-        if ![param, moment1, moment2, frozen].iter().all(|values| values.iter().all(|v| v.is_finite())) {
+        let (columns, numbers) = match executor.moments(s) {
+            Moments::Single([moment1, moment2]) => {
+                let columns = [("moment1", moment1), ("moment2", moment2)];
+                (columns.map(|(name, values)| (name, View::vector(DType::F32, values))).to_vec(), [moment1, moment2])
+            }
+            Moments::Coded { codes: [moment1, moment2], absmax: [absmax1, absmax2] } => {
+                let columns = vec![
+                    ("moment1", View::vector(DType::U8, moment1)),
+                    ("moment2", View::vector(DType::U8, moment2)),
+                    ("absmax1", View::vector(DType::F32, absmax1)),
+                    ("absmax2", View::vector(DType::F32, absmax2)),
+                ];
+                (columns, [absmax1, absmax2])
+            }
+        };
+        if !numbers.iter().chain(&[param, frozen]).all(|values| values.iter().all(|v| v.is_finite())) {
             let name = &plan.weights[plan.sparse[s].weight as usize].name;
             return Err(Error::tensor(name, "holds NaN or infinity, and is not saved; lower the learning rate"));
         }
         for (column, view) in [
             ("index", View::vector(DType::U32, index)),
             ("value", View::vector(DType::F32, param)),
-            ("moment1", View::vector(DType::F32, moment1)),
-            ("moment2", View::vector(DType::F32, moment2)),
             ("frozen_index", View::vector(DType::U32, left)),
             ("frozen_value", View::vector(DType::F32, frozen)),
-        ] {
+        ]
+        .into_iter()
+        .chain(columns)
+        {
             views.insert(format!("{s}.{column}"), view);
         }
     }
@@ -174,11 +190,24 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
         let u32s = |name| column(s, name).map(|b| bytemuck::pod_collect_to_vec::<u8, u32>(&b));
         let f32s = |name| column(s, name).map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(&b));
         let (left, left_values) = (u32s("frozen_index")?, f32s("frozen_value")?);
-        let (index, values, moment1, moment2) = (u32s("index")?, f32s("value")?, f32s("moment1")?, f32s("moment2")?);
+        let (index, values) = (u32s("index")?, f32s("value")?);
+        let (single, codes, absmax);
+        let moments = match trainer.executor.plan().use_8bit_adam {
+            false => {
+                single = [f32s("moment1")?, f32s("moment2")?];
+                Moments::Single(single.each_ref().map(Vec::as_slice))
+            }
+            true => {
+                codes = [column(s, "moment1")?, column(s, "moment2")?];
+                absmax = [f32s("absmax1")?, f32s("absmax2")?];
+                let (codes, absmax) = (codes.each_ref(), absmax.each_ref());
+                Moments::Coded { codes: codes.map(Vec::as_slice), absmax: absmax.map(Vec::as_slice) }
+            }
+        };
         let state = SparseState {
             index: &index,
             values: &values,
-            moments: [&moment1, &moment2],
+            moments,
             left: &left,
             left_values: &left_values,
         };

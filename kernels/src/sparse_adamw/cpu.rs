@@ -5,18 +5,35 @@ use crate::simd::{Job, Real, dispatch};
 use crate::{DType, Element, Float, Launch, Shared, for_float, hyper, narrow};
 use half::bf16;
 
+#[expect(unsafe_code, reason = "tasks write disjoint entries")]
 pub(super) fn run(l: &Launch<'_>) {
+    let (m, v) = (l.shared::<f32>("m"), l.shared::<f32>("v"));
+    for_runs(l, |first, step, p, g| {
+        // SAFETY: runs of entries belong to one task each.
+        let (m, v) = unsafe { (m.range(first, p.len()), v.range(first, p.len())) };
+        dispatch(Entries { step, p, m, v, g });
+    });
+}
+
+/// Calls `update(first, step, p, g)` for each run of entries, from entry `first` on, and writes the values into the weight. A run
+/// begins at a multiple of [`BLOCK`].
+pub(crate) fn for_runs(l: &Launch<'_>, update: impl Fn(usize, Step, &mut [f32], &mut [f32]) + Sync) {
     match l.dtype("w") {
-        _ if !l.has("w") => typed::<f32>(l, None, |v| v),
-        DType::Bf16 => typed(l, Some(l.shared::<bf16>("w")), narrow),
-        float => for_float!(float, T => typed(l, Some(l.shared::<T>("w")), |v| T::of(f64::from(v)))),
+        _ if !l.has("w") => typed::<f32>(l, None, |v| v, update),
+        DType::Bf16 => typed(l, Some(l.shared::<bf16>("w")), narrow, update),
+        float => for_float!(float, T => typed(l, Some(l.shared::<T>("w")), |v| T::of(f64::from(v)), update)),
     }
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint entries")]
-fn typed<T: Element>(l: &Launch<'_>, w: Option<Shared<'_, T>>, rounded: fn(f32) -> T) {
+fn typed<T: Element>(
+    l: &Launch<'_>,
+    w: Option<Shared<'_, T>>,
+    rounded: fn(f32) -> T,
+    update: impl Fn(usize, Step, &mut [f32], &mut [f32]) + Sync,
+) {
     let idx = l.read::<u32>("idx");
-    let (p, m, v, g) = (l.shared::<f32>("p"), l.shared::<f32>("m"), l.shared::<f32>("v"), l.shared::<f32>("g"));
+    let (p, g) = (l.shared::<f32>("p"), l.shared::<f32>("g"));
     let step = Step::new(l.read::<f32>("hyper"));
     let tasks = idx.len().div_ceil(BLOCK);
     let end = w.as_ref().map_or(usize::MAX, Shared::len);
@@ -26,11 +43,8 @@ fn typed<T: Element>(l: &Launch<'_>, w: Option<Shared<'_, T>>, rounded: fn(f32) 
         let first = task * BLOCK;
         let idx = &idx[first..][..BLOCK.min(idx.len() - first)];
         // SAFETY: runs of entries belong to one task each.
-        let (p, m, v, g) = unsafe {
-            let count = idx.len();
-            (p.range(first, count), m.range(first, count), v.range(first, count), g.range(first, count))
-        };
-        dispatch(Entries { step, p: &mut *p, m, v, g });
+        let (p, g) = unsafe { (p.range(first, idx.len()), g.range(first, idx.len())) };
+        update(first, step, &mut *p, g);
         let Some(w) = &w else { return };
         let start = start_of(task);
         // SAFETY: positions ascend strictly, so a task's lie between its first and the next task's first; that these
@@ -44,7 +58,7 @@ fn typed<T: Element>(l: &Launch<'_>, w: Option<Shared<'_, T>>, rounded: fn(f32) 
 
 /// What is the same for all entries.
 #[derive(Clone, Copy)]
-struct Step {
+pub(crate) struct Step {
     clip: f64,
     keep: f64,
     beta1: f64,
@@ -73,12 +87,13 @@ impl Step {
     }
 }
 
-struct Entries<'a> {
-    step: Step,
-    p: &'a mut [f32],
-    m: &'a mut [f32],
-    v: &'a mut [f32],
-    g: &'a mut [f32],
+/// A step of these entries.
+pub(crate) struct Entries<'a> {
+    pub(crate) step: Step,
+    pub(crate) p: &'a mut [f32],
+    pub(crate) m: &'a mut [f32],
+    pub(crate) v: &'a mut [f32],
+    pub(crate) g: &'a mut [f32],
 }
 
 impl Job for Entries<'_> {

@@ -1,11 +1,11 @@
-//! Sparse AdamW on a GPU.
+//! Sparse AdamW on a GPU, and what its form with 8-bit moments shares.
 
 use crate::cuda::{Cuda, Param, Task, Work};
 use crate::hyper;
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
-/// Places of hyper-parameters, in the order of `Places` in `kernel.cu`.
+/// Places of hyper-parameters, in the order of `Places` in `adamw.h`.
 const PLACES: [usize; 10] = [
     hyper::CLIP,
     hyper::LEARNING_RATE,
@@ -20,10 +20,18 @@ const PLACES: [usize; 10] = [
 ];
 
 fn plan(t: &Task<'_>, w: &mut Work) {
-    let n = t.len("idx");
-    let mut params: Vec<Param> = ["w", "idx", "p", "m", "v", "g", "hyper"].map(|name| t.at(name)).to_vec();
-    params.extend([Param::Struct(PLACES.map(|v| v as i64).to_vec()), Param::I64(n as i64)]);
-    // Without a weight its type does not matter.
-    let kind = if t.has("w") { t.kind("w") } else { "f32" };
-    w.each(format!("sparse_adamw_{kind}"), n, params);
+    let params = params(t, &["w", "idx", "p", "m", "v", "g", "hyper"]);
+    w.each(format!("sparse_adamw_{}", kind(t)), t.len("idx"), params);
+}
+
+/// The arguments, the places and the number of entries.
+pub(crate) fn params(t: &Task<'_>, args: &[&str]) -> Vec<Param> {
+    let mut params: Vec<Param> = args.iter().map(|name| t.at(name)).collect();
+    params.extend([Param::Struct(PLACES.map(|v| v as i64).to_vec()), Param::long(t.len("idx"))]);
+    params
+}
+
+/// The name of the weight's type in the names of entry points. Without a weight it does not matter.
+pub(crate) fn kind(t: &Task<'_>) -> &'static str {
+    if t.has("w") { t.kind("w") } else { "f32" }
 }

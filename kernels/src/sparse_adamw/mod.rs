@@ -18,8 +18,8 @@
 //! `idx`, which holds strictly ascending positions in `w`, says how many entries there are; `p`, `m`, `v` and `g` have at
 //! least as many elements, and those beyond are left alone.
 
-mod cpu;
-mod cuda;
+pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::{Arg, DType, Kernel, Types};
 

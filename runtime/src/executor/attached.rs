@@ -241,7 +241,7 @@ impl Executor {
     pub(super) fn update_attached(&mut self, program: usize) -> Result<bool> {
         let steps = &self.plan.programs[program].steps;
         let all = steps.len();
-        let first = steps.iter().position(|s| s.kernel.name == "sparse_adamw").unwrap_or(all);
+        let first = steps.iter().position(|s| s.kernel.name.starts_with("sparse_adamw")).unwrap_or(all);
         self.prepare(program)?;
         self.run_attached(program, 0..first)?;
         self.read_hyper()?;
@@ -291,8 +291,7 @@ impl Executor {
     pub(super) fn state_changed(&mut self, s: usize) -> Result<()> {
         let Some(attached) = &mut self.attached else { return Ok(()) };
         let at = self.state_at[s];
-        let end = at.moment2 + at.all * size_of::<f32>();
-        attached.device.write(attached.state + at.index as u64, &self.state.bytes()[at.index..end])
+        attached.device.write(attached.state + at.index as u64, &self.state.bytes()[at.index..at.end])
     }
 
     /// Changes elements of the weight at byte `at`, wherever it lies.

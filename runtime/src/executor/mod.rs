@@ -13,6 +13,7 @@ use crate::map::Map;
 use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program};
 use crate::tensor::Tensor;
 use attached::Attached;
+use sara_kernels::sparse_adamw_8bit::BLOCK;
 use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, Scalar, hyper};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -20,8 +21,8 @@ use std::path::Path;
 use std::time::Instant;
 
 pub use finite::NotFinite;
-pub use memory::{memory, memory_by_kind};
-pub use sparse::SparseState;
+pub use memory::{memory, memory_by_kind, state_bytes};
+pub use sparse::{Moments, SparseState};
 
 /// A plan with its memory: weights, sparse state, constants, arena.
 pub struct Executor {
@@ -49,8 +50,9 @@ struct StateAt {
     index: usize,
     param: usize,
     gradient: usize,
-    moment1: usize,
-    moment2: usize,
+    moments: [usize; 2],
+    absmax: [usize; 2],
+    end: usize,
     count: usize,
     all: usize,
 }
@@ -122,15 +124,17 @@ impl Executor {
             .sparse
             .iter()
             .map(|s| {
-                let bytes = s.index.len() * 4;
+                let all = s.index.len();
+                let [bytes, moment, absmax] = memory::state(all, plan.use_8bit_adam);
                 StateAt {
                     index: take(bytes),
                     param: take(bytes),
                     gradient: take(bytes),
-                    moment1: take(bytes),
-                    moment2: take(bytes),
-                    count: s.index.len(),
-                    all: s.index.len(),
+                    moments: [take(moment), take(moment)],
+                    absmax: [take(absmax), take(absmax)],
+                    end: take(0),
+                    count: all,
+                    all,
                 }
             })
             .collect();
@@ -459,8 +463,10 @@ impl Executor {
             Place::Param(s) => (&self.state, sparse(s).param, sparse(s).count),
             Place::AllParam(s) => (&self.state, sparse(s).param, len),
             Place::Gradient(s) => (&self.state, sparse(s).gradient, sparse(s).count),
-            Place::Moment1(s) => (&self.state, sparse(s).moment1, sparse(s).count),
-            Place::Moment2(s) => (&self.state, sparse(s).moment2, sparse(s).count),
+            Place::Moment1(s) => (&self.state, sparse(s).moments[0], sparse(s).count),
+            Place::Moment2(s) => (&self.state, sparse(s).moments[1], sparse(s).count),
+            Place::Absmax1(s) => (&self.state, sparse(s).absmax[0], sparse(s).count.div_ceil(BLOCK)),
+            Place::Absmax2(s) => (&self.state, sparse(s).absmax[1], sparse(s).count.div_ceil(BLOCK)),
             Place::Hyper => (&self.state, self.hyper_at, len),
         };
         (Memory::Block(block), at, len)

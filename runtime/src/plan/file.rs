@@ -10,7 +10,7 @@ use std::path::Path;
 
 const MAGIC: &[u8; 9] = b"sara-plan";
 /// Version of the format. A plan is cheap to compile again, so older versions are not read.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const HASH: usize = 32;
 
 /// The messages.
@@ -44,6 +44,8 @@ mod message {
         pub(super) model_root: String,
         #[prost(message, repeated, tag = "12")]
         pub(super) programs: Vec<Program>,
+        #[prost(bool, tag = "14")]
+        pub(super) use_8bit_adam: bool,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -208,6 +210,8 @@ fn to_message(plan: &Plan) -> message::Plan {
             Place::File(i) => (9, u64::from(i)),
             Place::AllIndex(i) => (10, u64::from(i)),
             Place::AllParam(i) => (11, u64::from(i)),
+            Place::Absmax1(i) => (12, u64::from(i)),
+            Place::Absmax2(i) => (13, u64::from(i)),
         };
         message::Buffer { name: b.name.clone(), dtype: b.dtype.name().into(), len: b.len, region, at }
     });
@@ -245,6 +249,7 @@ fn to_message(plan: &Plan) -> message::Plan {
         sparse: sparse.collect(),
         constants: plan.constants.clone(),
         programs: plan.programs.iter().map(program_message).collect(),
+        use_8bit_adam: plan.use_8bit_adam,
     }
 }
 
@@ -297,6 +302,8 @@ fn from_message(m: message::Plan) -> Result<Plan, String> {
             9 => Place::File(number?),
             10 => Place::AllIndex(number?),
             11 => Place::AllParam(number?),
+            12 => Place::Absmax1(number?),
+            13 => Place::Absmax2(number?),
             _ => return Err(format!("place of buffer `{}`", b.name)),
         };
         Ok(Buffer { dtype: dtype(&b.dtype)?, name: b.name, len: b.len, place })
@@ -339,6 +346,7 @@ fn from_message(m: message::Plan) -> Result<Plan, String> {
         arena_bytes: m.arena_bytes,
         weights: weights.collect::<Result<_, String>>()?,
         sparse: sparse.collect::<Result<_, String>>()?,
+        use_8bit_adam: m.use_8bit_adam,
         constants: m.constants,
         programs,
         buffers,

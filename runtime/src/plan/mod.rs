@@ -35,6 +35,8 @@ pub struct Plan {
     pub weights: Vec<Weight>,
     /// Weights of which some entries train.
     pub sparse: Vec<Sparse>,
+    /// Whether the moments of those entries are codes of [`sara_kernels::sparse_adamw_8bit`].
+    pub use_8bit_adam: bool,
     /// Data of [`Place::Constant`] buffers, each aligned to [`ALIGN`] bytes.
     pub constants: Vec<u8>,
     /// The programs, by name unique.
@@ -111,10 +113,14 @@ pub enum Place {
     AllParam(u32),
     /// Accumulated gradient of a sparse weight's trained entries, `f32`.
     Gradient(u32),
-    /// First Adam moment of a sparse weight's trained entries, `f32`.
+    /// First Adam moment of a sparse weight's trained entries, `f32`, or `u8` if they are codes.
     Moment1(u32),
-    /// Second Adam moment of a sparse weight's trained entries, `f32`.
+    /// Second Adam moment of a sparse weight's trained entries, as the first.
     Moment2(u32),
+    /// Largest magnitude of each block of first moments that are codes, `f32`.
+    Absmax1(u32),
+    /// Largest magnitude of each block of second moments that are codes, `f32`.
+    Absmax2(u32),
     /// The step's hyper-parameters, `f32`, laid out as [`sara_kernels::hyper`] says.
     Hyper,
 }
@@ -293,6 +299,11 @@ impl PartialEq for Step {
 }
 
 impl Plan {
+    /// Element type of the moments.
+    pub fn moment(&self) -> DType {
+        if self.use_8bit_adam { DType::U8 } else { DType::F32 }
+    }
+
     /// The buffer `id`.
     pub fn buffer(&self, id: BufferId) -> &Buffer {
         &self.buffers[id.0 as usize]

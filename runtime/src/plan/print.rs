@@ -60,6 +60,8 @@ impl Plan {
             Place::Gradient(_) => format!("%{name}@gradient"),
             Place::Moment1(_) => format!("%{name}@moment1"),
             Place::Moment2(_) => format!("%{name}@moment2"),
+            Place::Absmax1(_) => format!("%{name}@absmax1"),
+            Place::Absmax2(_) => format!("%{name}@absmax2"),
             Place::File(_) => format!("%{name}@file"),
             Place::AllIndex(_) | Place::AllParam(_) => format!("%{name}@all"),
             Place::Weight(_) | Place::Constant(_) | Place::Index(_) | Place::Param(_) | Place::Hyper => {

@@ -121,6 +121,7 @@ fn plan() -> Plan {
             base_sha256: "0d".repeat(32),
             low_rank: Some("lowrank:w".into()),
         }],
+        use_8bit_adam: false,
         constants: bytemuck::cast_slice(&[1.0f32, -2.0, 3.5, f32::MIN]).to_vec(),
         programs: vec![train, update, low_rank],
     }
@@ -182,6 +183,8 @@ fn p02_a_buffer_lies_in_its_region() {
             ("a gradient of another type", |p| p.buffers[GRADIENT].dtype = DType::F64),
             ("a first moment that is not there", |p| p.buffers[MOMENT1].place = Place::Moment1(1)),
             ("a second moment of another length", |p| p.buffers[MOMENT2].len = 3),
+            ("moments of another type", |p| p.use_8bit_adam = true),
+            ("a scale of moments of another length", |p| p.buffers[MOMENT1].place = Place::Absmax1(0)),
             ("hyper-parameters of another length", |p| p.buffers[HYPER].len -= 1),
             ("hyper-parameters of another type", |p| p.buffers[HYPER].dtype = DType::F64),
         ],
@@ -468,7 +471,7 @@ fn another_format_or_version_is_named() {
     newer[9..HEAD].copy_from_slice(&7u32.to_le_bytes());
     std::fs::write(&path, newer).unwrap();
     let error = Plan::load(&path).unwrap_err().to_string();
-    assert!(error.contains("is a plan of version 7, and this sara reads version 4"), "{error}");
+    assert!(error.contains("is a plan of version 7, and this sara reads version 5"), "{error}");
 }
 
 #[test]

@@ -16,6 +16,7 @@
 
 use super::{ALIGN, Buffer, BufferId, Peak, Place, Plan, Program, Step};
 use crate::error::{Error, Result};
+use sara_kernels::sparse_adamw_8bit::BLOCK;
 use sara_kernels::{Call, DType, Mode, Types, hyper};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -119,9 +120,9 @@ impl Plan {
             }
             Place::File(w) => fits(self.weights.get(w as usize).map(super::Weight::stored_bytes), DType::U8),
             Place::Index(s) | Place::AllIndex(s) => fits(entries(s), DType::U32),
-            Place::Param(s) | Place::AllParam(s) | Place::Gradient(s) | Place::Moment1(s) | Place::Moment2(s) => {
-                fits(entries(s), DType::F32)
-            }
+            Place::Param(s) | Place::AllParam(s) | Place::Gradient(s) => fits(entries(s), DType::F32),
+            Place::Moment1(s) | Place::Moment2(s) => fits(entries(s), self.moment()),
+            Place::Absmax1(s) | Place::Absmax2(s) => fits(entries(s).map(|n| n.div_ceil(BLOCK as u64)), DType::F32),
             Place::Hyper => fits(Some(hyper::LEN as u64), DType::F32),
         }
     }
@@ -164,7 +165,8 @@ impl Plan {
             let update = program.name == "update";
             let legal = match written.place {
                 Place::Arena(_) => true,
-                Place::Weight(_) | Place::Param(_) | Place::Moment1(_) | Place::Moment2(_) | Place::Hyper => update,
+                Place::Weight(_) | Place::Param(_) | Place::Hyper => update,
+                Place::Moment1(_) | Place::Moment2(_) | Place::Absmax1(_) | Place::Absmax2(_) => update,
                 Place::Gradient(_) => update || ["train", "lowrank"].contains(&program.kind()),
                 Place::Index(_) | Place::Constant(_) | Place::File(_) | Place::AllIndex(_) | Place::AllParam(_) => {
                     false
