@@ -1,6 +1,8 @@
 //! The file form of a plan: magic bytes, a version, the hash of what follows, and a prost message.
 
-use super::{Buffer, BufferId, ModelFile, Peak, Place, Plan, Port, Program, Selection, Sparse, Step, Stored, Weight};
+use super::{
+    Buffer, BufferId, ModelFile, Part, Peak, Place, Plan, Port, Program, Selection, Sparse, Step, Stored, Weight,
+};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use prost::Message;
@@ -10,7 +12,7 @@ use std::path::Path;
 
 const MAGIC: &[u8; 9] = b"sara-plan";
 /// Version of the format. A plan is cheap to compile again, so older versions are not read.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const HASH: usize = 32;
 
 /// The messages.
@@ -129,6 +131,9 @@ mod message {
         pub(super) scalars: Vec<Scalar>,
         #[prost(string, tag = "4")]
         pub(super) origin: String,
+        /// Number in `Part::ALL`.
+        #[prost(uint32, tag = "5")]
+        pub(super) part: u32,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -267,6 +272,7 @@ fn program_message(program: &Program) -> message::Program {
         args: s.args.iter().map(|a| a.map_or(0, |b| b.0 + 1)).collect(),
         scalars: s.scalars.iter().map(scalar).collect(),
         origin: s.origin.clone(),
+        part: s.part as u32,
     });
     message::Program {
         name: program.name.clone(),
@@ -361,7 +367,8 @@ fn program(p: message::Program, buffers: usize) -> Result<Program, String> {
             Some(message::Value::Word(v)) => Ok(Scalar::Word(v)),
             None => Err(format!("scalar of kernel `{}`", s.kernel)),
         });
-        Ok(Step { kernel, args, scalars: scalars.collect::<Result<_, String>>()?, origin: s.origin })
+        let part = *Part::ALL.get(s.part as usize).ok_or_else(|| format!("part {}", s.part))?;
+        Ok(Step { kernel, args, scalars: scalars.collect::<Result<_, String>>()?, origin: s.origin, part })
     });
     Ok(Program {
         steps: steps.collect::<Result<_, String>>()?,
