@@ -75,6 +75,14 @@ impl Nvrtc {
         ))
     }
 
+    /// As [`Nvrtc::open`]; if there is none, the pinned version is downloaded into the cache first.
+    pub fn open_or_fetch() -> Result<Nvrtc> {
+        Nvrtc::open().or_else(|_| {
+            fetch().map_err(|e| Error::Device(e.to_string()))?;
+            Nvrtc::open()
+        })
+    }
+
     #[expect(unsafe_code, reason = "loads a library")]
     fn load(place: &Path) -> Option<Nvrtc> {
         // SAFETY: the initialisers of NVRTC have no conditions.
