@@ -13,10 +13,12 @@ pub const SHARED: &[(&str, &str)] = &[
     ("attention.h", include_str!("attention.h")),
     ("attention_half.h", include_str!("attention_half.h")),
     ("conv.h", include_str!("conv.h")),
+    ("convert.h", include_str!("convert.h")),
     ("function.h", include_str!("function.h")),
     ("half.h", include_str!("half.h")),
     ("masked.h", include_str!("masked.h")),
     ("norm.h", include_str!("norm.h")),
+    ("pair.h", include_str!("pair.h")),
     ("product.h", include_str!("product.h")),
     ("sums.h", include_str!("sums.h")),
 ];
@@ -343,8 +345,13 @@ pub(crate) fn whole(value: f64, dtype: DType) -> i64 {
 
 /// The number that stands for `word` in the parameters of an entry point: its place in the list.
 pub fn code(words: &[&str], word: &str) -> Param {
+    Param::I32(number(words, word) as i32)
+}
+
+/// The place of `word` in the list.
+pub(crate) fn number(words: &[&str], word: &str) -> usize {
     match words.iter().position(|w| *w == word) {
-        Some(at) => Param::I32(at as i32),
+        Some(at) => at,
         None => unreachable!("`{word}` has no number"),
     }
 }

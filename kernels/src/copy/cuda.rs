@@ -1,6 +1,7 @@
 //! The strided copy on a GPU.
 
 use crate::cuda::{Cuda, Param, Task, Work, space};
+use crate::fuse::{Each, Read, SAME, index};
 use crate::grid::Grid;
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
@@ -26,4 +27,17 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     } else {
         w.blocks(format!("copy_in_order_{}", t.width("x")), n.min(1), 32, params);
     }
+}
+
+/// Copies to elements that lie one after the other.
+pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
+    let (x, y) = (t.read_over("x", "x_strides"), index(t.ints("shape"), t.ints("y_strides")));
+    let n = Grid::of(t.ints("shape"), [t.ints("y_strides")]).len();
+    let read = Read { first: t.int("x_offset"), ..x };
+    (y == SAME).then(|| Each {
+        n,
+        reads: vec![read],
+        write: (t.kernel.arg("y"), t.int("y_offset")),
+        value: "$0".to_owned(),
+    })
 }

@@ -1,0 +1,231 @@
+//! Runs of elementwise steps as one launch.
+//!
+//! Steps that follow each other and have as many elements become one kernel whose threads each do what the steps do of one
+//! element. A step joins those before it only if no thread then touches what another writes: what it reads was written by
+//! them at the same element, or not at all, and what it writes they have at most touched at the same element. A result is stored unless
+//! it lies in the arena and nothing reads those bytes before they are written again.
+
+use crate::device::{Launch, Order, Source, Span};
+use crate::plan::Step;
+use sara_kernels::cuda::{MatmulPrecision, Task};
+use sara_kernels::fuse::{Each, Operand, Piece, SAME, each, generate};
+use sara_kernels::{Call, DType, Mode};
+use std::ops::Range;
+
+/// Steps of a kernel at most, so that its values stay in registers.
+const MOST: usize = 16;
+
+/// A step whose arguments have their places; absent ones are `None`.
+pub(super) struct Placed<'a> {
+    pub(super) step: &'a Step,
+    pub(super) lens: Vec<usize>,
+    pub(super) dtypes: Vec<Option<DType>>,
+    pub(super) spans: Vec<Option<Span>>,
+    /// What brings the bytes of files.
+    pub(super) stages: Vec<Order>,
+}
+
+impl Placed<'_> {
+    pub(super) fn call(&self) -> Call<'_> {
+        Call { kernel: self.step.kernel, lens: &self.lens, scalars: &self.step.scalars }
+    }
+
+    fn each(&self) -> Option<Each> {
+        let task = Task::new(self.call(), &self.dtypes, MatmulPrecision::default());
+        each(&task).filter(|_| self.stages.is_empty())
+    }
+
+    /// The memory of its arguments, and whether it reads it.
+    fn touches(&self) -> impl Iterator<Item = (&Span, bool)> {
+        let args = self.step.kernel.args.iter().zip(&self.spans);
+        args.filter_map(|(arg, span)| {
+            let reads = match arg.mode {
+                Mode::Read => true,
+                Mode::Write => false,
+                Mode::Update => (arg.fresh)(&self.call()).is_none(),
+            };
+            span.as_ref().map(|span| (span, reads))
+        })
+    }
+}
+
+/// Steps that one launch takes the place of.
+pub(super) struct Group {
+    pub(super) steps: Range<usize>,
+    pub(super) launch: Launch,
+}
+
+/// The groups of a program's steps. What is written outside `arena`, or in what the program gives, is read later.
+pub(super) fn groups(steps: &[Placed<'_>], arena: &Range<u64>, given: &[Range<u64>]) -> Vec<Group> {
+    let read_later = |bytes: &Range<u64>, after: usize| {
+        if bytes.start < arena.start || bytes.end > arena.end {
+            return true;
+        }
+        for step in &steps[after..] {
+            let mut covered = false;
+            for (span, reads) in step.touches().filter(|(span, _)| overlap(&range(span), bytes)) {
+                if reads {
+                    return true;
+                }
+                let whole = range(span);
+                covered |= span.mode == Mode::Write && whole.start <= bytes.start && bytes.end <= whole.end;
+            }
+            if covered {
+                return false;
+            }
+        }
+        given.iter().any(|g| overlap(g, bytes))
+    };
+    let mut found = Vec::new();
+    let mut draft = Draft::default();
+    for at in 0..=steps.len() {
+        let next = steps.get(at).and_then(|step| Some((step, step.each()?)));
+        if next.as_ref().is_some_and(|(step, each)| draft.join(step, each)) {
+            continue;
+        }
+        let whole = std::mem::take(&mut draft);
+        if whole.pieces.len() > 1 {
+            let steps = at - whole.pieces.len()..at;
+            found.push(Group { launch: whole.launch(|bytes| read_later(bytes, at)), steps });
+        }
+        if let Some((step, each)) = next {
+            draft.join(step, &each);
+        }
+    }
+    found
+}
+
+fn range(span: &Span) -> Range<u64> {
+    span.address..span.address + span.bytes as u64
+}
+
+fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// Memory that the kernel has a pointer to.
+struct Pointer {
+    address: u64,
+    dtype: DType,
+    bytes: Range<u64>,
+    read: bool,
+    written: bool,
+}
+
+/// Memory that the kernel reads.
+struct Load {
+    address: u64,
+    dtype: DType,
+    /// All that may be read.
+    bytes: Range<u64>,
+    /// Whether each thread reads only its own element.
+    own: bool,
+}
+
+/// A group that grows.
+#[derive(Default)]
+struct Draft {
+    pieces: Vec<Piece>,
+    /// Where the results of the pieces belong, unless a later one takes the place.
+    results: Vec<Option<Range<u64>>>,
+    loads: Vec<Load>,
+    pointers: Vec<Pointer>,
+}
+
+impl Draft {
+    /// Takes a step in, if it can be done element by element after those that are in.
+    fn join(&mut self, step: &Placed<'_>, each: &Each) -> bool {
+        if self.pieces.len() == MOST || self.pieces.first().is_some_and(|p| p.each.n != each.n) {
+            return false;
+        }
+        let elements = |arg: usize, first: usize| {
+            let (span, dtype) = (step.spans[arg]?, step.dtypes[arg]?);
+            let start = span.address + (first * dtype.size()) as u64;
+            Some((range(&span), dtype, start..start + (each.n * dtype.size()) as u64))
+        };
+        // An operand is the result of a piece, or else one of these.
+        let (mut from, mut loads) = (Vec::new(), Vec::new());
+        for read in &each.reads {
+            let Some((all, dtype, one_each)) = elements(read.arg, read.first) else { return false };
+            let own = read.index == SAME;
+            let same = |(piece, result): (usize, &Option<Range<u64>>)| {
+                own && result.as_ref() == Some(&one_each) && self.pieces[piece].dtype == dtype
+            };
+            from.push((0..self.pieces.len()).find(|p| same((*p, &self.results[*p]))));
+            if from.last() == Some(&None) {
+                let address = one_each.start;
+                loads.push(Load { address, dtype, bytes: if own { one_each } else { all }, own });
+            }
+        }
+        let Some((_, dtype, result)) = elements(each.write.0, each.write.1) else { return false };
+        let written_before = |load: &Load| self.results.iter().flatten().any(|r| overlap(r, &load.bytes));
+        let read_by_others =
+            |load: &Load| overlap(&load.bytes, &result) && !(load.own && load.bytes == result && load.dtype == dtype);
+        let torn = |r: &Range<u64>| overlap(r, &result) && *r != result;
+        if loads.iter().any(written_before)
+            || self.loads.iter().chain(&loads).any(read_by_others)
+            || self.results.iter().flatten().any(torn)
+        {
+            return false;
+        }
+        self.results.iter_mut().filter(|r| r.as_ref() == Some(&result)).for_each(|r| *r = None);
+        let mut rest = loads.iter();
+        let operand = |piece: Option<usize>| match (piece, piece.is_none().then(|| rest.next()).flatten()) {
+            (None, Some(load)) => Operand::Memory(self.pointer(load.address, load.dtype, &load.bytes, false)),
+            (piece, _) => Operand::Piece(piece.unwrap_or_default()),
+        };
+        let operands = from.into_iter().map(operand).collect();
+        self.pieces.push(Piece { each: each.clone(), operands, dtype, stored: None });
+        self.results.push(Some(result));
+        self.loads.extend(loads);
+        true
+    }
+
+    /// The pointer to an address, which may be new.
+    fn pointer(&mut self, address: u64, dtype: DType, bytes: &Range<u64>, written: bool) -> usize {
+        let known = self.pointers.iter().position(|p| p.address == address && p.dtype == dtype);
+        let at = known.unwrap_or_else(|| {
+            let bytes = bytes.clone();
+            self.pointers.push(Pointer { address, dtype, bytes, read: false, written: false });
+            self.pointers.len() - 1
+        });
+        let pointer = &mut self.pointers[at];
+        pointer.bytes = pointer.bytes.start.min(bytes.start)..pointer.bytes.end.max(bytes.end);
+        pointer.read |= !written;
+        pointer.written |= written;
+        at
+    }
+
+    /// The launch of the group, which stores results that are read later.
+    fn launch(mut self, read_later: impl Fn(&Range<u64>) -> bool) -> Launch {
+        for p in 0..self.pieces.len() {
+            if let Some(result) = self.results[p].take().filter(&read_later) {
+                let dtype = self.pieces[p].dtype;
+                self.pieces[p].stored = Some(self.pointer(result.start, dtype, &result, true));
+            }
+        }
+        let dtypes: Vec<DType> = self.pointers.iter().map(|p| p.dtype).collect();
+        let (source, step) = generate(&dtypes, &self.pieces);
+        let span = |p: &Pointer| Span {
+            address: p.bytes.start,
+            bytes: (p.bytes.end - p.bytes.start) as usize,
+            grain: p.dtype.size(),
+            mode: match (p.read, p.written) {
+                (true, true) => Mode::Update,
+                (false, true) => Mode::Write,
+                _ => Mode::Read,
+            },
+            name: "an operand",
+        };
+        Launch {
+            source: Source::Fused { name: step.entry.clone().into(), text: source.into() },
+            kinds: step.kinds(),
+            params: step.params.iter().map(|p| p.bytes(|arg, _| self.pointers[arg].address, 0)).collect(),
+            spans: self.pointers.iter().map(span).collect(),
+            entry: step.entry,
+            grid: step.grid,
+            threads: step.threads,
+            dynamic: step.dynamic,
+        }
+    }
+}
