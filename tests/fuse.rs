@@ -21,7 +21,7 @@ use sara::runtime::tensor::{Tensor, read_safetensors};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Elements of most buffers: rows and columns, more than a block takes.
@@ -199,6 +199,64 @@ fn chains_become_one_launch_and_traps_do_not() {
     draft.copy((at(4), 0), (at(2), 0), N / 2, 1);
     draft.copy((at(4), N / 2), (at(2), N / 2), N / 2, 1);
     want.push(2);
+    assert_eq!(draft.check(), want);
+}
+
+#[test]
+fn results_are_handed_on() {
+    use DType::F32;
+    let at = |slot: u64| slot * SLOT;
+    let mut draft = Draft::new(16);
+    let mut want = Vec::new();
+    let one = |slot: u64| (at(slot), F32, N);
+    let gemm = |terms: u64| {
+        let [int, ints] = [|v: u64| Scalar::Int(v as i64), |_| Scalar::Ints(vec![])];
+        let sizes = [int(ROWS), int(COLUMNS), int(terms), ints(0), ints(0), ints(0), ints(0)];
+        // The operands lie in slots, row by row, of which each row is read from its start.
+        let strides = [[1, 1], [COLUMNS as i64, 1], [COLUMNS as i64, 1]].map(|s| Scalar::Ints(s.to_vec()));
+        [sizes.to_vec(), strides.to_vec(), vec![Scalar::Float(0.75), Scalar::Float(0.0)]].concat()
+    };
+    // A product of few terms, with a bias and a residual, and one of many, whose terms are shared out. What is not light comes after
+    // the first by itself.
+    for terms in [8, 512] {
+        draft.program(&[0, 1, 2], &[3, 15]);
+        for slot in 4..4 + (COLUMNS * terms).div_ceil(N) {
+            draft.unary("sin", at(2), at(slot));
+        }
+        let operands = [(at(0), F32, N + terms), (at(4), F32, COLUMNS * terms), one(3)];
+        draft.step("gemm", &operands, gemm(terms));
+        draft.in_place("add", (at(1), COLUMNS), at(3));
+        draft.in_place("add", (at(2), N), at(3));
+        draft.unary("tanh", at(3), at(15));
+        want.push(3);
+    }
+    // A normalisation that is shifted by rows, and whose result is read again.
+    let norm = |cols: u64| vec![Scalar::Int((N / cols) as i64), Scalar::Int(cols as i64), Scalar::Float(1e-5)];
+    let layer_norm = |draft: &mut Draft, y: u64| {
+        let args =
+            [one(0), (at(1), F32, COLUMNS), (at(2), F32, COLUMNS), one(y), (at(8), F32, ROWS), (at(9), F32, ROWS)];
+        draft.step("layer_norm", &args, norm(COLUMNS));
+    };
+    draft.program(&[0, 1, 2], &[5, 6]);
+    layer_norm(&mut draft, 4);
+    draft.binary("mul", at(4), (at(1), ROWS), at(5));
+    draft.in_place("add", (at(2), COLUMNS), at(5));
+    draft.unary("silu", at(5), at(6));
+    want.push(1);
+    // What comes after may not change what all threads of a block read, nor read what they write besides.
+    draft.program(&[0, 1, 2], &[0, 4, 5]);
+    layer_norm(&mut draft, 4);
+    draft.unary("silu", at(4), at(0));
+    layer_norm(&mut draft, 4);
+    draft.binary("mul", at(4), (at(8), ROWS), at(5));
+    want.push(4);
+    // Groups of channels.
+    draft.program(&[0, 1, 2], &[5, 6]);
+    let args = [one(0), (at(1), F32, 8), (at(2), F32, 8), one(5), (at(8), F32, 4), (at(9), F32, 4)];
+    let shape = [2, 8, 2, N as i64 / 16].map(Scalar::Int).to_vec();
+    draft.step("group_norm", &args, [shape, vec![Scalar::Float(1e-5)]].concat());
+    draft.unary("silu", at(5), at(6));
+    want.push(1);
     assert_eq!(draft.check(), want);
 }
 
@@ -382,12 +440,18 @@ fn training_takes_fewer_launches_whose_sources_compile_without_spills() {
         }
     }
     println!("{} sources", sources.len());
-    for source in sources.values() {
-        for arch in ["sm_75", "sm_90"] {
+    let work: Vec<_> = sources.values().flat_map(|source| ["sm_75", "sm_90"].map(|arch| (source, arch))).collect();
+    let next = AtomicUsize::new(0);
+    let compile = || {
+        while let Some((source, arch)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
             let log = nvrtc.compile(source, arch).unwrap().log;
-            let spills =
-                log.lines().filter(|l| l.contains("spill") && !l.contains("0 bytes spill stores, 0 bytes spill loads"));
-            assert_eq!(spills.count(), 0, "{log}\n{}", source.text().unwrap());
+            let spills = |l: &&str| l.contains("spill") && !l.contains("0 bytes spill stores, 0 bytes spill loads");
+            assert_eq!(log.lines().filter(spills).count(), 0, "{log}\n{}", source.text().unwrap());
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(compile);
+        }
+    });
 }

@@ -15,6 +15,7 @@ pub const SHARED: &[(&str, &str)] = &[
     ("conv.h", include_str!("conv.h")),
     ("convert.h", include_str!("convert.h")),
     ("function.h", include_str!("function.h")),
+    ("gemm.h", include_str!("gemm.h")),
     ("half.h", include_str!("half.h")),
     ("masked.h", include_str!("masked.h")),
     ("norm.h", include_str!("norm.h")),

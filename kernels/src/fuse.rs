@@ -1,12 +1,17 @@
-//! Several elementwise calls as one CUDA kernel, whose source is written here.
+//! Several calls as one CUDA kernel, whose source is written here: elementwise ones, after a product, a convolution or a normalisation
+//! or by themselves.
 //!
-//! A call says what it computes of one element, in the functions that its own kernel calls. The generated kernel loads each
-//! operand once, keeps what calls hand to each other in registers, and stores what it is told to. Products and sums are rounded as
+//! A call says what it computes of one element, in the functions that its own kernel calls; the first of a group may be one that
+//! hands the elements of its result on instead of storing them. The generated kernel loads each operand once, keeps what calls
+//! hand to each other in registers, and stores what it is told to. Products and sums are rounded as
 //! they are in separate launches, because no compiler may contract them.
 
-use crate::cuda::{Param, Step, THREADS, Task, Work, whole};
+use crate::cuda::{Param, Task, Work, whole};
 use crate::grid::Grid;
-use crate::{DType, binary, binary_in_place, cast, copy, fill, select, unary, unary_grad};
+use crate::{
+    DType, binary, binary_in_place, cast, conv, copy, fill, gemm, group_norm, layer_norm, rms_norm, select, unary,
+    unary_grad,
+};
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -21,6 +26,44 @@ pub struct Each {
     pub write: (usize, usize),
     /// An element in C++; `$0`, `$1` stand for the operands.
     pub value: String,
+    /// Whether it takes but a few instructions, so that it may be repeated for all results that a thread of a product has.
+    pub light: bool,
+}
+
+/// A call whose last launch can hand on the elements of its result: a thread has `i` and the element, and each `i` comes once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// Elements.
+    pub n: usize,
+    /// The argument that is its result.
+    pub write: usize,
+    /// The header that has it.
+    include: &'static str,
+    /// The threads of a block and the blocks for which there are registers, in C++.
+    pub(crate) threads: &'static str,
+    blocks: &'static str,
+    /// What the parameters and the call name, in C++: the type `T` of the result, and of a product those of its operands, `A` and `B`,
+    /// and its precision `P`.
+    names: String,
+    /// Its parameters but the result, and the call, which hands on to `put`.
+    parameters: &'static str,
+    call: String,
+    /// Whether it is a product.
+    pub product: bool,
+}
+
+impl Head {
+    /// A product of these operands.
+    pub(crate) fn product(self, t: &Task<'_>, operands: [&str; 2]) -> Head {
+        let [a, b] = operands.map(|name| c_type(t.dtype(name)));
+        let (precision, blocks) = match (t.products(operands), [a, b].contains(&"bf16")) {
+            (_, true) => ("HALF", "HALF_BLOCKS"),
+            ("", _) => ("EXACT", "1"),
+            _ => ("SPLIT", "1"),
+        };
+        let names = format!("{}using A = {a};\nusing B = {b};\nconstexpr Precision P = {precision};\n", self.names);
+        Head { names, blocks, product: true, ..self }
+    }
 }
 
 /// An operand.
@@ -56,6 +99,25 @@ pub fn each(task: &Task<'_>) -> Option<Each> {
     form(task).filter(|each| each.n > 0 && each.n <= i32::MAX as usize)
 }
 
+/// The kernels whose results can be handed on.
+type Last = fn(&Task<'_>, &Work) -> Option<Head>;
+const HEADS: &[(&str, Last)] = &[
+    ("conv", conv::cuda::head),
+    ("gemm", gemm::cuda::head),
+    ("group_norm", group_norm::cuda::head),
+    ("layer_norm", layer_norm::cuda::head),
+    ("rms_norm", rms_norm::cuda::head),
+];
+
+/// The call's last launch as the head of a group, if it can be; that launch is then without its result.
+pub fn head(task: &Task<'_>, work: &mut Work) -> Option<Head> {
+    let (_, form) = HEADS.iter().find(|(name, _)| *name == task.kernel.name)?;
+    let head = form(task, work).filter(|head| head.n > 0)?;
+    let last = work.steps.last_mut()?;
+    last.params.retain(|param| *param != Param::Arg { arg: head.write, element: 0 });
+    Some(head)
+}
+
 /// A call in a fused kernel.
 #[derive(Clone, Debug)]
 pub struct Piece {
@@ -78,11 +140,12 @@ pub enum Operand {
     Memory(usize),
 }
 
-/// The source of a kernel of these pieces, and its launch, whose parameters are the pointers, of these types, and the number of
-/// elements. No two pointers show memory of which one writes what the other touches.
-pub fn generate(pointers: &[DType], pieces: &[Piece]) -> (String, Step) {
+/// The source of a kernel of these pieces and its entry point, which takes the number of elements, or what the head takes, and pointers
+/// of these types. The first piece stands for the result of a head. No two pointers show memory of
+/// which one writes what the other touches.
+pub fn generate(head: Option<&Head>, pointers: &[DType], pieces: &[Piece]) -> (String, String) {
     let (mut loads, mut body) = (Vec::new(), String::new());
-    for (p, piece) in pieces.iter().enumerate() {
+    for (p, piece) in pieces.iter().enumerate().skip(usize::from(head.is_some())) {
         let mut value = piece.each.value.clone();
         // From the last on, since `$1` begins `$10`.
         for (k, operand) in piece.operands.iter().enumerate().rev() {
@@ -107,30 +170,27 @@ pub fn generate(pointers: &[DType], pieces: &[Piece]) -> (String, Step) {
             let _ = writeln!(body, "        p{pointer}[i] = v{p};");
         }
     }
-    let parameters: String =
-        pointers.iter().enumerate().map(|(p, dtype)| format!("{}* __restrict__ p{p}, ", c_type(*dtype))).collect();
+    let mut parameters: Vec<String> =
+        pointers.iter().enumerate().map(|(p, dtype)| format!("{}* __restrict__ p{p}", c_type(*dtype))).collect();
+    let (include, [threads, blocks], names, around) = match head {
+        None => {
+            parameters.insert(0, "i64 n".to_owned());
+            ("kernel.h", ["THREADS", "1"], "", format!("    each(n, [=](i64 i) {{\n{body}    }});\n"))
+        }
+        Some(head) => {
+            parameters.insert(0, head.parameters.to_owned());
+            let put = format!("    const auto put = [=](i64 i, T v0) {{\n{body}    }};\n    {};\n", head.call);
+            (head.include, [head.threads, head.blocks], head.names.as_str(), put)
+        }
+    };
+    let parameters = parameters.join(", ");
     let mut hasher = DefaultHasher::new();
-    (&parameters, &body).hash(&mut hasher);
+    (include, threads, blocks, names, &parameters, &around).hash(&mut hasher);
     let entry = format!("fused_{:016x}", hasher.finish());
-    let source = format!(
-        "#include \"convert.h\"\n#include \"function.h\"\n#include \"pair.h\"\n\n\
-         KERNEL(THREADS, {entry}, {parameters}i64 n) {{\n    each(n, [=](i64 i) {{\n{body}    }});\n}}\n"
-    );
-    let n = pieces.first().map_or(0, |p| p.each.n);
-    let mut work = Work::default();
-    work.each(
-        entry,
-        n,
-        (0..pointers.len()).map(|arg| Param::Arg { arg, element: 0 }).chain([Param::long(n)]).collect(),
-    );
-    let step = work.steps.pop().unwrap_or(Step {
-        entry: String::new(),
-        grid: [0; 3],
-        threads: THREADS,
-        dynamic: 0,
-        params: Vec::new(),
-    });
-    (source, step)
+    let headers: String =
+        [include, "convert.h", "function.h", "pair.h"].map(|h| format!("#include \"{h}\"\n")).concat();
+    let kernel = format!("KERNEL_OF({threads}, {blocks}, {entry}, {parameters}) {{\n{around}}}\n");
+    (format!("{headers}\nnamespace of_{entry} {{\n{names}{kernel}}}\n"), entry)
 }
 
 /// The type of elements in the kernels.
@@ -189,6 +249,21 @@ impl Task<'_> {
 
     /// What computes `value` of the operands and writes it to all elements of the argument `to`.
     pub(crate) fn each(&self, reads: Vec<Read>, to: &str, value: String) -> Each {
-        Each { n: self.len(to), reads, write: (self.kernel.arg(to), 0), value }
+        Each { n: self.len(to), reads, write: (self.kernel.arg(to), 0), value, light: true }
+    }
+
+    /// What hands on the argument `to`, by a function of a header.
+    pub(crate) fn head(&self, to: &str, include: &'static str, parameters: &'static str, call: &str) -> Head {
+        Head {
+            n: self.len(to),
+            write: self.kernel.arg(to),
+            include,
+            threads: "THREADS",
+            blocks: "1",
+            names: format!("using T = {};\n", c_type(self.dtype(to))),
+            parameters,
+            call: call.to_owned(),
+            product: false,
+        }
     }
 }

@@ -53,5 +53,6 @@ pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
         _ => "integer",
     };
     let value = format!("{function}<{}>({}, $0, $1)", c_type(dtype), number(WORDS, word));
-    Some(t.each(vec![t.read_over("a", "a_strides"), t.read_over("b", "b_strides")], "y", value))
+    let light = !matches!(word, "div" | "pow" | "mod" | "fmod");
+    Some(Each { light, ..t.each(vec![t.read_over("a", "a_strides"), t.read_over("b", "b_strides")], "y", value) })
 }

@@ -39,5 +39,6 @@ pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
         reads: vec![read],
         write: (t.kernel.arg("y"), t.int("y_offset")),
         value: "$0".to_owned(),
+        light: true,
     })
 }

@@ -69,5 +69,6 @@ pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
     let (number, name) = (number(WORDS, t.word("op")), c_type(dtype));
     let function = if dtype.is_float() { "value" } else { "integer" };
     let value = format!("{function}<{name}>({number}, $0, {alpha}, {beta})");
-    Some(t.each(vec![t.read("x")], "y", value))
+    let light = matches!(t.word("op"), "neg" | "abs" | "sign" | "relu" | "leaky_relu" | "clip" | "not" | "bit_not");
+    Some(Each { light, ..t.each(vec![t.read("x")], "y", value) })
 }

@@ -18,5 +18,5 @@ pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
     let [alpha, beta] = [literal(t.float("alpha"), dtype)?, literal(t.float("beta"), dtype)?];
     let (number, name) = (number(WORDS, t.word("op")), c_type(dtype));
     let value = format!("$1 * slope<{name}>({number}, $0, {alpha}, {beta})");
-    Some(t.each(vec![t.read("x"), t.read("dy")], "dx", value))
+    Some(Each { light: false, ..t.each(vec![t.read("x"), t.read("dy")], "dx", value) })
 }

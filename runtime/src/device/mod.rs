@@ -5,7 +5,7 @@ pub mod nvrtc;
 
 use crate::error::Result;
 use crate::map::Map;
-use sara_kernels::cuda::MatmulPrecision;
+use sara_kernels::cuda::{MatmulPrecision, Work};
 use sara_kernels::{Kernel, Mode};
 use std::ops::Range;
 use std::sync::Arc;
@@ -160,6 +160,12 @@ pub(crate) fn launches(
     precision: MatmulPrecision,
 ) -> Option<(Vec<Launch>, usize)> {
     let work = kernel.work(call.lens, call.scalars, dtypes, precision)?;
+    let bytes = work.scratch;
+    Some((launches_of(&Source::Kernel(kernel), work, spans, scratch), bytes))
+}
+
+/// The launches of `work` of a source.
+pub(crate) fn launches_of(source: &Source, work: Work, spans: &[Option<Span>], scratch: u64) -> Vec<Launch> {
     let several = work.steps.len() > 1;
     let used: Vec<Span> = spans
         .iter()
@@ -171,7 +177,7 @@ pub(crate) fn launches(
         .collect();
     let address = |arg: usize, element: usize| spans[arg].map_or(0, |s| s.address + (element * s.grain) as u64);
     let launches = work.steps.into_iter().map(|step| Launch {
-        source: Source::Kernel(kernel),
+        source: source.clone(),
         kinds: step.kinds(),
         params: step.params.iter().map(|p| p.bytes(address, scratch)).collect(),
         spans: used.clone(),
@@ -180,5 +186,5 @@ pub(crate) fn launches(
         threads: step.threads,
         dynamic: step.dynamic,
     });
-    Some((launches.collect(), work.scratch))
+    launches.collect()
 }

@@ -3,7 +3,7 @@
 //! Weights, constants and arena lie there alone. The state of what trains lies on both sides; a run may leave the host's copy
 //! behind, until [`Executor::settle`] brings it up.
 
-use super::fuse::{Group, Placed, groups};
+use super::fuse::{Group, Placed, Target, groups};
 use super::{Executor, Memory, Timing};
 use crate::block::Block;
 use crate::device::{Device, Order, Peaks, Span, launches};
@@ -164,9 +164,9 @@ impl Executor {
             while let Some(placed) = steps.get(own.len()) {
                 let first = orders.len();
                 if let Some(group) = groups.next_if(|group| group.steps.start == own.len()) {
-                    // The last of the steps has the launch of all.
+                    // The last of the steps has the launches of all.
                     own.resize(group.steps.end - 1, first..first);
-                    orders.push(Order::Launch(group.launch));
+                    orders.extend(group.launches.into_iter().map(Order::Launch));
                     own.push(first..orders.len());
                     continue;
                 }
@@ -217,12 +217,16 @@ impl Executor {
     }
 
     fn groups(&self, attached: &Attached, program: &Program, steps: &[Placed<'_>]) -> Vec<Group> {
-        let arena = attached.arena..attached.arena + self.plan.arena_bytes;
+        let target = Target {
+            precision: attached.device.precision(),
+            arena: attached.arena..attached.arena + self.plan.arena_bytes,
+            scratch: attached.scratch,
+        };
         let given = program.outputs.iter().filter_map(|port| match attached.place(self, port.buffer) {
             (At::Device(at), len) => Some(at..at + (len * self.plan.buffer(port.buffer).dtype.size()) as u64),
             _ => None,
         });
-        groups(steps, &arena, &given.collect::<Vec<_>>())
+        groups(steps, &target, &given.collect::<Vec<_>>())
     }
 
     /// Makes sure that the device knows the programs with the current lengths, and the hyper-parameters.

@@ -1,19 +1,21 @@
-//! Runs of elementwise steps as one launch.
+//! Runs of elementwise steps as one launch, with the step before them if it can hand its result on.
 //!
 //! Steps that follow each other and have as many elements become one kernel whose threads each do what the steps do of one
-//! element. A step joins those before it only if no thread then touches what another writes: what it reads was written by
+//! element; a product, a convolution or a normalisation before them gives its elements to the threads that made them. A step joins those before it only if no thread then touches what another writes: what it reads was written by
 //! them at the same element, or not at all, and what it writes they have at most touched at the same element. A result is stored unless
 //! it lies in the arena and nothing reads those bytes before they are written again.
 
-use crate::device::{Launch, Order, Source, Span};
+use crate::device::{Launch, Order, Source, Span, launches_of};
 use crate::plan::Step;
-use sara_kernels::cuda::{MatmulPrecision, Task};
-use sara_kernels::fuse::{Each, Operand, Piece, SAME, each, generate};
-use sara_kernels::{Call, DType, Mode};
+use sara_kernels::cuda::{MatmulPrecision, Param, Task, Work};
+use sara_kernels::fuse::{Each, Head, Operand, Piece, SAME, each, generate, head};
+use sara_kernels::{Call, DType, Kernel, Mode};
 use std::ops::Range;
 
 /// Steps of a kernel at most, so that its values stay in registers.
 const MOST: usize = 16;
+/// The same after a product, each of whose threads has many elements.
+const MOST_OF_PRODUCT: usize = 4;
 
 /// A step whose arguments have their places; absent ones are `None`.
 pub(super) struct Placed<'a> {
@@ -35,6 +37,14 @@ impl Placed<'_> {
         each(&task).filter(|_| self.stages.is_empty())
     }
 
+    /// Its launches without the result of the last, if that can be handed on.
+    fn head(&self, precision: MatmulPrecision) -> Option<(Head, Work)> {
+        let call = self.call();
+        let mut work = call.kernel.work(call.lens, call.scalars, &self.dtypes, precision)?;
+        let head = head(&Task::new(call, &self.dtypes, precision), &mut work)?;
+        self.stages.is_empty().then_some((head, work))
+    }
+
     /// The memory of its arguments, and whether it reads it.
     fn touches(&self) -> impl Iterator<Item = (&Span, bool)> {
         let args = self.step.kernel.args.iter().zip(&self.spans);
@@ -49,14 +59,24 @@ impl Placed<'_> {
     }
 }
 
-/// Steps that one launch takes the place of.
+/// Steps whose launches these are.
 pub(super) struct Group {
     pub(super) steps: Range<usize>,
-    pub(super) launch: Launch,
+    pub(super) launches: Vec<Launch>,
 }
 
-/// The groups of a program's steps. What is written outside `arena`, or in what the program gives, is read later.
-pub(super) fn groups(steps: &[Placed<'_>], arena: &Range<u64>, given: &[Range<u64>]) -> Vec<Group> {
+/// Where programs run.
+pub(super) struct Target {
+    pub(super) precision: MatmulPrecision,
+    /// What is written outside is read later.
+    pub(super) arena: Range<u64>,
+    /// Memory that a step's launches have for themselves.
+    pub(super) scratch: u64,
+}
+
+/// The groups of a program's steps, which gives what lies in `given`.
+pub(super) fn groups(steps: &[Placed<'_>], target: &Target, given: &[Range<u64>]) -> Vec<Group> {
+    let arena = &target.arena;
     let read_later = |bytes: &Range<u64>, after: usize| {
         if bytes.start < arena.start || bytes.end > arena.end {
             return true;
@@ -86,10 +106,12 @@ pub(super) fn groups(steps: &[Placed<'_>], arena: &Range<u64>, given: &[Range<u6
         let whole = std::mem::take(&mut draft);
         if whole.pieces.len() > 1 {
             let steps = at - whole.pieces.len()..at;
-            found.push(Group { launch: whole.launch(|bytes| read_later(bytes, at)), steps });
+            found.push(Group { launches: whole.launches(target, |bytes| read_later(bytes, at)), steps });
         }
         if let Some((step, each)) = next {
             draft.join(step, &each);
+        } else if let Some(step) = steps.get(at) {
+            draft = Draft::headed(step, target);
         }
     }
     found
@@ -112,6 +134,22 @@ struct Pointer {
     written: bool,
 }
 
+impl Pointer {
+    fn span(&self) -> Span {
+        Span {
+            address: self.bytes.start,
+            bytes: (self.bytes.end - self.bytes.start) as usize,
+            grain: self.dtype.size(),
+            mode: match (self.read, self.written) {
+                (true, true) => Mode::Update,
+                (false, true) => Mode::Write,
+                _ => Mode::Read,
+            },
+            name: "an operand",
+        }
+    }
+}
+
 /// Memory that the kernel reads.
 struct Load {
     address: u64,
@@ -122,9 +160,21 @@ struct Load {
     own: bool,
 }
 
+/// The first step of a group, whose result is handed on.
+struct First {
+    head: Head,
+    work: Work,
+    kernel: &'static Kernel,
+    /// The places of its arguments but the result.
+    spans: Vec<Option<Span>>,
+    /// What it writes besides.
+    others: Vec<Range<u64>>,
+}
+
 /// A group that grows.
 #[derive(Default)]
 struct Draft {
+    first: Option<First>,
     pieces: Vec<Piece>,
     /// Where the results of the pieces belong, unless a later one takes the place.
     results: Vec<Option<Range<u64>>>,
@@ -133,9 +183,46 @@ struct Draft {
 }
 
 impl Draft {
+    /// A group that begins with a step, if that can hand its result on.
+    fn headed(step: &Placed<'_>, target: &Target) -> Draft {
+        let Some((head, work)) = step.head(target.precision) else { return Draft::default() };
+        let (Some(result), Some(dtype)) = (step.spans[head.write], step.dtypes[head.write]) else {
+            return Draft::default();
+        };
+        let each = Each { n: head.n, reads: Vec::new(), write: (head.write, 0), value: String::new(), light: true };
+        let mut draft = Draft {
+            pieces: vec![Piece { each, operands: Vec::new(), dtype, stored: None }],
+            results: vec![Some(range(&result))],
+            ..Draft::default()
+        };
+        let (mut spans, mut others) = (step.spans.clone(), Vec::new());
+        spans[head.write] = None;
+        // Some arguments are for other devices.
+        let named = |arg: usize| {
+            let is = |param: &Param| matches!(param, Param::Arg { arg: named, .. } if *named == arg);
+            work.steps.iter().any(|step| step.params.iter().any(is))
+        };
+        let touched = (0..spans.len()).filter(|arg| named(*arg));
+        for (span, dtype) in touched.filter_map(|arg| spans[arg].as_ref().zip(step.dtypes[arg])) {
+            match span.mode {
+                Mode::Read => {
+                    draft.loads.push(Load { address: span.address, dtype, bytes: range(span), own: false });
+                }
+                _ => others.push(range(span)),
+            }
+        }
+        draft.first = Some(First { head, work, kernel: step.step.kernel, spans, others });
+        draft
+    }
+
     /// Takes a step in, if it can be done element by element after those that are in.
     fn join(&mut self, step: &Placed<'_>, each: &Each) -> bool {
-        if self.pieces.len() == MOST || self.pieces.first().is_some_and(|p| p.each.n != each.n) {
+        let product = self.first.as_ref().is_some_and(|first| first.head.product);
+        let most = if product { MOST_OF_PRODUCT } else { MOST };
+        if self.pieces.len() == most
+            || self.pieces.first().is_some_and(|p| p.each.n != each.n)
+            || product && !each.light
+        {
             return false;
         }
         let elements = |arg: usize, first: usize| {
@@ -162,7 +249,10 @@ impl Draft {
         let read_by_others =
             |load: &Load| overlap(&load.bytes, &result) && !(load.own && load.bytes == result && load.dtype == dtype);
         let torn = |r: &Range<u64>| overlap(r, &result) && *r != result;
-        if loads.iter().any(written_before)
+        let others = self.first.iter().flat_map(|first| &first.others);
+        let beside = |bytes: &Range<u64>| others.clone().any(|other| overlap(other, bytes));
+        if beside(&result)
+            || loads.iter().any(|load| beside(&load.bytes) || written_before(load))
             || self.loads.iter().chain(&loads).any(read_by_others)
             || self.results.iter().flatten().any(torn)
         {
@@ -196,8 +286,8 @@ impl Draft {
         at
     }
 
-    /// The launch of the group, which stores results that are read later.
-    fn launch(mut self, read_later: impl Fn(&Range<u64>) -> bool) -> Launch {
+    /// The launches of the group, which store results that are read later.
+    fn launches(mut self, target: &Target, read_later: impl Fn(&Range<u64>) -> bool) -> Vec<Launch> {
         for p in 0..self.pieces.len() {
             if let Some(result) = self.results[p].take().filter(&read_later) {
                 let dtype = self.pieces[p].dtype;
@@ -205,27 +295,26 @@ impl Draft {
             }
         }
         let dtypes: Vec<DType> = self.pointers.iter().map(|p| p.dtype).collect();
-        let (source, step) = generate(&dtypes, &self.pieces);
-        let span = |p: &Pointer| Span {
-            address: p.bytes.start,
-            bytes: (p.bytes.end - p.bytes.start) as usize,
-            grain: p.dtype.size(),
-            mode: match (p.read, p.written) {
-                (true, true) => Mode::Update,
-                (false, true) => Mode::Write,
-                _ => Mode::Read,
-            },
-            name: "an operand",
+        let (text, entry) = generate(self.first.as_ref().map(|first| &first.head), &dtypes, &self.pieces);
+        let source = Source::Fused { name: entry.clone().into(), text: text.into() };
+        let mut all = match self.first.take() {
+            Some(first) => launches_of(&Source::Kernel(first.kernel), first.work, &first.spans, target.scratch),
+            None => {
+                let n = self.pieces.first().map_or(0, |p| p.each.n);
+                let mut work = Work::default();
+                work.each(entry.clone(), n, vec![Param::I64(n as i64)]);
+                launches_of(&source, work, &[], target.scratch)
+            }
         };
-        Launch {
-            source: Source::Fused { name: step.entry.clone().into(), text: source.into() },
-            kinds: step.kinds(),
-            params: step.params.iter().map(|p| p.bytes(|arg, _| self.pointers[arg].address, 0)).collect(),
-            spans: self.pointers.iter().map(span).collect(),
-            entry: step.entry,
-            grid: step.grid,
-            threads: step.threads,
-            dynamic: step.dynamic,
+        if let Some(last) = all.last_mut() {
+            last.source = source;
+            last.entry = entry;
+            for pointer in &self.pointers {
+                last.kinds.push('p');
+                last.params.push(pointer.address.to_ne_bytes().to_vec());
+                last.spans.push(pointer.span());
+            }
         }
+        all
     }
 }
