@@ -33,7 +33,8 @@ pub struct Cuda {
     pub plan: fn(&Task<'_>, &mut Work),
 }
 
-/// How exact products of operands in single precision are, as in `torch.set_float32_matmul_precision`.
+/// How exact products of operands in single precision are; `torch.set_float32_matmul_precision` has the first two, and takes either
+/// of the last two for "high".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MatmulPrecision {
     /// In single precision.
@@ -41,6 +42,8 @@ pub enum MatmulPrecision {
     Highest,
     /// By tensor cores: each operand as the sum of two bfloat16, which loses what is below 2^-16 of it.
     High,
+    /// By tensor cores: each operand rounded to tf32, which loses what is below 2^-11 of it.
+    Tf32,
 }
 
 /// A call with the element types of its arguments.
@@ -64,11 +67,15 @@ impl<'a> Task<'a> {
         Task { call, dtypes, precision }
     }
 
-    /// What the names of entry points of a product of these arguments end with: `_split` if tensor cores multiply what is in single
-    /// precision.
+    /// What the names of entry points of a product of these arguments end with: `_split` or `_tensor` if tensor cores multiply
+    /// what is in single precision.
     pub(crate) fn products(&self, operands: [&str; 2]) -> &'static str {
         let single = operands.iter().all(|name| self.dtype(name) == DType::F32);
-        if single && self.precision == MatmulPrecision::High { "_split" } else { "" }
+        match self.precision {
+            MatmulPrecision::High if single => "_split",
+            MatmulPrecision::Tf32 if single => "_tensor",
+            _ => "",
+        }
     }
 
     /// Element type of the argument `name`.

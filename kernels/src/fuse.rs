@@ -59,7 +59,8 @@ impl Head {
         let (precision, blocks) = match (t.products(operands), [a, b].contains(&"bf16")) {
             (_, true) => ("HALF", "HALF_BLOCKS"),
             ("", _) => ("EXACT", "1"),
-            _ => ("SPLIT", "1"),
+            ("_split", _) => ("SPLIT", "1"),
+            _ => ("TENSOR", "1"),
         };
         let names = format!("{}using A = {a};\nusing B = {b};\nconstexpr Precision P = {precision};\n", self.names);
         Head { names, blocks, product: true, ..self }

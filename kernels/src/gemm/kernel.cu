@@ -17,6 +17,7 @@ struct Scaled {
     }
 MULTIPLY(f32, f32, f32, f32_f32, EXACT, 1)
 MULTIPLY(f32, f32, f32, f32_f32_split, SPLIT, 1)
+MULTIPLY(f32, f32, f32, f32_f32_tensor, TENSOR, 1)
 MULTIPLY(f64, f64, f64, f64_f64, EXACT, 1)
 MULTIPLY(bf16, f32, f32, bf16_f32, HALF, HALF_BLOCKS)
 MULTIPLY(f32, bf16, f32, f32_bf16, HALF, HALF_BLOCKS)
