@@ -250,6 +250,47 @@ fn results_are_handed_on() {
     layer_norm(&mut draft, 4);
     draft.binary("mul", at(4), (at(8), ROWS), at(5));
     want.push(4);
+    // A transpose comes after what it reads, but not before what reads it, nor onto what was read or written.
+    let transposed = |x: u64, y: u64| {
+        let lists = [[COLUMNS, ROWS], [1, COLUMNS], [ROWS, 1]].map(|l| Scalar::Ints(l.map(|v| v as i64).to_vec()));
+        let [shape, x_strides, y_strides] = lists;
+        ([one(x), one(y)], vec![shape, Scalar::Int(0), x_strides, Scalar::Int(0), y_strides])
+    };
+    draft.program(&[0, 1, 2], &[4, 6, 7, 1]);
+    layer_norm(&mut draft, 3);
+    let (args, scalars) = transposed(3, 4);
+    draft.step("copy", &args, scalars);
+    draft.unary("silu", at(4), at(5));
+    let (args, scalars) = transposed(5, 6);
+    draft.step("copy", &args, scalars);
+    draft.unary("silu", at(1), at(7));
+    let (args, scalars) = transposed(7, 1);
+    draft.step("copy", &args, scalars);
+    want.push(3);
+    // A copy that reaches elements twice is in order. A concatenation's parts are apart, and what reads between them comes later.
+    draft.program(&[0, 1, 2, 4, 6, 7], &[4, 5, 6, 7]);
+    let strided = |x: u64, y: (u64, DType, u64), offset: u64, y_strides: [i64; 2]| {
+        let lists = [[ROWS as i64, COLUMNS as i64], [COLUMNS as i64, 1], y_strides].map(|l| Scalar::Ints(l.to_vec()));
+        let [shape, x_strides, y_strides] = lists;
+        ([one(x), y], vec![shape, Scalar::Int(0), x_strides, Scalar::Int(offset as i64), y_strides])
+    };
+    let wide = (at(6), F32, 2 * N);
+    let add = |draft: &mut Draft, (args, scalars): ([(u64, DType, u64); 2], Vec<Scalar>)| {
+        draft.step("copy", &args, scalars);
+    };
+    draft.unary("silu", at(0), at(3));
+    add(&mut draft, strided(3, one(4), 0, [1, 1]));
+    draft.unary("silu", at(1), at(3));
+    add(&mut draft, strided(3, wide, 0, [2 * COLUMNS as i64, 1]));
+    draft.unary("tanh", at(2), at(8));
+    add(&mut draft, strided(8, wide, COLUMNS, [2 * COLUMNS as i64, 1]));
+    draft.unary("neg", at(7), at(5));
+    want.push(5);
+    // What is written may not be what a normalisation writes besides.
+    draft.program(&[0, 1, 2], &[8]);
+    layer_norm(&mut draft, 4);
+    draft.unary("silu", at(4), at(8));
+    want.push(2);
     // Groups of channels.
     draft.program(&[0, 1, 2], &[5, 6]);
     let args = [one(0), (at(1), F32, 8), (at(2), F32, 8), one(5), (at(8), F32, 4), (at(9), F32, 4)];
@@ -312,7 +353,14 @@ fn random_steps_on_shared_memory_give_the_same_bits() {
             let unary = ["silu", "tanh", "clip", "gelu", "sigmoid"][draw(5) as usize];
             let binary = ["add", "sub", "mul", "max"][draw(4) as usize];
             let (free, pair) = (apart(a, N), apart(a, N) && apart(b, len));
-            match draw(10) {
+            match draw(11) {
+                10 if free => {
+                    // A transpose.
+                    let lists = [[COLUMNS, ROWS], [1, COLUMNS], [ROWS, 1]];
+                    let [shape, x, y_strides] = lists.map(|l| Scalar::Ints(l.map(|v| v as i64).to_vec()));
+                    let scalars = vec![shape, Scalar::Int(0), x, Scalar::Int(0), y_strides];
+                    draft.step("copy", &[(a, DType::F32, N), (y, DType::F32, N)], scalars);
+                }
                 0..3 if free => draft.unary(unary, a, y),
                 3..5 if pair => draft.binary(binary, a, (b, len), y),
                 5 if apart(b, len) => draft.in_place(["add", "mul"][draw(2) as usize], (b, len), y),

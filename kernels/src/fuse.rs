@@ -22,8 +22,10 @@ pub struct Each {
     pub n: usize,
     /// The operands.
     pub reads: Vec<Read>,
-    /// The argument that is written, and the first of its elements that are, one after the other.
+    /// The argument that is written, and the first of its elements that are.
     pub write: (usize, usize),
+    /// Which element after the first is the element `i`, in C++.
+    pub at: String,
     /// An element in C++; `$0`, `$1` stand for the operands.
     pub value: String,
     /// Whether it takes but a few instructions, so that it may be repeated for all results that a thread of a product has.
@@ -100,6 +102,11 @@ pub fn each(task: &Task<'_>) -> Option<Each> {
     form(task).filter(|each| each.n > 0 && each.n <= i32::MAX as usize)
 }
 
+/// A copy as a call that reads its elements as they lie and puts each where it belongs, if they lie one after the other.
+pub fn moved(task: &Task<'_>) -> Option<Each> {
+    if task.kernel.name == "copy" { copy::cuda::moved(task).filter(|each| each.n > 0) } else { None }
+}
+
 /// The kernels whose results can be handed on.
 type Last = fn(&Task<'_>, &Work) -> Option<Head>;
 const HEADS: &[(&str, Last)] = &[
@@ -168,7 +175,7 @@ pub fn generate(head: Option<&Head>, pointers: &[DType], pieces: &[Piece]) -> (S
     }
     for (p, piece) in pieces.iter().enumerate() {
         if let Some(pointer) = piece.stored {
-            let _ = writeln!(body, "        p{pointer}[i] = v{p};");
+            let _ = writeln!(body, "        p{pointer}[{}] = v{p};", piece.each.at);
         }
     }
     let mut parameters: Vec<String> =
@@ -250,7 +257,8 @@ impl Task<'_> {
 
     /// What computes `value` of the operands and writes it to all elements of the argument `to`.
     pub(crate) fn each(&self, reads: Vec<Read>, to: &str, value: String) -> Each {
-        Each { n: self.len(to), reads, write: (self.kernel.arg(to), 0), value, light: true }
+        let (write, at) = ((self.kernel.arg(to), 0), SAME.to_owned());
+        Each { n: self.len(to), reads, write, at, value, light: true }
     }
 
     /// What hands on the argument `to`, by a function of a header.

@@ -70,7 +70,7 @@ pub struct Launch {
     pub threads: u32,
     /// Bytes of dynamic shared memory.
     pub dynamic: u32,
-    /// Kinds of the parameters, as [`Param::kind`] names them.
+    /// Kinds of the parameters, as [`sara_kernels::cuda::Param::kind`] names them.
     pub kinds: String,
     /// Bytes of each parameter.
     pub params: Vec<Vec<u8>>,

@@ -8,7 +8,7 @@
 use crate::device::{Launch, Order, Source, Span, launches_of};
 use crate::plan::Step;
 use sara_kernels::cuda::{MatmulPrecision, Param, Task, Work};
-use sara_kernels::fuse::{Each, Head, Operand, Piece, SAME, each, generate, head};
+use sara_kernels::fuse::{Each, Head, Operand, Piece, SAME, each, generate, head, moved};
 use sara_kernels::{Call, DType, Kernel, Mode};
 use std::ops::Range;
 
@@ -32,9 +32,10 @@ impl Placed<'_> {
         Call { kernel: self.step.kernel, lens: &self.lens, scalars: &self.step.scalars }
     }
 
-    fn each(&self) -> Option<Each> {
+    /// The ways in which it can be done element by element.
+    fn ways(&self) -> Vec<Each> {
         let task = Task::new(self.call(), &self.dtypes, MatmulPrecision::default());
-        each(&task).filter(|_| self.stages.is_empty())
+        [each, moved].into_iter().filter_map(|way| way(&task)).filter(|_| self.stages.is_empty()).collect()
     }
 
     /// Its launches without the result of the last, if that can be handed on.
@@ -99,8 +100,8 @@ pub(super) fn groups(steps: &[Placed<'_>], target: &Target, given: &[Range<u64>]
     let mut found = Vec::new();
     let mut draft = Draft::default();
     for at in 0..=steps.len() {
-        let next = steps.get(at).and_then(|step| Some((step, step.each()?)));
-        if next.as_ref().is_some_and(|(step, each)| draft.join(step, each)) {
+        let (step, ways) = (steps.get(at), steps.get(at).map_or(Vec::new(), Placed::ways));
+        if step.is_some_and(|step| ways.iter().any(|way| draft.join(step, way))) {
             continue;
         }
         let whole = std::mem::take(&mut draft);
@@ -108,10 +109,10 @@ pub(super) fn groups(steps: &[Placed<'_>], target: &Target, given: &[Range<u64>]
             let steps = at - whole.pieces.len()..at;
             found.push(Group { launches: whole.launches(target, |bytes| read_later(bytes, at)), steps });
         }
-        if let Some((step, each)) = next {
-            draft.join(step, &each);
-        } else if let Some(step) = steps.get(at) {
-            draft = Draft::headed(step, target);
+        match (step, ways.first()) {
+            (Some(step), Some(way)) => drop(draft.join(step, way)),
+            (Some(step), None) => draft = Draft::headed(step, target),
+            _ => {}
         }
     }
     found
@@ -176,8 +177,9 @@ struct First {
 struct Draft {
     first: Option<First>,
     pieces: Vec<Piece>,
-    /// Where the results of the pieces belong, unless a later one takes the place.
+    /// Where the results of the pieces belong, unless a later one takes the place, and where they begin.
     results: Vec<Option<Range<u64>>>,
+    starts: Vec<u64>,
     loads: Vec<Load>,
     pointers: Vec<Pointer>,
 }
@@ -189,10 +191,18 @@ impl Draft {
         let (Some(result), Some(dtype)) = (step.spans[head.write], step.dtypes[head.write]) else {
             return Draft::default();
         };
-        let each = Each { n: head.n, reads: Vec::new(), write: (head.write, 0), value: String::new(), light: true };
+        let each = Each {
+            n: head.n,
+            reads: Vec::new(),
+            write: (head.write, 0),
+            at: SAME.to_owned(),
+            value: String::new(),
+            light: true,
+        };
         let mut draft = Draft {
             pieces: vec![Piece { each, operands: Vec::new(), dtype, stored: None }],
             results: vec![Some(range(&result))],
+            starts: vec![result.address],
             ..Draft::default()
         };
         let (mut spans, mut others) = (step.spans.clone(), Vec::new());
@@ -236,7 +246,8 @@ impl Draft {
             let Some((all, dtype, one_each)) = elements(read.arg, read.first) else { return false };
             let own = read.index == SAME;
             let same = |(piece, result): (usize, &Option<Range<u64>>)| {
-                own && result.as_ref() == Some(&one_each) && self.pieces[piece].dtype == dtype
+                let (piece, in_order) = (&self.pieces[piece], self.pieces[piece].each.at == SAME);
+                own && in_order && result.as_ref() == Some(&one_each) && piece.dtype == dtype
             };
             from.push((0..self.pieces.len()).find(|p| same((*p, &self.results[*p]))));
             if from.last() == Some(&None) {
@@ -244,17 +255,24 @@ impl Draft {
                 loads.push(Load { address, dtype, bytes: if own { one_each } else { all }, own });
             }
         }
-        let Some((_, dtype, result)) = elements(each.write.0, each.write.1) else { return false };
+        let Some((all, dtype, one_each)) = elements(each.write.0, each.write.1) else { return false };
+        let (start, in_order) = (one_each.start, each.at == SAME);
+        // Strides may leave gaps.
+        let result = if in_order { one_each } else { all };
         let written_before = |load: &Load| self.results.iter().flatten().any(|r| overlap(r, &load.bytes));
-        let read_by_others =
-            |load: &Load| overlap(&load.bytes, &result) && !(load.own && load.bytes == result && load.dtype == dtype);
-        let torn = |r: &Range<u64>| overlap(r, &result) && *r != result;
+        let read_by_others = |load: &Load| {
+            overlap(&load.bytes, &result) && !(in_order && load.own && load.bytes == result && load.dtype == dtype)
+        };
+        let torn = |(piece, r): (&Piece, &Option<Range<u64>>)| {
+            let whole = |r: &Range<u64>| in_order && piece.each.at == SAME && *r == result;
+            r.as_ref().is_some_and(|r| overlap(r, &result) && !whole(r))
+        };
         let others = self.first.iter().flat_map(|first| &first.others);
         let beside = |bytes: &Range<u64>| others.clone().any(|other| overlap(other, bytes));
         if beside(&result)
             || loads.iter().any(|load| beside(&load.bytes) || written_before(load))
             || self.loads.iter().chain(&loads).any(read_by_others)
-            || self.results.iter().flatten().any(torn)
+            || self.pieces.iter().zip(&self.results).any(torn)
         {
             return false;
         }
@@ -267,6 +285,7 @@ impl Draft {
         let operands = from.into_iter().map(operand).collect();
         self.pieces.push(Piece { each: each.clone(), operands, dtype, stored: None });
         self.results.push(Some(result));
+        self.starts.push(start);
         self.loads.extend(loads);
         true
     }
@@ -291,7 +310,7 @@ impl Draft {
         for p in 0..self.pieces.len() {
             if let Some(result) = self.results[p].take().filter(&read_later) {
                 let dtype = self.pieces[p].dtype;
-                self.pieces[p].stored = Some(self.pointer(result.start, dtype, &result, true));
+                self.pieces[p].stored = Some(self.pointer(self.starts[p], dtype, &result, true));
             }
         }
         let dtypes: Vec<DType> = self.pointers.iter().map(|p| p.dtype).collect();
