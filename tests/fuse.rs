@@ -16,7 +16,9 @@ use sara::runtime::device::{Device, Launch, Order, Peaks, Source};
 use sara::runtime::executor::Executor;
 use sara::runtime::files::sha256_file;
 use sara::runtime::map::Map;
-use sara::runtime::plan::{ALIGN, Buffer, BufferId, ModelFile, Peak, Place, Plan, Port, Program, Selection, Step};
+use sara::runtime::plan::{
+    ALIGN, Buffer, BufferId, ModelFile, Part, Peak, Place, Plan, Port, Program, Selection, Step,
+};
 use sara::runtime::tensor::{Tensor, read_safetensors};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -80,7 +82,7 @@ impl Draft {
 
     fn step(&mut self, kernel: &str, args: &[(u64, DType, u64)], scalars: Vec<Scalar>) {
         let args = args.iter().map(|(at, dtype, len)| Some(self.buffer(*at, *dtype, *len))).collect();
-        let step = Step { kernel: find(kernel).unwrap(), args, scalars, origin: String::new() };
+        let step = Step { kernel: find(kernel).unwrap(), args, scalars, origin: String::new(), part: Part::Forward };
         self.plan.programs.last_mut().unwrap().steps.push(step);
     }
 
