@@ -2,7 +2,7 @@
 
 use crate::ir::{Block, Def, Graph, NodeId, Payload, State, Type, ValueId, broadcast_strides, strides};
 use sara_kernels::{DType, Element, Scalar};
-use sara_runtime::plan::{ALIGN, Buffer, BufferId, Place, Port, Program, Step};
+use sara_runtime::plan::{ALIGN, Buffer, BufferId, Part, Place, Port, Program, Step};
 use std::collections::{HashMap, HashSet};
 
 /// Place of buffers that lie in the arena but are not placed yet.
@@ -80,6 +80,8 @@ pub struct Lower<'a> {
     steps: &'a mut Vec<Step>,
     /// Operands whose memory nothing reads after this node.
     dying: &'a HashSet<ValueId>,
+    /// Where the node stands.
+    block: Block,
 }
 
 impl Lower<'_> {
@@ -150,8 +152,15 @@ impl Lower<'_> {
     /// Appends a launch.
     pub fn launch(&mut self, kernel: &str, args: &[Option<BufferId>], scalars: Vec<Scalar>) {
         let Some(kernel) = sara_kernels::find(kernel) else { unreachable!("there is no kernel `{kernel}`") };
-        let origin = self.graph.node(self.node).origin.to_string();
-        self.steps.push(Step { kernel, args: args.to_vec(), scalars, origin });
+        let node = self.graph.node(self.node);
+        let part = match self.block {
+            Block::Forward => Part::Forward,
+            Block::Backward if node.again => Part::Again,
+            Block::Backward => Part::Backward,
+            Block::Update => Part::Update,
+        };
+        let (args, origin) = (args.to_vec(), node.origin.to_string());
+        self.steps.push(Step { kernel, args, scalars, origin, part });
     }
 
     /// Appends a launch of `copy`: `y[y_offset + i*y_strides] = x[x_offset + i*x_strides]` for all `i` in `shape`.
@@ -238,7 +247,8 @@ pub fn lower(
 ) -> Program {
     let mut bound = HashMap::new();
     let mut steps = Vec::new();
-    let nodes = needed(graph, blocks, returns);
+    let placed = needed(graph, blocks, returns);
+    let nodes: Vec<NodeId> = placed.iter().map(|(_, id)| *id).collect();
     let used: HashSet<ValueId> = nodes
         .iter()
         .flat_map(|id| graph.node(*id).inputs.iter().flatten().copied())
@@ -256,9 +266,9 @@ pub fn lower(
             inputs.push(port(name, id, buffer));
         }
     }
-    for (node, dying) in nodes.iter().zip(deaths(graph, &nodes, returns)) {
-        let mut l = Lower { graph, node: *node, buffers, bound: &mut bound, steps: &mut steps, dying: &dying };
-        graph.node(*node).op.lower(&mut l);
+    for ((block, node), dying) in placed.into_iter().zip(deaths(graph, &nodes, returns)) {
+        let mut l = Lower { graph, node, buffers, bound: &mut bound, steps: &mut steps, dying: &dying, block };
+        graph.node(node).op.lower(&mut l);
     }
     let outputs = returns.iter().map(|(name, v)| port(name, *v, bind(graph, *v, buffers, &mut bound))).collect();
     Program { name: name.to_owned(), inputs, outputs, steps, arena_bytes: 0, peak: Default::default() }
@@ -291,14 +301,14 @@ fn deaths(graph: &Graph, nodes: &[NodeId], returns: &[(String, ValueId)]) -> Vec
 }
 
 /// The nodes of the blocks that the returns depend on, and those that act on state.
-fn needed(graph: &Graph, blocks: &[Block], returns: &[(String, ValueId)]) -> Vec<NodeId> {
+fn needed(graph: &Graph, blocks: &[Block], returns: &[(String, ValueId)]) -> Vec<(Block, NodeId)> {
     let mut wanted: HashSet<ValueId> = returns.iter().map(|r| r.1).collect();
     let mut nodes = Vec::new();
-    for id in blocks.iter().flat_map(|b| graph.block(*b)).rev() {
-        let node = graph.node(*id);
+    for (block, id) in blocks.iter().flat_map(|b| graph.block(*b).iter().map(|id| (*b, *id))).rev() {
+        let node = graph.node(id);
         if node.outputs.is_empty() || node.outputs.iter().any(|o| wanted.contains(o)) {
             wanted.extend(node.inputs.iter().flatten());
-            nodes.push(*id);
+            nodes.push((block, id));
         }
     }
     nodes.reverse();
@@ -310,7 +320,8 @@ pub fn lower_node(graph: &Graph, node: NodeId, buffers: &mut Buffers) -> (Vec<St
     let mut bound = HashMap::new();
     let mut steps = Vec::new();
     let dying = HashSet::new();
-    let mut l = Lower { graph, node, buffers, bound: &mut bound, steps: &mut steps, dying: &dying };
+    let block = Block::Forward;
+    let mut l = Lower { graph, node, buffers, bound: &mut bound, steps: &mut steps, dying: &dying, block };
     graph.node(node).op.lower(&mut l);
     let outputs = graph.node(node).outputs.iter().map(|v| bind(graph, *v, buffers, &mut bound)).collect();
     (steps, outputs)

@@ -24,9 +24,17 @@ fn main() {
     let mut runtime = build.clone();
     runtime.file(here.join("src/shim.cpp")).compile("shim_runtime");
     // Each access becomes a call, which shim.cpp answers. Neither stacks nor constants are laid out anew.
-    build.flag("-x").flag("c++").flag("-fsanitize=kernel-address");
+    let mut flags = vec!["-x".to_owned(), "c++".to_owned(), "-fsanitize=kernel-address".to_owned()];
     for (name, value) in [("instrumentation-with-call-threshold", 0), ("stack", 0), ("globals", 0)] {
-        build.flag("--param").flag(format!("asan-{name}={value}"));
+        flags.extend(["--param".to_owned(), format!("asan-{name}={value}")]);
+    }
+    // What is generated while tests run is compiled in the same way.
+    let all = compiler.args().iter().map(|a| a.to_string_lossy().into_owned()).chain(flags.clone());
+    println!("cargo::rustc-env=SHIM_COMPILER={}", compiler.path().display());
+    println!("cargo::rustc-env=SHIM_FLAGS={}", all.collect::<Vec<_>>().join("\t"));
+    let _ = std::fs::remove_dir_all(PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("generated"));
+    for flag in &flags {
+        build.flag(flag);
     }
     // Entry points announce themselves when the library is loaded, so all of it must be.
     build.link_lib_modifier("+whole-archive");

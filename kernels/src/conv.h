@@ -144,3 +144,28 @@ struct Turned {
         return of.load(term, line);
     }
 };
+
+// put(i, y) for the element that channel o of a group has at the output element j, counted over the images.
+template <class T, class F>
+DEVICE void put_output(const Geometry& g, const T* bias, i64 group, i64 o, i64 j, T sum, F put) {
+    i64 channel = group * over(g.co, g.groups) + o, points = g.outputs();
+    put((over(j, points) * g.co + channel) * points + rest(j, points), bias ? sum + bias[channel] : sum);
+}
+
+// Convolution as a product: output channels of a group by output elements of all images, over input channels and taps.
+template <Precision P, class S, class T, class F>
+DEVICE void convolve(const Geometry& g, const T* x, const S* w, const T* bias, const Split<T>& split, F put) {
+    i64 co = over(g.co, g.groups), terms = over(g.ci, g.groups) * g.taps(), group = blockIdx.z;
+    Plain<S> left{w + group * co * terms, terms, 1};
+    product<T, P>(group, co, g.n * g.outputs(), terms, false, true, left, Sources<T>{g, x, group}, split, g.groups,
+                  [&](i64 o, i64 j, T sum) { put_output(g, bias, group, o, j, sum, put); });
+}
+
+// The sums of what shares of the terms left.
+template <class T, class F>
+DEVICE void convolve_join(const Geometry& g, const T* parts, const T* bias, i64 shares, F put) {
+    i64 co = over(g.co, g.groups), n = g.n * g.outputs(), all = g.co * n;
+    each(all, [&](i64 e) {
+        put_output(g, bias, over(over(e, n), co), rest(over(e, n), co), rest(e, n), joined(parts, e, all, shares), put);
+    });
+}

@@ -14,10 +14,13 @@ pub const SHARED: &[(&str, &str)] = &[
     ("attention.h", include_str!("attention.h")),
     ("attention_half.h", include_str!("attention_half.h")),
     ("conv.h", include_str!("conv.h")),
+    ("convert.h", include_str!("convert.h")),
     ("function.h", include_str!("function.h")),
+    ("gemm.h", include_str!("gemm.h")),
     ("half.h", include_str!("half.h")),
     ("masked.h", include_str!("masked.h")),
     ("norm.h", include_str!("norm.h")),
+    ("pair.h", include_str!("pair.h")),
     ("product.h", include_str!("product.h")),
     ("sums.h", include_str!("sums.h")),
 ];
@@ -31,7 +34,8 @@ pub struct Cuda {
     pub plan: fn(&Task<'_>, &mut Work),
 }
 
-/// How exact products of operands in single precision are, as in `torch.set_float32_matmul_precision`.
+/// How exact products of operands in single precision are; `torch.set_float32_matmul_precision` has the first two, and takes either
+/// of the last two for "high".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MatmulPrecision {
     /// In single precision.
@@ -39,6 +43,8 @@ pub enum MatmulPrecision {
     Highest,
     /// By tensor cores: each operand as the sum of two bfloat16, which loses what is below 2^-16 of it.
     High,
+    /// By tensor cores: each operand rounded to tf32, which loses what is below 2^-11 of it.
+    Tf32,
 }
 
 /// A call with the element types of its arguments.
@@ -62,11 +68,15 @@ impl<'a> Task<'a> {
         Task { call, dtypes, precision }
     }
 
-    /// What the names of entry points of a product of these arguments end with: `_split` if tensor cores multiply what is in single
-    /// precision.
+    /// What the names of entry points of a product of these arguments end with: `_split` or `_tensor` if tensor cores multiply
+    /// what is in single precision.
     pub(crate) fn products(&self, operands: [&str; 2]) -> &'static str {
         let single = operands.iter().all(|name| self.dtype(name) == DType::F32);
-        if single && self.precision == MatmulPrecision::High { "_split" } else { "" }
+        match self.precision {
+            MatmulPrecision::High if single => "_split",
+            MatmulPrecision::Tf32 if single => "_tensor",
+            _ => "",
+        }
     }
 
     /// Element type of the argument `name`.
@@ -344,8 +354,13 @@ pub(crate) fn whole(value: f64, dtype: DType) -> i64 {
 
 /// The number that stands for `word` in the parameters of an entry point: its place in the list.
 pub fn code(words: &[&str], word: &str) -> Param {
+    Param::I32(number(words, word) as i32)
+}
+
+/// The place of `word` in the list.
+pub(crate) fn number(words: &[&str], word: &str) -> usize {
     match words.iter().position(|w| *w == word) {
-        Some(at) => Param::I32(at as i32),
+        Some(at) => at,
         None => unreachable!("`{word}` has no number"),
     }
 }

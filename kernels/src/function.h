@@ -181,3 +181,18 @@ DEVICE T slope(int function, T x, T alpha, T beta) {
     }
     return T(NAN);
 }
+
+// The functions of integers. Arithmetic is in 64 bits and cut to the type, so that it wraps.
+template <class T>
+DEVICE T integer(int function, T x, T low, T high) {
+    switch (function) {
+        case NEG: return T(0 - u64(x));
+        case ABS: return x < T(0) ? T(0 - u64(x)) : x;
+        case SIGN: return x > T(0) ? T(1) : T(0 - u64(x < T(0)));
+        case RELU: return x < T(0) ? T(0) : x;
+        case CLIP: return clamp(x, low, high);
+        case NOT: return T(x == T(0));
+        case BIT_NOT: return T(~u64(x));
+    }
+    return x;
+}

@@ -1,4 +1,4 @@
-// bfloat16, and the products of tensor cores.
+// bfloat16 and tf32, and the products of tensor cores.
 #pragma once
 #include "kernel.h"
 
@@ -65,22 +65,49 @@ constexpr int HALF_BLOCKS = 1;
 constexpr int HALF_BLOCKS = 2;
 #endif
 
-// sum += a @ b by a warp: 16 rows, 8 columns, 16 terms (mma.sync.m16n8k16). With group = lane / 4 and pair = lane % 4, a lane has
-// of a the terms 2 pair and 2 pair + 1 of rows group and group + 8, then those 8 further; of b the same terms of column group; of
-// the sums rows group and group + 8 at columns 2 pair and 2 pair + 1.
+// Single precision with 10 bits after the point, to nearest.
+DEVICE u32 tf32(f32 x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    u32 bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits;
+#else
+    union {
+        f32 value;
+        u32 bits;
+    } w;
+    w.value = x;
+    return x != x ? 0x7fffe000u : (w.bits + 0x1000u) & ~0x1fffu;
+#endif
+}
+
+// sum += a @ b by a warp: 16 rows, 8 columns, 8 words of terms, which are two in bfloat16 (mma.sync.m16n8k16) or one in tf32 (m16n8k8).
+// With group = lane / 4 and word = lane % 4, a lane has of a this word of rows group and group + 8, then that 4 further; of b the same
+// words of column group; of the sums rows group and group + 8 at columns 2 word and 2 word + 1.
+template <bool TF32>
 struct MultiplyAdd {
     u32 a[4], b[2];
 
+    DEVICE static f32 term(u32 word, int e) {
+        if constexpr (TF32) {
+            union {
+                u32 bits;
+                f32 value;
+            } w;
+            w.bits = word;
+            return w.value;
+        }
+        return e ? high_half(word) : low_half(word);
+    }
+
     // Adds the products of the terms that lanes `owner` of each four have; the operands are those lanes'.
     DEVICE static void terms(f32 (&sum)[4], u32 top, u32 bottom, u32 left, u32 right) {
-        f32 operands[4][2] = {{low_half(top), high_half(top)}, {low_half(bottom), high_half(bottom)},
-                              {low_half(left), high_half(left)}, {low_half(right), high_half(right)}};
         UNROLL
-        for (int e = 0; e < 2; e++) {
-            sum[0] = fma(operands[0][e], operands[2][e], sum[0]);
-            sum[1] = fma(operands[0][e], operands[3][e], sum[1]);
-            sum[2] = fma(operands[1][e], operands[2][e], sum[2]);
-            sum[3] = fma(operands[1][e], operands[3][e], sum[3]);
+        for (int e = 0; e < (TF32 ? 1 : 2); e++) {
+            sum[0] = fma(term(top, e), term(left, e), sum[0]);
+            sum[1] = fma(term(top, e), term(right, e), sum[1]);
+            sum[2] = fma(term(bottom, e), term(left, e), sum[2]);
+            sum[3] = fma(term(bottom, e), term(right, e), sum[3]);
         }
     }
 
@@ -98,25 +125,31 @@ struct MultiplyAdd {
     }
 };
 
+template <bool TF32 = false>
 DEVICE void multiply_add(f32 (&sum)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm volatile(
+    if constexpr (TF32)
+        asm volatile(
+            "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+            : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    else asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
-    MultiplyAdd own = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+    MultiplyAdd<TF32> own = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
 #ifdef __CUDACC_RTC__
     own.by_exchange(sum);
 #else
     // A processor's threads exchange everything at once.
-    MultiplyAdd all[WARP];
+    MultiplyAdd<TF32> all[WARP];
     FROM_ALL_LANES(own, all);
     const int lane = thread_id() % WARP, group = lane / 4, pair = lane % 4;
     for (int k = 0; k < 8; k++) {
         const int half = k / 4, owner = k % 4;
-        const MultiplyAdd &row = all[group * 4 + owner], &left = all[pair * 8 + owner], &right = all[pair * 8 + 4 + owner];
-        MultiplyAdd::terms(sum, row.a[2 * half], row.a[2 * half + 1], left.b[half], right.b[half]);
+        const MultiplyAdd<TF32> &row = all[group * 4 + owner], &left = all[pair * 8 + owner], &right = all[pair * 8 + 4 + owner];
+        MultiplyAdd<TF32>::terms(sum, row.a[2 * half], row.a[2 * half + 1], left.b[half], right.b[half]);
     }
 #endif
 #endif

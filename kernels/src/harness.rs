@@ -203,11 +203,12 @@ impl Bench {
     fn compare_with_shim(&self, want: &[Data]) {
         let lens: Vec<usize> = self.data.iter().map(|d| d.as_ref().map_or(0, |d| d.2)).collect();
         let dtypes: Vec<Option<DType>> = self.data.iter().map(|d| d.as_ref().map(|d| d.0)).collect();
-        let [highest, high] = [MatmulPrecision::Highest, MatmulPrecision::High];
+        let [highest, high, tf32] = [MatmulPrecision::Highest, MatmulPrecision::High, MatmulPrecision::Tf32];
         let work = |precision| self.kernel.work(&lens, &self.scalars, &dtypes, precision);
         self.compare_in(want, highest);
         if work(highest) != work(high) {
             self.compare_in(want, high);
+            self.compare_in(want, tf32);
         }
     }
 
@@ -222,7 +223,7 @@ impl Bench {
         // The order of threads is looked at once.
         let again = match precision {
             MatmulPrecision::Highest => self.run_on_shim(2, precision).expect("as before"),
-            MatmulPrecision::High => got.clone(),
+            MatmulPrecision::High | MatmulPrecision::Tf32 => got.clone(),
         };
         for (((arg, got), again), want) in self.kernel.args.iter().zip(got).zip(again).zip(want) {
             let (Some((dtype, got, len)), Some((_, again, _)), Some((_, want, _))) = (got, again, want) else {
@@ -245,6 +246,7 @@ impl Bench {
             let single = match precision {
                 MatmulPrecision::Highest => 1e-6 * terms,
                 MatmulPrecision::High => 2e-5 * terms,
+                MatmulPrecision::Tf32 => 1e-3 * terms,
             };
             match dtype {
                 DType::F32 => {

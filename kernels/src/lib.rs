@@ -18,6 +18,7 @@ mod dtype;
 pub mod fetch;
 pub mod fill;
 mod function;
+pub mod fuse;
 pub mod gather;
 pub mod gather_grad;
 pub mod gemm;

@@ -5,12 +5,13 @@
 //   Term term(i64 k)     what finds those of the term k,
 //   T load(Line, Term)   the element.
 //
-// Sums are in the type T. By tensor cores, and then T is f32, HALF multiplies operands that are rounded to bfloat16, and SPLIT takes
-// what that leaves as a second bfloat16 into account (three products for one, as "high" in torch.set_float32_matmul_precision).
+// Sums are in the type T. By tensor cores, and then T is f32, HALF multiplies operands that are rounded to bfloat16, SPLIT takes
+// what that leaves as a second bfloat16 into account (three products for one, as "high" in torch.set_float32_matmul_precision), and
+// TENSOR multiplies operands that are rounded to tf32.
 #pragma once
 #include "half.h"
 
-enum Precision { EXACT, SPLIT, HALF };
+enum Precision { EXACT, SPLIT, HALF, TENSOR };
 
 // Rows and columns of a tile, and terms that are loaded at once.
 template <class T>
@@ -36,6 +37,10 @@ struct Plain {
         return wide(at[line + term]);
     }
 };
+
+// Words in which the tensor cores are given the terms of a line.
+template <Precision P>
+constexpr int WORDS = P == TENSOR ? TERMS<P> : TERMS<P> / 2;
 
 // Results of a thread: in each direction the places of EACH neighbours, or of what the tensor cores give it.
 template <class T, Precision P>
@@ -75,6 +80,8 @@ template <>
 struct Sums<f32, SPLIT> : TensorSums {};
 template <>
 struct Sums<f32, HALF> : TensorSums {};
+template <>
+struct Sums<f32, TENSOR> : TensorSums {};
 
 // Both operands of some terms; rows are padded so that neither storing nor loading meets one bank again and again.
 template <class T, Precision P>
@@ -82,17 +89,19 @@ struct Operands {
     T a[TERMS<P>][TILE<T> + 4];
     T b[TERMS<P>][TILE<T> + 4];
 };
-// Pairs of neighbouring terms, and with SPLIT what rounding left of them.
+// Pairs of neighbouring terms, and with SPLIT what rounding left of them; with TENSOR single terms.
 template <Precision P>
 struct Pairs {
     static constexpr int PARTS = P == SPLIT ? 2 : 1;
-    u32 a[PARTS][TILE<f32>][TERMS<P> / 2 + 4];
-    u32 b[PARTS][TILE<f32>][TERMS<P> / 2 + 4];
+    u32 a[PARTS][TILE<f32>][WORDS<P> + 4];
+    u32 b[PARTS][TILE<f32>][WORDS<P> + 4];
 };
 template <>
 struct Operands<f32, SPLIT> : Pairs<SPLIT> {};
 template <>
 struct Operands<f32, HALF> : Pairs<HALF> {};
+template <>
+struct Operands<f32, TENSOR> : Pairs<TENSOR> {};
 
 template <class T, class A, class B, Precision P>
 struct Tables {
@@ -110,10 +119,15 @@ DEVICE void place(int i, bool by_lines, int& line, int& term) {
     term = by_lines ? i / SIDE : i % COUNT;
 }
 
-// Two neighbouring terms of a line, zero beyond the end: to[part][line][pair], rounded, and in the second part what that leaves.
-template <int PARTS, class O, class R>
-DEVICE void load_pair(R& to, const O& operand, const typename O::Line* lines, const typename O::Term* terms, int i, int k,
+// The terms of a word of a line, zero beyond the end: to[part][line][word], rounded, and in the second part what that leaves.
+template <Precision P, class O, class R>
+DEVICE void load_word(R& to, const O& operand, const typename O::Line* lines, const typename O::Term* terms, int i, int k,
                       int line_count, int term_count) {
+    constexpr int PARTS = Pairs<P>::PARTS;
+    if constexpr (P == TENSOR) {
+        to[0][i][k] = tf32(i < line_count && k < term_count ? operand.load(lines[i], terms[k]) : 0.0f);
+        return;
+    }
     f32 low = i < line_count && 2 * k < term_count ? operand.load(lines[i], terms[2 * k]) : 0.0f;
     f32 high = i < line_count && 2 * k + 1 < term_count ? operand.load(lines[i], terms[2 * k + 1]) : 0.0f;
     u32 pair = pack(low, high);
@@ -142,17 +156,17 @@ DEVICE Sums<T, P> product_tile(i64 row, i64 column, i64 m, i64 n, i64 first, i64
         __syncthreads();
         if constexpr (P != EXACT) {
             constexpr int PARTS = Pairs<P>::PARTS;
-            _Pragma("unroll 2") for (int load = 0; load < SIDE * STEP / 2 / THREADS; load++) {
+            _Pragma("unroll 2") for (int load = 0; load < SIDE * WORDS<P> / THREADS; load++) {
                 int i, k;
-                place<SIDE, STEP / 2>(load * THREADS + thread, a_lines, i, k);
-                load_pair<PARTS>(t.s.a, a, t.rows, t.left, i, k, rows, count);
-                place<SIDE, STEP / 2>(load * THREADS + thread, b_lines, i, k);
-                load_pair<PARTS>(t.s.b, b, t.columns, t.right, i, k, columns, count);
+                place<SIDE, WORDS<P>>(load * THREADS + thread, a_lines, i, k);
+                load_word<P>(t.s.a, a, t.rows, t.left, i, k, rows, count);
+                place<SIDE, WORDS<P>>(load * THREADS + thread, b_lines, i, k);
+                load_word<P>(t.s.b, b, t.columns, t.right, i, k, columns, count);
             }
             __syncthreads();
             const int warp = thread / WARP, group = thread % WARP / 4, lane = thread % 4;
             UNROLL
-            for (int k = 0; k < STEP / 2; k += 8) {
+            for (int k = 0; k < WORDS<P>; k += 8) {
                 u32 right[PARTS][4][2];
                 UNROLL
                 for (int part = 0; part < PARTS; part++) {
@@ -179,7 +193,7 @@ DEVICE Sums<T, P> product_tile(i64 row, i64 column, i64 m, i64 n, i64 first, i64
                             multiply_add(sum.of[i][j], left[PARTS - 1], right[0][j]);
                             multiply_add(sum.of[i][j], left[0], right[PARTS - 1][j]);
                         }
-                        multiply_add(sum.of[i][j], left[0], right[0][j]);
+                        multiply_add<P == TENSOR>(sum.of[i][j], left[0], right[0][j]);
                     }
                 }
             }
@@ -246,7 +260,8 @@ DEVICE T joined(const T* parts, i64 element, i64 elements, i64 count) {
 // Makes entry points of a product for the types of a weight: make(type in memory, type of the sums, name, precision, blocks for which
 // a multiprocessor has registers).
 #define FOR_WEIGHTS(make)                                                                                             \
-    make(f32, f32, f32, EXACT, 1) make(f32, f32, f32_split, SPLIT, 1) make(f64, f64, f64, EXACT, 1)                   \
-        make(bf16, f32, bf16, HALF, HALF_BLOCKS)
+    make(f32, f32, f32, EXACT, 1) make(f32, f32, f32_split, SPLIT, 1) make(f32, f32, f32_tensor, TENSOR, 1)           \
+        make(f64, f64, f64, EXACT, 1) make(bf16, f32, bf16, HALF, HALF_BLOCKS)
 // The same where no operand is a weight: make(type, name, precision).
-#define FOR_PRODUCTS(make) make(f32, f32, EXACT) make(f32, f32_split, SPLIT) make(f64, f64, EXACT)
+#define FOR_PRODUCTS(make)                                                                                            \
+    make(f32, f32, EXACT) make(f32, f32_split, SPLIT) make(f32, f32_tensor, TENSOR) make(f64, f64, EXACT)

@@ -2,6 +2,7 @@
 //! processor.
 
 use sara_kernels::KERNELS;
+use sara_runtime::device::Source;
 use sara_runtime::device::nvrtc::Nvrtc;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -22,7 +23,7 @@ fn before(line: &str, label: &str) -> Option<u64> {
 
 #[test]
 fn every_kernel_compiles_for_every_architecture_without_spills() {
-    let nvrtc = Nvrtc::open().unwrap();
+    let nvrtc = Nvrtc::open_or_fetch().unwrap_or_else(|e| panic!("NVRTC is needed for this test: {e}"));
     let entries = sara_shim::entries();
     let work: Vec<_> = KERNELS.iter().flat_map(|k| ARCHITECTURES.map(|arch| (*k, arch))).collect();
     let (next, faults) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -33,7 +34,7 @@ fn every_kernel_compiles_for_every_architecture_without_spills() {
                 while let Some((kernel, arch)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let fault =
                         |text: String| faults.lock().unwrap().push(format!("{} for {arch}: {text}", kernel.name));
-                    let result = match nvrtc.compile(kernel, arch) {
+                    let result = match nvrtc.compile(&Source::Kernel(kernel), arch) {
                         Ok(result) => result,
                         Err(error) => {
                             fault(error.to_string());

@@ -1,7 +1,7 @@
 //! What several commands print.
 
 use sara_runtime::executor::memory;
-use sara_runtime::plan::Plan;
+use sara_runtime::plan::{Part, Plan};
 use serde::Serialize;
 use std::io::Write;
 
@@ -41,6 +41,8 @@ pub(super) struct Memory {
     sparse_state: u64,
     constants: u64,
     arena: u64,
+    /// What the largest program keeps in the arena for its backward.
+    kept: u64,
     scratch: u64,
     /// Sum of the others: what training takes besides the program itself.
     pub(super) total: u64,
@@ -53,7 +55,11 @@ struct ProgramMemory {
     name: String,
     arena: u64,
     live: u64,
+    kept: u64,
     busiest: String,
+    /// Floating-point operations, and those of them that compute again what was not kept.
+    flops: u64,
+    flops_again: u64,
 }
 
 impl Memory {
@@ -63,13 +69,18 @@ impl Memory {
             name: p.name.clone(),
             arena: p.arena_bytes,
             live: p.peak.live_bytes,
+            kept: plan.kept_bytes(p),
+            flops: Part::ALL.iter().map(|part| plan.flops(p, *part)).sum(),
+            flops_again: plan.flops(p, Part::Again),
             busiest: p.steps.get(p.peak.step as usize).map_or(String::new(), |s| match s.origin.as_str() {
                 "" => s.kernel.name.to_owned(),
                 origin => format!("{} of {origin}", s.kernel.name),
             }),
         });
+        let programs: Vec<ProgramMemory> = programs.collect();
+        let kept = programs.iter().max_by_key(|p| p.arena).map_or(0, |p| p.kept);
         let total = weights + mapped_pages + sparse_state + constants + arena + scratch;
-        Memory { weights, mapped_pages, sparse_state, constants, arena, scratch, total, programs: programs.collect() }
+        Memory { weights, mapped_pages, sparse_state, constants, arena, kept, scratch, total, programs }
     }
 
     pub(super) fn print(&self) {
@@ -79,7 +90,8 @@ impl Memory {
             row("pages of weights in their file", self.mapped_pages),
             row("sparse state", self.sparse_state),
             row("constants", self.constants),
-            row("arena", self.arena),
+            row("kept for the backward", self.kept),
+            row("working set", self.arena - self.kept),
             row("scratch of the threads", self.scratch),
             row("peak", self.total),
         ];
@@ -87,6 +99,10 @@ impl Memory {
         for p in &self.programs {
             let share = if p.live == 0 { 1.0 } else { p.arena as f64 / p.live as f64 };
             say!("  {}: arena {}, {:.3}x the bytes alive at {}", p.name, bytes(p.arena), share, p.busiest);
+            if p.flops_again > 0 {
+                let (again, once) = (p.flops_again as f64, (p.flops - p.flops_again) as f64);
+                say!("  {}: {:.1} GF computed again, {:.1} % more", p.name, again / 1e9, 100.0 * again / once);
+            }
         }
     }
 }

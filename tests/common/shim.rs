@@ -2,20 +2,34 @@
 
 use sara_kernels::cuda::MatmulPrecision;
 use sara_runtime::device::cuda::Cuda;
-use sara_runtime::device::{Device, Launch, Order, Peaks};
+use sara_runtime::device::{Device, Launch, Order, Peaks, Source};
 use sara_runtime::map::Map;
 use sara_runtime::{Error, Result};
-use sara_shim::{Mode, Region};
+use sara_shim::{Entries, Mode, Region};
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The device on which the CUDA kernels are tested: that which `SARA_TEST_DEVICE` names, such as `cuda:0`, or else one of fibers,
 /// whose order the seed chooses.
 pub(crate) fn device(seed: u64) -> Box<dyn Device> {
+    make(seed, false)
+}
+
+/// The same, on which elementwise steps are launches of their own.
+pub(crate) fn device_apart(seed: u64) -> Box<dyn Device> {
+    make(seed, true)
+}
+
+fn make(seed: u64, apart: bool) -> Box<dyn Device> {
     match std::env::var("SARA_TEST_DEVICE").ok().as_deref().and_then(|name| name.strip_prefix("cuda")) {
-        None => Box::new(Shim::new(seed)),
+        None => Box::new(Shim { apart, ..Shim::new(seed) }),
         Some(ordinal) => {
             let ordinal = ordinal.trim_start_matches(':').parse().unwrap_or(0);
-            Box::new(Cuda::open(ordinal, MatmulPrecision::Highest).unwrap_or_else(|e| panic!("{e}")))
+            let mut cuda = Cuda::open(ordinal, MatmulPrecision::Highest).unwrap_or_else(|e| panic!("{e}"));
+            cuda.fuses = !apart;
+            Box::new(cuda)
         }
     }
 }
@@ -27,6 +41,12 @@ pub(crate) struct Shim {
     seed: u64,
     memory: Vec<Vec<u64>>,
     programs: Vec<Vec<Order>>,
+    /// Runs every step by itself.
+    pub(crate) apart: bool,
+    /// Counts launches.
+    pub(crate) launches: Arc<AtomicUsize>,
+    /// Entry points of fused steps; none if there are none.
+    fused: Option<Entries>,
     /// The bytes that are said to be free; all there are if zero.
     free: u64,
 }
@@ -54,6 +74,7 @@ impl Shim {
     #[expect(unsafe_code, reason = "hands its memory to the kernels")]
     fn launch(&mut self, launch: &Launch) -> Result<()> {
         self.seed += 1;
+        self.launches.fetch_add(1, Ordering::Relaxed);
         let regions: Vec<Region<'_>> = launch
             .spans
             .iter()
@@ -80,8 +101,12 @@ impl Shim {
             regions: &regions,
             seed: self.seed,
         };
+        let entries = match (&launch.source, &self.fused) {
+            (Source::Fused { .. }, Some(fused)) => fused,
+            _ => &sara_shim::KERNELS,
+        };
         // SAFETY: the regions lie in memory that was taken, and nobody else uses it meanwhile.
-        unsafe { sara_shim::launch(&shim) }.map_err(Error::Device)
+        unsafe { entries.launch(&shim) }.map_err(Error::Device)
     }
 
     #[expect(unsafe_code, reason = "views its memory")]
@@ -99,6 +124,10 @@ impl Device for Shim {
 
     fn precision(&self) -> MatmulPrecision {
         MatmulPrecision::Highest
+    }
+
+    fn fuses(&self) -> bool {
+        !self.apart
     }
 
     fn peaks(&self) -> Option<Peaks> {
@@ -148,6 +177,13 @@ impl Device for Shim {
     }
 
     fn bind(&mut self, programs: Vec<Vec<Order>>) -> Result<()> {
+        let fused = programs.iter().flatten().filter_map(|order| match order {
+            Order::Launch(Launch { source: Source::Fused { text, .. }, .. }) => Some(&**text),
+            _ => None,
+        });
+        let sources: BTreeSet<&str> = fused.collect();
+        let all: String = sources.into_iter().collect();
+        self.fused = (!all.is_empty()).then(|| Entries::compile(&all)).transpose().map_err(Error::Device)?;
         self.programs = programs;
         Ok(())
     }

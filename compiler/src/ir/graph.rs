@@ -74,6 +74,8 @@ pub struct Node {
     pub outputs: Vec<ValueId>,
     /// Name of the ONNX node it comes from; empty if there is none.
     pub origin: Arc<str>,
+    /// Whether it computes a second time, in the backward, what the forward does not keep.
+    pub again: bool,
 }
 
 /// A block of a graph. Program order runs through them in this order.
@@ -361,8 +363,14 @@ impl Graph {
             .enumerate()
             .map(|(slot, ty)| self.add_value(name, ty, Def::Node(id, slot)))
             .collect::<Vec<_>>();
-        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), origin: origin.clone() });
+        let (inputs, origin) = (inputs.to_vec(), origin.clone());
+        self.nodes.push(Node { op, inputs, outputs: outputs.clone(), origin, again: false });
         Ok((id, outputs))
+    }
+
+    /// Says that a node computes something a second time.
+    pub fn mark_again(&mut self, id: NodeId) {
+        self.nodes[id.0 as usize].again = true;
     }
 
     /// Adds a node whose results exist already (the parser's way).

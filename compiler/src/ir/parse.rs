@@ -154,6 +154,7 @@ impl Parser {
             Some((call, attrs)) => (call.trim_end(), attributes(attrs.strip_suffix('}').ok_or("`}` is missing")?)?),
             None => (call, Attrs::new()),
         };
+        let (call, again) = call.strip_prefix("again ").map_or((call, false), |call| (call, true));
         let (op, operands) = call.split_once(' ').unwrap_or((call, ""));
         let op = Op::parse(op, &attrs)?;
         let inputs: Vec<Option<ValueId>> = operands
@@ -168,7 +169,7 @@ impl Parser {
             // The definition is completed when the node gets its number.
             outputs.push(self.define(name, ty(type_text)?, Def::Hyper)?);
         }
-        self.graph.push_raw(block, Node { op, inputs, outputs, origin: origin.into() });
+        self.graph.push_raw(block, Node { op, inputs, outputs, origin: origin.into(), again });
         Ok(())
     }
 }

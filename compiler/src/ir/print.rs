@@ -50,6 +50,7 @@ pub fn display_node(graph: &Graph, id: NodeId) -> String {
     if !results.is_empty() {
         let _ = write!(line, "{} = ", results.join(", "));
     }
+    line.push_str(if node.again { "again " } else { "" });
     line.push_str(node.op.name());
     let operands: Vec<String> =
         node.inputs.iter().map(|v| v.map_or("_".to_owned(), |v| format!("%{}", graph.value(v).name))).collect();

@@ -1,7 +1,8 @@
 //! The verifier: rules that hold after every pass. Always on.
 //!
 //! - **V01** Every operand is defined earlier in program order; every value is defined once.
-//! - **V02** Blocks keep to their direction: forward reads nothing of backward or update, backward nothing of update.
+//! - **V02** Blocks keep to their direction: forward reads nothing of backward or update, backward nothing of update,
+//!   and only backward computes anything again.
 //! - **V03** The stored types of results equal the inferred ones.
 //! - **V04** Names are unique, and `print(parse(print(g))) = print(g)`.
 //! - **V05** Only the update block and `Accumulate` act on state; nothing else has no results.
@@ -55,6 +56,9 @@ fn definitions(graph: &Graph) -> Check {
     for block in Block::ALL {
         for id in graph.block(block) {
             let node = graph.node(*id);
+            if node.again && block != Block::Backward {
+                return Err(("V02", format!("{} is in {}", super::display_node(graph, *id), block.name())));
+            }
             for input in node.inputs.iter().flatten() {
                 if !matches!(graph.value(*input).def, Def::Node(..)) {
                     continue;
@@ -229,15 +233,16 @@ fn gradients(graph: &Graph) -> Check {
     let mut sums: HashMap<ValueId, usize> = HashMap::new();
     for id in graph.block(Block::Backward) {
         let node = graph.node(*id);
-        if let (Op::Accumulate(_), Some(Some(state))) = (&node.op, node.inputs.get(2)) {
-            *sums.entry(*state).or_default() += 1;
+        if let (Op::Accumulate(_), Some(Some(state))) = (&node.op, node.inputs.get(2))
+            && let Def::State(State::Gradient, param) = graph.value(*state).def
+        {
+            *sums.entry(param).or_default() += 1;
         }
     }
     for id in graph.block(Block::Forward) {
         let node = graph.node(*id);
         let (Op::SparseDelta(_) | Op::Fetch(_), Some(Some(param))) = (&node.op, node.inputs.get(2)) else { continue };
-        let states = graph.values().filter(|(_, v)| v.def == Def::State(State::Gradient, *param));
-        let count: usize = states.map(|(id, _)| sums.get(&id).copied().unwrap_or(0)).sum();
+        let count = sums.get(param).copied().unwrap_or(0);
         if count != 1 {
             return Err(("V09", format!("{} has {count} gradients", name(graph, *param))));
         }

@@ -4,7 +4,7 @@
 
 use crate::error::Result;
 use crate::ir::{Block, Def, Graph, NodeId, ValueId};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Runs the pass.
 pub fn run(graph: &mut Graph) -> Result<()> {
@@ -12,8 +12,8 @@ pub fn run(graph: &mut Graph) -> Result<()> {
     // What reads an index, and what follows from it: no gradient of an operand does.
     let mut sampled: HashSet<ValueId> =
         graph.values().filter(|(_, v)| matches!(v.def, Def::Index(..))).map(|(id, _)| id).collect();
-    let (mut waiting, mut rest) = (Vec::new(), Vec::new());
     let mut schedule = Schedule { graph, missing: HashSet::new(), views: HashMap::new(), order: Vec::new() };
+    let (mut waiting, mut rest) = (Vec::new(), Vec::new());
     for id in order {
         let node = schedule.graph.node(id);
         schedule.missing.extend(&node.outputs);
@@ -26,17 +26,34 @@ pub fn run(graph: &mut Graph) -> Result<()> {
             rest.push(id);
         }
     }
-    for id in rest.into_iter().map(Some).chain([None]) {
-        // One of those that wait may wait for another before it.
-        waiting.retain(|&id| {
-            let ready = schedule.ready(id);
-            if ready {
+    // How many values each of those that wait still waits for, which of them wait for a value, and which wait for none.
+    let mut waits_for: Vec<usize> = Vec::with_capacity(waiting.len());
+    let mut readers: HashMap<ValueId, Vec<usize>> = HashMap::new();
+    let mut ready = BTreeSet::new();
+    for (i, id) in waiting.iter().enumerate() {
+        let mut made_later = HashSet::new();
+        schedule.made_later(*id, &mut made_later);
+        waits_for.push(made_later.len());
+        if made_later.is_empty() {
+            ready.insert(i);
+        }
+        for value in made_later {
+            readers.entry(value).or_default().push(i);
+        }
+    }
+    for mut next in [None].into_iter().chain(rest.into_iter().map(Some)) {
+        loop {
+            if let Some(id) = next {
                 schedule.place(id);
+                for i in schedule.graph.node(id).outputs.iter().filter_map(|v| readers.remove(v)).flatten() {
+                    waits_for[i] -= 1;
+                    if waits_for[i] == 0 {
+                        ready.insert(i);
+                    }
+                }
             }
-            !ready
-        });
-        if let Some(id) = id {
-            schedule.place(id);
+            let Some(first) = ready.pop_first() else { break };
+            next = Some(waiting[first]);
         }
     }
     let order = schedule.order;
@@ -54,10 +71,14 @@ struct Schedule<'g> {
 }
 
 impl Schedule<'_> {
-    /// Whether all operands of a node are made, but for views of what is.
-    fn ready(&self, id: NodeId) -> bool {
-        let mut operands = self.graph.node(id).inputs.iter().flatten();
-        operands.all(|v| !self.missing.contains(v) || self.views.get(v).is_some_and(|view| self.ready(*view)))
+    /// Adds the values, views apart, that must be made before a node can be placed.
+    fn made_later(&self, id: NodeId, found: &mut HashSet<ValueId>) {
+        for value in self.graph.node(id).inputs.iter().flatten().filter(|v| self.missing.contains(v)) {
+            match self.views.get(value) {
+                Some(view) => self.made_later(*view, found),
+                None => _ = found.insert(*value),
+            }
+        }
     }
 
     fn place(&mut self, id: NodeId) {

@@ -85,15 +85,26 @@ KERNEL(64, planted_block_race, const f32* x, f32* y) {
 KERNEL(64, planted_atomic_sum, const f32* x, f32* y) {
     atomicAdd(y, x[thread_id()] * f32(1 << (block_id() % 20)));
 }
-// Whether both forms of the warps' product agree; each thread tells.
-KERNEL(64, planted_products, const f32* x, f32* y) {
+// Whether both forms of the warps' products agree; each thread tells.
+template <bool TF32>
+DEVICE bool products_agree(const f32* x) {
     u32 a[4], b[2];
-    for (int e = 0; e < 4; e++) a[e] = pack(x[thread_id()] + e, x[(thread_id() * 7 + e) % 64]);
-    for (int e = 0; e < 2; e++) b[e] = pack(x[(thread_id() * 5 + e) % 64], x[(thread_id() + 9 * e) % 64]);
+    for (int e = 0; e < 4; e++) {
+        f32 low = x[thread_id()] + e;
+        a[e] = TF32 ? tf32(low) : pack(low, x[(thread_id() * 7 + e) % 64]);
+    }
+    for (int e = 0; e < 2; e++) {
+        f32 low = x[(thread_id() * 5 + e) % 64];
+        b[e] = TF32 ? tf32(low) : pack(low, x[(thread_id() + 9 * e) % 64]);
+    }
     f32 one[4] = {1, 2, 3, 4}, other[4] = {1, 2, 3, 4};
-    multiply_add(one, a, b);
-    MultiplyAdd{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}.by_exchange(other);
+    multiply_add<TF32>(one, a, b);
+    MultiplyAdd<TF32>{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}.by_exchange(other);
     bool same = true;
     for (int e = 0; e < 4; e++) same = same && one[e] == other[e] && one[e] != e + 1;
-    y[thread_id()] = same;
+    return same;
+}
+KERNEL(64, planted_products, const f32* x, f32* y) {
+    bool halves = products_agree<false>(x), singles = products_agree<true>(x);
+    y[thread_id()] = halves && singles;
 }

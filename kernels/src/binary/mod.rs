@@ -8,7 +8,7 @@
 //! a shift by the width or more, or by a negative number, leaves zero, or minus one of a negative number shifted to the right. `min` and `max` of a number and NaN are NaN.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 

@@ -4,7 +4,7 @@
 //! neighbours of `b` along each dimension, 0 where it is broadcast. Results are those of [`mod@crate::binary`].
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 

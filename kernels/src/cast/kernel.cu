@@ -1,36 +1,13 @@
 // y[i] = x[i] in another element type.
-#include "half.h"
+#include "convert.h"
 
 // The list is that of KINDS in cuda.rs.
 enum Kind { F32, F64, I64, I32, I16, I8, U64, U32, U16, U8, BOOL, BF16 };
 
-// Real numbers lose their fraction and stay within the range, NaN becomes 0; integers wrap.
-template <class T, class S>
-DEVICE T convert(S x) {
-    if constexpr (S(0.5) != S(0) && T(0.5) == T(0)) {
-        constexpr bool SIGNED = T(-1) < T(0);
-        constexpr int BITS = 8 * sizeof(T);
-        const T top = SIGNED ? T((u64(1) << (BITS - 1)) - 1) : T(~u64(0));
-        const T bottom = SIGNED ? T(u64(1) << (BITS - 1)) : T(0);
-        if (x != x) return T(0);
-        if (x <= S(bottom)) return bottom;
-        if (x >= S(top)) return top;
-    }
-    return T(x);
-}
-
-template <class S>
-DEVICE S read(const S* x, i64 i) {
-    return x[i];
-}
-DEVICE f32 read(const bf16* x, i64 i) {
-    return wide(x[i]);
-}
-
 template <class S>
 DEVICE void conversion(int to, const S* x, void* y, i64 n) {
     each(n, [=](i64 i) {
-        auto v = read(x, i);
+        auto v = plain(x[i]);
         switch (to) {
             case F32: static_cast<f32*>(y)[i] = convert<f32>(v); break;
             case F64: static_cast<f64*>(y)[i] = convert<f64>(v); break;

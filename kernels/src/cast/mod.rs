@@ -4,7 +4,7 @@
 //! integers wrap. Anything but zero is true.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, Kernel, Types};
 

@@ -2,6 +2,7 @@
 
 use super::Geometry;
 use crate::cuda::{Cuda, Param, Task, Work};
+use crate::fuse::Head;
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
@@ -15,4 +16,14 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         let params = vec![g.param(), parts, t.at("bias"), t.at("y"), Param::long(split.shares())];
         w.each(format!("conv_join_{}", t.kind("y")), t.len("y"), params);
     }
+}
+
+pub(crate) fn head(t: &Task<'_>, w: &Work) -> Option<Head> {
+    Some(if w.steps.len() > 1 {
+        let parameters = "Geometry g, const T* parts, const T* bias, i64 shares";
+        t.head("y", "conv.h", parameters, "convolve_join(g, parts, bias, shares, put)")
+    } else {
+        let parameters = "Geometry g, const B* x, const A* w, const T* bias, Split<T> split";
+        t.head("y", "conv.h", parameters, "convolve<P>(g, x, w, bias, split, put)").product(t, ["w", "x"])
+    })
 }

@@ -9,7 +9,7 @@
 
 pub(crate) mod correlate;
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 pub(crate) mod geometry;
 pub(crate) mod pointwise;
 pub(crate) mod winograd;

@@ -6,7 +6,7 @@
 //! last one stays.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 

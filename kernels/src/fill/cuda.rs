@@ -2,6 +2,7 @@
 
 use crate::DType;
 use crate::cuda::{Cuda, Param, Task, Work, whole};
+use crate::fuse::{Each, literal};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
@@ -15,4 +16,8 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         other => whole(value, other),
     };
     w.each(format!("fill_{}", t.width("y")), n, vec![t.at("y"), Param::I64(bits), Param::I64(n as i64)]);
+}
+
+pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
+    Some(t.each(Vec::new(), "y", literal(t.float("value"), t.dtype("y"))?))
 }

@@ -1,7 +1,7 @@
 //! `y[i] = value` (ONNX ConstantOfShape), converted as the kernel `cast` converts.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 

@@ -1,6 +1,7 @@
 //! The product on a GPU: a block for each tile of each result.
 
 use crate::cuda::{Cuda, MOST_ACROSS, Param, Task, Work};
+use crate::fuse::{Head, SAME, index};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
@@ -29,4 +30,25 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         params.extend(factors);
         w.each(format!("gemm_join_{}", t.kind("c")), count * m * n, params);
     }
+}
+
+/// A product that is written row by row, and not added to what is there. The factor is that of the launch.
+pub(crate) fn head(t: &Task<'_>, w: &Work) -> Option<Head> {
+    let [m, n] = ["m", "n"].map(|name| t.int(name) as i64);
+    let shape = [t.ints("batch"), &[m, n]].concat();
+    let strides = [t.ints("c_batch"), t.ints("c_strides")].concat();
+    let joins = w.steps.last()?.entry.starts_with("gemm_join");
+    if index(&shape, &strides) != SAME || t.float("beta") != 0.0 || !joins && w.steps.len() > 1 {
+        return None;
+    }
+    let scaled = "[=](i64 i, T sum) { put(i, alpha * sum); }";
+    Some(if joins {
+        let parameters = "Space<3> batch, Strides s, const T* parts, i64 m, i64 n, i64 count, i64 shares, T alpha, T";
+        t.head("c", "gemm.h", parameters, &format!("join(batch, s, parts, m, n, count, shares, {scaled})"))
+    } else {
+        let parameters = "Space<3> batch, Strides s, const A* a, const B* b, i64 m, i64 n, i64 k, i64 first, i64 count, \
+                          T alpha, T, Split<T> split";
+        let call = format!("multiply<P>(batch, s, a, b, m, n, k, first, count, split, {scaled})");
+        t.head("c", "gemm.h", parameters, &call).product(t, ["a", "b"])
+    })
 }

@@ -6,7 +6,7 @@
 //! and the sums are in single precision.
 
 pub(crate) mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 pub(crate) mod half;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};

@@ -6,7 +6,7 @@
 //! `[n, groups]`. The variance is that of the whole group, without Bessel's correction.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 

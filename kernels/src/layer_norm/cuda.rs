@@ -1,6 +1,7 @@
 //! Layer normalisation on a GPU: a block for each row.
 
 use crate::cuda::{Cuda, Param, THREADS, Task, Work};
+use crate::fuse::Head;
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
@@ -8,4 +9,10 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let mut params: Vec<Param> = ["x", "scale", "bias", "y", "mean", "rstd"].map(|name| t.at(name)).to_vec();
     params.extend([t.long("cols"), Param::F64(t.float("epsilon"))]);
     w.blocks(format!("layer_norm_{}", t.kind("y")), t.int("rows"), THREADS, params);
+}
+
+pub(crate) fn head(t: &Task<'_>, _: &Work) -> Option<Head> {
+    let parameters = "const T* x, const T* scale, const T* bias, T* mean, T* rstd, i64 cols, f64 epsilon";
+    let call = "norm_forward<true>(x, scale, bias, mean, rstd, cols, epsilon, put)";
+    Some(t.head("y", "norm.h", parameters, call))
 }

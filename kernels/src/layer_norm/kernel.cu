@@ -3,6 +3,6 @@
 
 #define FORWARD(T, name)                                                                                              \
     KERNEL(THREADS, layer_norm_##name, const T* x, const T* scale, const T* bias, T* y, T* mean, T* rstd, i64 cols, f64 epsilon) { \
-        norm_forward<true>(x, scale, bias, y, mean, rstd, cols, epsilon);                                             \
+        norm_forward<true>(x, scale, bias, mean, rstd, cols, epsilon, [=](i64 i, T v) { y[i] = v; });                 \
     }
 FOR_FLOATS(FORWARD)

@@ -5,7 +5,7 @@
 //! sqrt(variance + epsilon)` are `[rows]`. The variance is that of the whole row, without Bessel's correction.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 

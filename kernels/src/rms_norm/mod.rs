@@ -5,7 +5,7 @@
 //! `[rows]`.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, Kernel, ScalarKind, Types};
 

@@ -4,7 +4,7 @@
 //! dimension, 0 where it is broadcast.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, DType, Kernel, ScalarKind, Types};
 

@@ -1,6 +1,7 @@
 //! Elementwise functions on a GPU.
 
-use crate::cuda::{Cuda, Param, Task, Work, code, whole};
+use crate::cuda::{Cuda, Param, Task, Work, code, number, whole};
+use crate::fuse::{Each, c_type, literal};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
@@ -60,4 +61,14 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     };
     let params = vec![code(WORDS, t.word("op")), t.at("x"), t.at("y"), alpha, beta, Param::I64(n as i64)];
     w.each(format!("unary_{}", t.kind("x")), n, params);
+}
+
+pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
+    let dtype = t.dtype("x");
+    let [alpha, beta] = [literal(t.float("alpha"), dtype)?, literal(t.float("beta"), dtype)?];
+    let (number, name) = (number(WORDS, t.word("op")), c_type(dtype));
+    let function = if dtype.is_float() { "value" } else { "integer" };
+    let value = format!("{function}<{name}>({number}, $0, {alpha}, {beta})");
+    let light = matches!(t.word("op"), "neg" | "abs" | "sign" | "relu" | "leaky_relu" | "clip" | "not" | "bit_not");
+    Some(Each { light, ..t.each(vec![t.read("x")], "y", value) })
 }

@@ -4,7 +4,7 @@
 //! inside. Where the derivative is zero the result is zero times `dy`.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 

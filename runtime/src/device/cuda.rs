@@ -1,11 +1,10 @@
 //! A CUDA device, by the driver's own interface, which is loaded when it is first needed.
 
 use super::nvrtc::Nvrtc;
-use super::{Device, Launch, Order, Peaks};
+use super::{Device, Launch, Order, Peaks, Source};
 use crate::error::{Error, Result};
 use crate::map::Map;
 use cudarc::driver::{DriverError, result, sys};
-use sara_kernels::Kernel;
 use sara_kernels::cuda::MatmulPrecision;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_void};
@@ -93,6 +92,8 @@ struct Slot {
 
 /// A CUDA device with one stream of launches and one of copies.
 pub struct Cuda {
+    /// Whether elementwise steps that follow each other are one launch; they are, at first.
+    pub fuses: bool,
     info: Info,
     precision: MatmulPrecision,
     device: sys::CUdevice,
@@ -101,7 +102,7 @@ pub struct Cuda {
     copies: sys::CUstream,
     taken: Vec<u64>,
     functions: HashMap<String, sys::CUfunction>,
-    modules: BTreeMap<&'static str, sys::CUmodule>,
+    modules: BTreeMap<String, sys::CUmodule>,
     programs: Vec<Program>,
     /// By the addresses that are copied to.
     slots: HashMap<u64, Slot>,
@@ -141,6 +142,7 @@ impl Cuda {
         unsafe { result::ctx::set_current(context) }.map_err(failed)?;
         let stream = || result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed);
         Ok(Cuda {
+            fuses: true,
             precision,
             device,
             context,
@@ -166,11 +168,10 @@ impl Cuda {
         unsafe { result::ctx::set_current(self.context) }.map_err(|e| self.failed("its context is lost", e))
     }
 
-    /// Loads the code of kernels that were not needed before, compiling it if it is not in the cache.
+    /// Loads the code of sources that were not needed before, compiling it if it is not in the cache.
     #[expect(unsafe_code, reason = "loads code onto the device")]
-    fn load(&mut self, kernels: &[&'static Kernel]) -> Result<()> {
-        let missing: Vec<&'static Kernel> =
-            kernels.iter().copied().filter(|k| !self.modules.contains_key(k.name)).collect();
+    fn load(&mut self, sources: impl Iterator<Item = Source>) -> Result<()> {
+        let missing: Vec<Source> = sources.filter(|s| !self.modules.contains_key(s.name())).collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -182,21 +183,24 @@ impl Cuda {
         std::thread::scope(|scope| {
             for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(missing.len()) {
                 scope.spawn(|| {
-                    while let Some(kernel) = missing.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                        let compiled = nvrtc.cached(kernel, &arch);
-                        results.lock().unwrap_or_else(PoisonError::into_inner).push((*kernel, compiled));
+                    while let Some(source) = missing.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                        let compiled = nvrtc.cached(source, &arch);
+                        results
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push((source.name().to_owned(), compiled));
                     }
                 });
             }
         });
-        for (kernel, compiled) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for (name, compiled) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let cubin = compiled?.cubin;
             // SAFETY: the bytes are a whole cubin, which the driver copies.
             let module = unsafe { result::module::load_data(cubin.as_ptr().cast()) }.map_err(|e| {
                 let (major, minor) = nvrtc.version;
                 self.failed(&format!("the driver cannot load code of NVRTC {major}.{minor}; update the driver, or set CUDA_HOME to an older CUDA toolkit"), e)
             })?;
-            self.modules.insert(kernel.name, module);
+            self.modules.insert(name, module);
         }
         Ok(())
     }
@@ -206,11 +210,12 @@ impl Cuda {
         if let Some(function) = self.functions.get(&launch.entry) {
             return Ok(*function);
         }
-        let module = self.modules[launch.kernel.name];
+        let module = self.modules[launch.source.name()];
         let name = CString::new(launch.entry.as_str()).map_err(|e| Error::Device(e.to_string()))?;
         // SAFETY: modules are unloaded only when this is dropped.
-        let function = unsafe { result::module::get_function(module, name) }
-            .map_err(|e| self.failed(&format!("`{}` has no entry point `{}`", launch.kernel.name, launch.entry), e))?;
+        let function = unsafe { result::module::get_function(module, name) }.map_err(|e| {
+            self.failed(&format!("`{}` has no entry point `{}`", launch.source.name(), launch.entry), e)
+        })?;
         self.functions.insert(launch.entry.clone(), function);
         Ok(function)
     }
@@ -350,6 +355,10 @@ impl Device for Cuda {
         self.precision
     }
 
+    fn fuses(&self) -> bool {
+        self.fuses
+    }
+
     #[expect(unsafe_code, reason = "calls the driver")]
     fn peaks(&self) -> Option<Peaks> {
         use sys::CUdevice_attribute as A;
@@ -450,18 +459,18 @@ impl Device for Cuda {
         self.enter()?;
         self.wait()?;
         self.forget_programs();
-        let mut kernels: BTreeMap<&str, &'static Kernel> = BTreeMap::new();
+        let mut sources: BTreeMap<String, Source> = BTreeMap::new();
         let mut staged: HashMap<u64, usize> = HashMap::new();
         for order in programs.iter().flatten() {
             match order {
-                Order::Launch(launch) => drop(kernels.insert(launch.kernel.name, launch.kernel)),
+                Order::Launch(launch) => drop(sources.insert(launch.source.name().to_owned(), launch.source.clone())),
                 Order::Stage { range, to, .. } => {
                     let most = staged.entry(*to).or_default();
                     *most = range.len().max(*most);
                 }
             }
         }
-        self.load(&kernels.into_values().collect::<Vec<_>>())?;
+        self.load(sources.into_values())?;
         for (to, bytes) in staged {
             self.slot(to, bytes)?;
         }

@@ -5,9 +5,10 @@ pub mod nvrtc;
 
 use crate::error::Result;
 use crate::map::Map;
-use sara_kernels::cuda::{MatmulPrecision, Param};
+use sara_kernels::cuda::{MatmulPrecision, Work};
 use sara_kernels::{Kernel, Mode};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Memory of a device that an argument of a launch may touch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,11 +25,43 @@ pub struct Span {
     pub name: &'static str,
 }
 
-/// A launch of an entry point of a kernel's source.
+/// CUDA source with entry points.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A kernel's own.
+    Kernel(&'static Kernel),
+    /// Of elementwise steps.
+    Fused {
+        /// Its name, which no other has.
+        name: Arc<str>,
+        /// The source.
+        text: Arc<str>,
+    },
+}
+
+impl Source {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Source::Kernel(kernel) => kernel.name,
+            Source::Fused { name, .. } => name,
+        }
+    }
+
+    /// The source, if there is any.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Source::Kernel(kernel) => kernel.cuda.map(|form| form.source),
+            Source::Fused { text, .. } => Some(text),
+        }
+    }
+}
+
+/// A launch of an entry point.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// The kernel.
-    pub kernel: &'static Kernel,
+    /// What holds the entry point.
+    pub source: Source,
     /// The entry point.
     pub entry: String,
     /// Blocks.
@@ -37,7 +70,7 @@ pub struct Launch {
     pub threads: u32,
     /// Bytes of dynamic shared memory.
     pub dynamic: u32,
-    /// Kinds of the parameters, as [`Param::kind`] names them.
+    /// Kinds of the parameters, as [`sara_kernels::cuda::Param::kind`] names them.
     pub kinds: String,
     /// Bytes of each parameter.
     pub params: Vec<Vec<u8>>,
@@ -79,6 +112,9 @@ pub trait Device: Send + Sync {
 
     /// How exact its products in single precision are to be.
     fn precision(&self) -> MatmulPrecision;
+
+    /// Whether elementwise steps that follow each other are to be one launch, of a source that is made for them.
+    fn fuses(&self) -> bool;
 
     /// What it could do at most, if that is known.
     fn peaks(&self) -> Option<Peaks>;
@@ -124,6 +160,12 @@ pub(crate) fn launches(
     precision: MatmulPrecision,
 ) -> Option<(Vec<Launch>, usize)> {
     let work = kernel.work(call.lens, call.scalars, dtypes, precision)?;
+    let bytes = work.scratch;
+    Some((launches_of(&Source::Kernel(kernel), work, spans, scratch), bytes))
+}
+
+/// The launches of `work` of a source.
+pub(crate) fn launches_of(source: &Source, work: Work, spans: &[Option<Span>], scratch: u64) -> Vec<Launch> {
     let several = work.steps.len() > 1;
     let used: Vec<Span> = spans
         .iter()
@@ -135,8 +177,8 @@ pub(crate) fn launches(
         .collect();
     let address = |arg: usize, element: usize| spans[arg].map_or(0, |s| s.address + (element * s.grain) as u64);
     let launches = work.steps.into_iter().map(|step| Launch {
-        kernel,
-        kinds: step.params.iter().map(Param::kind).collect(),
+        source: source.clone(),
+        kinds: step.kinds(),
         params: step.params.iter().map(|p| p.bytes(address, scratch)).collect(),
         spans: used.clone(),
         entry: step.entry,
@@ -144,5 +186,5 @@ pub(crate) fn launches(
         threads: step.threads,
         dynamic: step.dynamic,
     });
-    Some((launches.collect(), work.scratch))
+    launches.collect()
 }

@@ -1,11 +1,11 @@
 //! NVRTC, the compiler of CUDA sources, loaded when it is first needed, and the cache of what it compiled.
 
+use super::Source;
 use crate::error::{Error, Result};
 use crate::files::hex;
 use crate::oracle::find::cache_root;
 use crate::wheel::{Fetched, Wheel, WheelError};
 use libloading::{Library, Symbol};
-use sara_kernels::Kernel;
 use sara_kernels::cuda::{HEADER, SHARED};
 use sha2::{Digest, Sha256};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -75,6 +75,14 @@ impl Nvrtc {
         ))
     }
 
+    /// As [`Nvrtc::open`]; if there is none, the pinned version is downloaded into the cache first.
+    pub fn open_or_fetch() -> Result<Nvrtc> {
+        Nvrtc::open().or_else(|_| {
+            fetch().map_err(|e| Error::Device(e.to_string()))?;
+            Nvrtc::open()
+        })
+    }
+
     #[expect(unsafe_code, reason = "loads a library")]
     fn load(place: &Path) -> Option<Nvrtc> {
         // SAFETY: the initialisers of NVRTC have no conditions.
@@ -90,30 +98,31 @@ impl Nvrtc {
         Some(Nvrtc { library, version: (major, minor), place: place.to_owned() })
     }
 
-    /// Code of a kernel for an architecture such as `sm_90`, from the cache if it is there.
-    pub fn cached(&self, kernel: &Kernel, arch: &str) -> Result<Compiled> {
-        let Some(form) = kernel.cuda else { return Err(Error::Device(format!("`{}` has no CUDA form", kernel.name))) };
+    /// Code of a source for an architecture such as `sm_90`, from the cache if it is there.
+    pub fn cached(&self, source: &Source, arch: &str) -> Result<Compiled> {
+        let text = source.text().unwrap_or_default();
         let mut hash = Sha256::new();
-        for part in SHARED.iter().flat_map(|(name, text)| [*name, *text]).chain([HEADER, form.source, arch]) {
+        for part in SHARED.iter().flat_map(|(name, text)| [*name, *text]).chain([HEADER, text, arch]) {
             hash.update(part.as_bytes());
             hash.update([0]);
         }
         hash.update(format!("{:?} {OPTIONS:?}", self.version));
-        let name = format!("{}-{arch}-{}.cubin", kernel.name, hex(&hash.finalize()));
+        let name = format!("{}-{arch}-{}.cubin", source.name(), hex(&hash.finalize()));
         let path = cache_root().map(|root| root.join("cubin").join(name));
         if let Some(cubin) = path.as_ref().and_then(|path| std::fs::read(path).ok()).filter(|bytes| !bytes.is_empty()) {
             return Ok(Compiled { cubin, log: String::new() });
         }
-        let compiled = self.compile(kernel, arch)?;
+        let compiled = self.compile(source, arch)?;
         // A cache that cannot be written only costs time.
         let _ = path.map(|path| keep(&path, &compiled.cubin));
         Ok(compiled)
     }
 
-    /// Compiles a kernel for an architecture such as `sm_90`.
-    pub fn compile(&self, kernel: &Kernel, arch: &str) -> Result<Compiled> {
-        let Some(form) = kernel.cuda else { return Err(Error::Device(format!("`{}` has no CUDA form", kernel.name))) };
-        self.compile_source(form.source, &format!("{}/kernel.cu", kernel.name), arch)
+    /// Compiles a source for an architecture such as `sm_90`.
+    pub fn compile(&self, source: &Source, arch: &str) -> Result<Compiled> {
+        let name = source.name();
+        let text = source.text().ok_or_else(|| Error::Device(format!("`{name}` has no CUDA form")))?;
+        self.compile_source(text, &format!("{name}/kernel.cu"), arch)
     }
 
     #[expect(unsafe_code, reason = "calls the library")]
@@ -213,8 +222,8 @@ impl Nvrtc {
     }
 }
 
-/// What every kernel is compiled with.
-const OPTIONS: &[&str] = &["--std=c++17", "--device-int128", "--ptxas-options=-v"];
+/// What every kernel is compiled with. Products and sums are one operation where a kernel says so and nowhere else, as in the tests.
+const OPTIONS: &[&str] = &["--std=c++17", "--fmad=false", "--device-int128", "--ptxas-options=-v"];
 
 /// The directory that holds the pinned library once it has been fetched.
 pub fn cache_dir() -> Option<PathBuf> {

@@ -3,11 +3,12 @@
 //! Weights, constants and arena lie there alone. The state of what trains lies on both sides; a run may leave the host's copy
 //! behind, until [`Executor::settle`] brings it up.
 
+use super::fuse::{Group, Placed, Target, groups};
 use super::{Executor, Memory, Timing};
 use crate::block::Block;
 use crate::device::{Device, Order, Peaks, Span, launches};
 use crate::error::{Error, Result};
-use crate::plan::{BufferId, Place};
+use crate::plan::{BufferId, Place, Program, Step};
 use sara_kernels::hyper;
 use std::ops::Range;
 
@@ -23,6 +24,8 @@ pub(super) struct Attached {
     stages: [u64; 2],
     /// Of each program, the orders of each step; nothing while the device does not know the programs.
     orders: Option<Vec<Vec<Range<usize>>>>,
+    /// Whether the steps of a program are to be run one by one.
+    single: bool,
     /// Whether the host's copy of the state is behind.
     stale: bool,
     /// Whether the host's hyper-parameters are ahead.
@@ -50,6 +53,12 @@ impl Attached {
     /// Has the device learn the programs anew.
     pub(super) fn unbind(&mut self) {
         self.orders = None;
+    }
+
+    /// Whether the steps of programs are run one by one from now on, so that any of them can be.
+    pub(super) fn single(&mut self, on: bool) {
+        self.single = on;
+        self.unbind();
     }
 
     pub(super) fn hyper_changed(&mut self) {
@@ -102,10 +111,11 @@ impl Executor {
             scratch: 0,
             stages: [0; 2],
             orders: None,
+            single: false,
             stale: false,
             hyper_ahead: false,
         };
-        let (_, _, scratch) = self.orders(&attached)?;
+        let (_, _, scratch) = self.orders(&attached, false)?;
         let files = self.plan.buffers.iter().filter(|b| matches!(b.place, Place::File(_)));
         let stage = files.map(|b| b.len as usize).max().unwrap_or(0);
         let blocks = [&self.weights, &self.constants, &self.state].map(|b| b.bytes().len());
@@ -141,38 +151,29 @@ impl Executor {
 
     /// What the device is to do for each program, the orders of each step, and the bytes that launches take for themselves.
     #[expect(clippy::type_complexity, reason = "three lists that are made in one walk")]
-    fn orders(&self, attached: &Attached) -> Result<(Vec<Vec<Order>>, Vec<Vec<Range<usize>>>, usize)> {
+    fn orders(&self, attached: &Attached, fused: bool) -> Result<(Vec<Vec<Order>>, Vec<Vec<Range<usize>>>, usize)> {
         let precision = attached.device.precision();
         let (mut programs, mut ranges, mut most) = (Vec::new(), Vec::new(), 0);
         let mut staged = 0;
         for program in &self.plan.programs {
-            let (mut orders, mut own) = (Vec::new(), Vec::new());
-            for step in &program.steps {
+            let steps: Vec<Placed<'_>> =
+                program.steps.iter().map(|step| self.placed(attached, step, &mut staged)).collect();
+            let mut groups =
+                if fused { self.groups(attached, program, &steps) } else { Vec::new() }.into_iter().peekable();
+            let (mut orders, mut own): (Vec<Order>, Vec<Range<usize>>) = (Vec::new(), Vec::new());
+            while let Some(placed) = steps.get(own.len()) {
                 let first = orders.len();
-                let mut spans = Vec::new();
-                let (mut lens, mut dtypes) = (Vec::new(), Vec::new());
-                for (arg, id) in step.kernel.args.iter().zip(&step.args) {
-                    let place = id.map(|id| (attached.place(self, id), self.plan.buffer(id).dtype));
-                    let span = place.map(|((at, len), dtype)| {
-                        let address = match at {
-                            At::Device(address) => address,
-                            At::File(map, at) => {
-                                let to = attached.stages[staged % 2];
-                                staged += 1;
-                                orders.push(Order::Stage { map, range: at..at + len, to });
-                                to
-                            }
-                        };
-                        let bytes = len * dtype.size();
-                        Span { address, bytes, grain: dtype.size(), mode: arg.mode, name: arg.name }
-                    });
-                    lens.push(place.as_ref().map_or(0, |((_, len), _)| *len));
-                    dtypes.push(place.map(|(_, dtype)| dtype));
-                    spans.push(span);
+                if let Some(group) = groups.next_if(|group| group.steps.start == own.len()) {
+                    // The last of the steps has the launches of all.
+                    own.resize(group.steps.end - 1, first..first);
+                    orders.extend(group.launches.into_iter().map(Order::Launch));
+                    own.push(first..orders.len());
+                    continue;
                 }
-                let call = sara_kernels::Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars };
+                let Placed { step, dtypes, spans, stages, .. } = placed;
+                orders.extend(stages.iter().cloned());
                 let Some((launches, scratch)) =
-                    launches(step.kernel, &call, &dtypes, &spans, attached.scratch, precision)
+                    launches(step.kernel, &placed.call(), dtypes, spans, attached.scratch, precision)
                 else {
                     let name = step.kernel.name;
                     return Err(Error::Option(format!(
@@ -190,12 +191,51 @@ impl Executor {
         Ok((programs, ranges, most))
     }
 
+    /// A step with the places of its arguments; what lies in files is brought to where bytes of files go in turn.
+    fn placed<'a>(&self, attached: &Attached, step: &'a Step, staged: &mut usize) -> Placed<'a> {
+        let (lens, dtypes, spans) = Default::default();
+        let mut placed = Placed { step, lens, dtypes, spans, stages: Vec::new() };
+        for (arg, id) in step.kernel.args.iter().zip(&step.args) {
+            let place = id.map(|id| (attached.place(self, id), self.plan.buffer(id).dtype));
+            let span = place.map(|((at, len), dtype)| {
+                let address = match at {
+                    At::Device(address) => address,
+                    At::File(map, at) => {
+                        let to = attached.stages[*staged % 2];
+                        *staged += 1;
+                        placed.stages.push(Order::Stage { map, range: at..at + len, to });
+                        to
+                    }
+                };
+                Span { address, bytes: len * dtype.size(), grain: dtype.size(), mode: arg.mode, name: arg.name }
+            });
+            placed.lens.push(place.as_ref().map_or(0, |((_, len), _)| *len));
+            placed.dtypes.push(place.map(|(_, dtype)| dtype));
+            placed.spans.push(span);
+        }
+        placed
+    }
+
+    fn groups(&self, attached: &Attached, program: &Program, steps: &[Placed<'_>]) -> Vec<Group> {
+        let target = Target {
+            precision: attached.device.precision(),
+            arena: attached.arena..attached.arena + self.plan.arena_bytes,
+            scratch: attached.scratch,
+        };
+        let given = program.outputs.iter().filter_map(|port| match attached.place(self, port.buffer) {
+            (At::Device(at), len) => Some(at..at + (len * self.plan.buffer(port.buffer).dtype.size()) as u64),
+            _ => None,
+        });
+        groups(steps, &target, &given.collect::<Vec<_>>())
+    }
+
     /// Makes sure that the device knows the programs with the current lengths, and the hyper-parameters.
     fn ready(&mut self) -> Result<()> {
         let Some(mut attached) = self.attached.take() else { return Ok(()) };
         let mut prepare = || {
             if attached.orders.is_none() {
-                let (programs, ranges, _) = self.orders(&attached)?;
+                let fused = attached.device.fuses() && !attached.single;
+                let (programs, ranges, _) = self.orders(&attached, fused)?;
                 attached.device.bind(programs)?;
                 attached.orders = Some(ranges);
             }
@@ -233,8 +273,19 @@ impl Executor {
         let range = Executor::range(attached, program, &steps);
         let orders = attached.device.time(program, range, &self.maps)?;
         let ranges = attached.orders.as_ref().map_or(&[][..], |o| &o[program]);
+        let launched: Vec<bool> = ranges.iter().map(|r| !r.is_empty()).collect();
         let seconds: Vec<f64> = ranges.iter().map(|r| orders[r.clone()].iter().sum()).collect();
-        Ok(seconds.into_iter().enumerate().map(|(step, seconds)| self.timing(program, step, seconds)).collect())
+        let timing = |(step, seconds)| self.timing(program, step, seconds);
+        let mut timings: Vec<Timing> = seconds.into_iter().enumerate().map(timing).collect();
+        // Steps without a launch of their own share that of the next with one, by their bytes.
+        let mut first = 0;
+        for last in (0..launched.len()).filter(|step| launched[*step]) {
+            let group = &mut timings[first..=last];
+            let (seconds, bytes) = (group[last - first].seconds, group.iter().map(|t| t.bytes).sum::<u64>());
+            group.iter_mut().for_each(|t| t.seconds = seconds * t.bytes as f64 / bytes.max(1) as f64);
+            first = last + 1;
+        }
+        Ok(timings)
     }
 
     /// The norm first, which tells whether all gradients are finite, and then the rest.

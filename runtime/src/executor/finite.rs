@@ -32,6 +32,14 @@ impl Executor {
     ///
     /// A tensor is looked at where it is first read, because it may be written in parts.
     pub fn find_not_finite(&mut self, program: &str) -> Result<Option<NotFinite>> {
+        let single = |executor: &mut Executor, on| executor.attached.as_mut().into_iter().for_each(|a| a.single(on));
+        single(self, true);
+        let found = self.step_by_step(program);
+        single(self, false);
+        found
+    }
+
+    fn step_by_step(&mut self, program: &str) -> Result<Option<NotFinite>> {
         let at = self.position(program)?;
         let mut search = Search { program: at, ..Search::default() };
         let inputs: Vec<BufferId> = self.plan.programs[at].inputs.iter().map(|p| p.buffer).collect();

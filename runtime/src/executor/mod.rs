@@ -2,6 +2,7 @@
 
 mod attached;
 mod finite;
+mod fuse;
 mod memory;
 mod sparse;
 

@@ -1,6 +1,8 @@
 //! The file form of a plan: magic bytes, a version, the hash of what follows, and a prost message.
 
-use super::{Buffer, BufferId, ModelFile, Peak, Place, Plan, Port, Program, Selection, Sparse, Step, Stored, Weight};
+use super::{
+    Buffer, BufferId, ModelFile, Part, Peak, Place, Plan, Port, Program, Selection, Sparse, Step, Stored, Weight,
+};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use prost::Message;
@@ -131,6 +133,9 @@ mod message {
         pub(super) scalars: Vec<Scalar>,
         #[prost(string, tag = "4")]
         pub(super) origin: String,
+        /// Number in `Part::ALL`.
+        #[prost(uint32, tag = "5")]
+        pub(super) part: u32,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -272,6 +277,7 @@ fn program_message(program: &Program) -> message::Program {
         args: s.args.iter().map(|a| a.map_or(0, |b| b.0 + 1)).collect(),
         scalars: s.scalars.iter().map(scalar).collect(),
         origin: s.origin.clone(),
+        part: s.part as u32,
     });
     message::Program {
         name: program.name.clone(),
@@ -369,7 +375,8 @@ fn program(p: message::Program, buffers: usize) -> Result<Program, String> {
             Some(message::Value::Word(v)) => Ok(Scalar::Word(v)),
             None => Err(format!("scalar of kernel `{}`", s.kernel)),
         });
-        Ok(Step { kernel, args, scalars: scalars.collect::<Result<_, String>>()?, origin: s.origin })
+        let part = *Part::ALL.get(s.part as usize).ok_or_else(|| format!("part {}", s.part))?;
+        Ok(Step { kernel, args, scalars: scalars.collect::<Result<_, String>>()?, origin: s.origin, part })
     });
     Ok(Program {
         steps: steps.collect::<Result<_, String>>()?,

@@ -4,10 +4,13 @@
 //! files and offsets, but not how a program came to be.
 
 mod file;
+mod part;
 mod print;
 #[cfg(test)]
 mod tests;
 mod verify;
+
+pub use part::Part;
 
 use crate::source::Source;
 use crate::tensor::Tensors;
@@ -287,6 +290,8 @@ pub struct Step {
     pub scalars: Vec<Scalar>,
     /// ONNX node it computes, for errors and profiles; empty if there is none.
     pub origin: String,
+    /// What it is for; it changes nothing in how it runs.
+    pub part: Part,
 }
 
 impl PartialEq for Step {
@@ -295,6 +300,7 @@ impl PartialEq for Step {
             && self.args == other.args
             && self.scalars == other.scalars
             && self.origin == other.origin
+            && self.part == other.part
     }
 }
 

@@ -33,6 +33,7 @@ fn step(kernel: &str, args: &[usize], scalars: &[Scalar]) -> Step {
         args: args.iter().map(|a| Some(id(*a))).collect(),
         scalars: scalars.to_vec(),
         origin: format!("/{kernel}"),
+        part: Part::Again,
     }
 }
 

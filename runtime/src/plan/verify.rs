@@ -293,6 +293,6 @@ impl Plan {
 }
 
 /// Bytes that a buffer takes in the arena.
-fn bytes(b: &Buffer) -> u64 {
+pub(super) fn bytes(b: &Buffer) -> u64 {
     (b.len * b.dtype.size() as u64).next_multiple_of(ALIGN).max(ALIGN)
 }

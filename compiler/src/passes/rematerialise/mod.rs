@@ -18,7 +18,6 @@ use petgraph::Direction;
 use petgraph::algo::maximum_flow::dinics;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
-use sara_kernels::Call;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Operations for a byte up to which repeating is taken to cost nothing: elementwise functions and normalisations lie below,
@@ -87,11 +86,7 @@ fn costs(graph: &Graph) -> HashMap<NodeId, Cost> {
 
 fn cost(graph: &Graph, id: NodeId, buffers: &mut Buffers) -> Cost {
     let (steps, _) = lower_node(graph, id, buffers);
-    let flops = steps.iter().map(|step| {
-        let lens: Vec<usize> =
-            step.args.iter().map(|a| a.map_or(0, |a| buffers.list[a.0 as usize].len as usize)).collect();
-        (step.kernel.flops)(&Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars })
-    });
+    let flops = steps.iter().map(|step| step.flops(&buffers.list));
     let bytes = graph.node(id).outputs.iter().map(|v| graph.ty(*v).bytes() as u64).sum();
     Cost { flops: flops.sum(), bytes }
 }
@@ -120,12 +115,13 @@ fn repeat(graph: &mut Graph, costs: &HashMap<NodeId, Cost>, ratio: u64, passed: 
             }
         }
         for made_by in missing.into_values() {
-            let Node { op, inputs, outputs, origin } = graph.node(made_by).clone();
+            let Node { op, inputs, outputs, origin, .. } = graph.node(made_by).clone();
             let inputs: Vec<Option<ValueId>> =
                 inputs.iter().map(|i| i.map(|v| copies.get(&v).copied().unwrap_or(v))).collect();
             let name = format!("{}.again", graph.value(outputs[0]).name);
             flops += costs.get(&made_by).map_or(0, |c| c.flops);
             let (copy, results) = graph.create(op, &inputs, &name, &origin)?;
+            graph.mark_again(copy);
             order.push(copy);
             copies.extend(outputs.into_iter().zip(results).filter(|(v, _)| again.contains(v)));
         }
