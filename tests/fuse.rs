@@ -52,6 +52,7 @@ impl Draft {
             buffers: Vec::new(),
             weights: Vec::new(),
             sparse: Vec::new(),
+            use_8bit_adam: false,
             constants: Vec::new(),
             programs: Vec::new(),
         };

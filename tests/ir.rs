@@ -73,6 +73,7 @@ fn run(path: &Path) -> Result<(), String> {
                 limit: None,
                 weights: Residency::Streamed,
                 precision: Precision::Bf16,
+                use_8bit_adam: false,
             },
         )
         .map_err(|e| e.to_string())?;

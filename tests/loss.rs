@@ -7,7 +7,7 @@ use sara::compiler::import::{Binding, Model};
 use sara::compiler::loss::{Distance, Loss, TARGET, WEIGHT};
 use sara::compiler::select::{self, Amount};
 use sara::kernels::hyper;
-use sara::runtime::executor::{Executor, SparseState};
+use sara::runtime::executor::{Executor, Moments, SparseState};
 use sara::runtime::tensor::{Tensor, Tensors, read_safetensors};
 use std::path::PathBuf;
 
@@ -100,8 +100,8 @@ fn difference(executor: &mut Executor, batch: &Tensors) -> f64 {
                 start[s].iter().zip(&gradients[s]).map(|(p, g)| (f64::from(*p) + by * f64::from(*g)) as f32).collect();
             let index = executor.indices(s).to_vec();
             let zero = vec![0.0; index.len()];
-            let state =
-                SparseState { index: &index, values: &moved, moments: [&zero, &zero], left: &[], left_values: &[] };
+            let moments = Moments::Single([&zero, &zero]);
+            let state = SparseState { index: &index, values: &moved, moments, left: &[], left_values: &[] };
             executor.set_state(s, &state).unwrap();
         }
         loss_of(executor, batch)

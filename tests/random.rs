@@ -79,6 +79,7 @@ fn pass(graph: &mut Graph, name: &str, chosen: &Chosen) -> Result<(), String> {
             limit: None,
             weights: Residency::Resident,
             precision: Precision::Single,
+            use_8bit_adam: false,
         },
     )
     .map_err(|e| format!("{name}: {e}"))

@@ -11,8 +11,8 @@ use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, update};
 use crate::place::place;
 use crate::select::{self, Amount, Chosen};
 use sara_kernels::{DType, hyper};
-use sara_runtime::executor::{memory, memory_by_kind};
-use sara_runtime::plan::{Plan, Program, Selection, Sparse, Weight};
+use sara_runtime::executor::{memory, memory_by_kind, state_bytes};
+use sara_runtime::plan::{Place, Plan, Program, Selection, Sparse, Weight};
 
 /// Where weights are while a plan runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub struct TrainOptions {
     pub weights: Residency,
     /// What is stored in half precision.
     pub precision: Precision,
+    /// Whether the moments of Adam are stored in a byte each, as [`sara_kernels::sparse_adamw_8bit`] says.
+    pub use_8bit_adam: bool,
     /// Threads that training will run on; each needs memory of its own.
     pub threads: usize,
 }
@@ -69,6 +71,7 @@ impl TrainOptions {
             memory_limit: None,
             weights: Residency::Resident,
             precision: Precision::Single,
+            use_8bit_adam: false,
             threads: 1,
         }
     }
@@ -93,6 +96,7 @@ pub fn canonical(model: &Model, binding: &Binding, observe: Observer<'_>) -> Res
         limit: None,
         weights: Residency::Resident,
         precision: Precision::Single,
+        use_8bit_adam: false,
     };
     run_passes(&mut graph, &context, Stage::Imported..=Stage::Canonical, observe)?;
     Ok(graph)
@@ -163,8 +167,8 @@ pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer
 
 /// The graph of a training step, for a canonical graph and what trains.
 fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, observe: Observer<'_>) -> Result<Graph> {
-    let (weights, precision) = (options.weights, options.precision);
-    let unlimited = Context { selection: chosen, loss: options.loss, limit: None, weights, precision };
+    let TrainOptions { loss, weights, precision, use_8bit_adam, threads, .. } = *options;
+    let unlimited = Context { selection: chosen, loss, limit: None, weights, precision, use_8bit_adam };
     let measure = |graph: &Graph| {
         let mut graph = graph.clone();
         for pass in PIPELINE.iter().skip_while(|p| p.name != "rematerialise").skip(1) {
@@ -174,15 +178,9 @@ fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, obser
         let mut programs = training_programs(&graph, &mut buffers);
         programs.iter_mut().for_each(|p| place(p, &mut buffers.list));
         let arena = arena_bytes(&programs);
-        let trained = chosen.index.values().map(Vec::len);
-        Ok(total(memory_by_kind(
-            &graph.weights,
-            &buffers.list,
-            trained,
-            buffers.constants.len(),
-            arena,
-            options.threads,
-        )))
+        let state = state_bytes(chosen.index.values().map(Vec::len), use_8bit_adam);
+        let constants = buffers.constants.len();
+        Ok(total(memory_by_kind(&graph.weights, &buffers.list, state, constants, arena, threads)))
     };
     let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
     let context = Context { limit, ..unlimited };
@@ -291,6 +289,7 @@ fn finish(
         model: model.identity()?,
         selection,
         arena_bytes: arena_bytes(&programs),
+        use_8bit_adam: buffers.list.iter().any(|b| matches!(b.place, Place::Absmax1(_))),
         buffers: buffers.list,
         weights: graph.weights.clone(),
         sparse,

@@ -38,6 +38,8 @@ impl Buffers {
             Def::State(State::Gradient, _) => Place::Gradient(sparse()),
             Def::State(State::Moment1, _) => Place::Moment1(sparse()),
             Def::State(State::Moment2, _) => Place::Moment2(sparse()),
+            Def::State(State::Absmax1, _) => Place::Absmax1(sparse()),
+            Def::State(State::Absmax2, _) => Place::Absmax2(sparse()),
             Def::Hyper => Place::Hyper,
             Def::Arg(_) | Def::Const(_) | Def::Node(..) => return None,
         })

@@ -182,6 +182,12 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
     }
     let path = folder.join(STATE);
     let (tensors, _) = read_safetensors(&path)?;
+    let moment = trainer.executor.plan().moment();
+    if let Some((key, found)) = tensors.iter().find(|(key, t)| key.ends_with(".moment1") && t.dtype() != moment) {
+        let (how, found) = (if moment == DType::U8 { "without" } else { "with" }, found.dtype().name());
+        let differ = format!("tensor `{key}` is {found}, and the plan's moments are {}", moment.name());
+        return Err(Error::file(path, format!("{differ}; compile {how} --use-8bit-adam to go on from here")));
+    }
     let column = |s: usize, name: &str| {
         let key = format!("{s}.{name}");
         tensors.get(&key).map(Tensor::bytes).ok_or_else(|| Error::file(&path, format!("tensor `{key}` is missing")))
@@ -204,13 +210,7 @@ pub fn load(trainer: &mut Trainer, folder: &Path) -> Result<()> {
                 Moments::Coded { codes: codes.map(Vec::as_slice), absmax: absmax.map(Vec::as_slice) }
             }
         };
-        let state = SparseState {
-            index: &index,
-            values: &values,
-            moments,
-            left: &left,
-            left_values: &left_values,
-        };
+        let state = SparseState { index: &index, values: &values, moments, left: &left, left_values: &left_values };
         trainer.executor.set_state(s, &state).map_err(|e| Error::file(&path, e.to_string()))?;
     }
     trainer.ema = match saved.options.ema_decay {

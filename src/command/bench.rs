@@ -153,6 +153,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             memory_limit: args.memory.limit,
             weights: args.memory.weights.into(),
             precision: args.memory.mixed_precision.into(),
+            use_8bit_adam: args.memory.use_8bit_adam,
             threads: args.threads.count(),
             ..TrainOptions::new(args.dims.binding(), args.select.options(), args.amount.amount()?)
         };

@@ -179,6 +179,9 @@ pub(super) struct Memory {
     /// single precision.
     #[arg(long, value_enum, default_value_t = MixedPrecision::No)]
     pub(super) mixed_precision: MixedPrecision,
+    /// Store the two moments of AdamW in a byte each, with a scale for each block of them.
+    #[arg(long = "use-8bit-adam")]
+    pub(super) use_8bit_adam: bool,
 }
 
 /// Whether half precision is used.

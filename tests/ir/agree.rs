@@ -1,7 +1,7 @@
 //! Two graphs on the same data.
 
 use sara_compiler::evaluate::execute;
-use sara_compiler::ir::{Block, Def, Graph, Payload, State, Type, ValueId};
+use sara_compiler::ir::{Block, Def, Graph, Payload, Type, ValueId};
 use sara_compiler::select::{self, Chosen};
 use sara_kernels::{DType, hyper};
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ fn data(graph: &Graph, id: ValueId) -> Vec<u8> {
             h[hyper::GRADIENT_SCALE] = 1.0;
             bytemuck::cast_slice(&h).to_vec()
         }
-        Def::State(State::Gradient | State::Moment1 | State::Moment2, _) => vec![0; value.ty.bytes()],
+        Def::State(..) => vec![0; value.ty.bytes()],
         Def::Weight(w) if graph.uniform.contains_key(w) => {
             bytemuck::cast_slice(&vec![graph.uniform[w] as f32; value.ty.len()]).to_vec()
         }

@@ -61,6 +61,10 @@ pub enum State {
     Moment1,
     /// Second Adam moment.
     Moment2,
+    /// Largest magnitude of each block of first moments that are stored in a byte each.
+    Absmax1,
+    /// Largest magnitude of each block of second moments.
+    Absmax2,
 }
 
 /// The application of an operator.

@@ -128,7 +128,7 @@ impl Parser {
             "param" => Def::Param(self.value(rest.strip_prefix("at ").ok_or("a param is `at` an index")?)?),
             "state" => {
                 let (state, param) = rest.split_once(" of ").ok_or("state is `of` a param")?;
-                let kinds = [State::Gradient, State::Moment1, State::Moment2];
+                let kinds = [State::Gradient, State::Moment1, State::Moment2, State::Absmax1, State::Absmax2];
                 let state = kinds
                     .into_iter()
                     .find(|s| s.name() == state)

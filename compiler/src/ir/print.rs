@@ -114,6 +114,8 @@ impl State {
             State::Gradient => "gradient",
             State::Moment1 => "moment1",
             State::Moment2 => "moment2",
+            State::Absmax1 => "absmax1",
+            State::Absmax2 => "absmax2",
         }
     }
 }

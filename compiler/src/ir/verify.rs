@@ -22,6 +22,7 @@
 use super::{Block, Def, Graph, NodeId, Stage, State, Type, ValueId};
 use crate::error::{Error, Result};
 use crate::ops::Op;
+use sara_kernels::sparse_adamw_8bit::BLOCK;
 use std::collections::{HashMap, HashSet};
 
 /// Name of the loss among the returns.
@@ -150,7 +151,12 @@ fn sparse(graph: &Graph) -> Check {
                 }
             }
             Def::Param(of) | Def::State(_, of) => {
-                let same = graph.ty(*of).shape == value.ty.shape;
+                let same = match value.def {
+                    Def::State(State::Absmax1 | State::Absmax2, _) => {
+                        value.ty.shape == [graph.ty(*of).len().div_ceil(BLOCK)]
+                    }
+                    _ => value.ty.shape == graph.ty(*of).shape,
+                };
                 let right = match graph.value(*of).def {
                     Def::Index(..) => matches!(value.def, Def::Param(_)),
                     Def::Param(_) => matches!(value.def, Def::State(..)),
@@ -211,12 +217,14 @@ fn together(graph: &Graph, id: NodeId) -> bool {
             let of = |w: ValueId| graph.value(*file).def == Def::File(w);
             matches!(graph.value(*i).def, Def::Index(w, _) if of(w)) && param(*p, *i)
         }
-        (Op::SparseAdamW(_), [w, Some(i), Some(p), Some(m), Some(v), Some(g), _]) => {
+        (Op::SparseAdamW(_), [w, Some(i), Some(p), Some(m), Some(v), Some(g), _, absmax @ ..]) => {
+            let kinds = [State::Absmax1, State::Absmax2];
             w.is_none_or(|w| index(*i, w))
                 && param(*p, *i)
                 && state(*m, State::Moment1, *p)
                 && state(*v, State::Moment2, *p)
                 && state(*g, State::Gradient, *p)
+                && absmax.iter().flatten().zip(kinds).all(|(a, kind)| state(*a, kind, *p))
         }
         _ => true,
     }

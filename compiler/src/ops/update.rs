@@ -6,6 +6,7 @@ use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::ir::{Type, ValueId, strides};
 use crate::lower::{Lower, dims, int};
+use sara_kernels::sparse_adamw_8bit::BLOCK;
 use sara_kernels::{DType, Scalar, hyper};
 
 operator! {
@@ -69,14 +70,20 @@ operator! {
 
 operator! {
     /// One step of AdamW (Loshchilov and Hutter 2019) on the trained entries, which are then written into the weight; clears the
-    /// gradient. Operands: `w` (absent if it stays in its file), `idx`, `p`, `m`, `v`, `g`, `hyper`.
+    /// gradient. Operands: `w` (absent if it stays in its file), `idx`, `p`, `m`, `v`, `g`, `hyper`; of moments of a byte each besides
+    /// the largest magnitudes of their blocks, `m_absmax` and `v_absmax`.
     SparseAdamW {}
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
-        let [_, Some(idx), Some(p), Some(m), Some(v), Some(g), Some(_)] = inputs else {
-            return Err("takes seven operands".into());
+        let [_, Some(idx), Some(p), Some(m), Some(v), Some(g), Some(_), absmax @ ..] = inputs else {
+            return Err("takes seven operands or nine".into());
         };
-        if [p, m, v, g].iter().any(|t| t.shape != idx.shape) { return Err("the operands do not fit".into()) }
+        let fit = match absmax {
+            [] => m.dtype == DType::F32,
+            [Some(a), Some(b)] => m.dtype == DType::U8 && a == b && a.len() == idx.len().div_ceil(BLOCK),
+            _ => return Err("takes seven operands or nine".into()),
+        };
+        if !fit || m != v || [p, m, g].iter().any(|t| t.shape != idx.shape) { return Err("the operands do not fit".into()) }
         Ok(vec![])
     }
 
@@ -86,11 +93,18 @@ operator! {
 
     fn lower(&self, l: &mut Lower<'_>) {
         let args: Vec<_> = (0..7).map(|i| l.try_input(i)).collect();
-        l.launch("sparse_adamw", &args, vec![]);
+        match [l.try_input(7), l.try_input(8)] {
+            [None, None] => l.launch("sparse_adamw", &args, vec![]),
+            absmax => l.launch("sparse_adamw_8bit", &[&args[..], &absmax].concat(), vec![]),
+        }
     }
 
     fn cases() -> Vec<Case> {
-        vec![Case::new(SparseAdamW {}, &["f32[3,4]", "u32[5]", "f32[5]", "f32[5]", "f32[5]", "f32[5]", "f32[16]"]).positive()]
+        let coded = ["f32[3,4]", "u32[5]", "f32[5]", "u8[5]", "u8[5]", "f32[5]", "f32[16]", "f32[1]", "f32[1]"];
+        vec![
+            Case::new(SparseAdamW {}, &["f32[3,4]", "u32[5]", "f32[5]", "f32[5]", "f32[5]", "f32[5]", "f32[16]"]).positive(),
+            Case::new(SparseAdamW {}, &coded).positive(),
+        ]
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Context<'a> {
     pub weights: Residency,
     /// What is stored in half precision.
     pub precision: Precision,
+    /// Whether the moments of Adam are stored in a byte each.
+    pub use_8bit_adam: bool,
 }
 
 /// A limit on the memory of training.
@@ -60,7 +62,7 @@ pub const PIPELINE: &[Pass] = &[
     Pass { name: "narrow", run: narrow::run, stage: Stage::Sparse },
     Pass { name: "sparsify", run: |g, c| sparsify::run(g, c.selection), stage: Stage::Sparse },
     Pass { name: "differentiate", run: |g, c| differentiate::run(g, c.loss), stage: Stage::Sparse },
-    Pass { name: "update", run: |g, _| update::run(g), stage: Stage::Differentiated },
+    Pass { name: "update", run: |g, c| update::run(g, c.use_8bit_adam), stage: Stage::Differentiated },
     Pass { name: "fuse", run: |g, _| fuse::run(g), stage: Stage::Fused },
     Pass { name: "join", run: |g, _| join::run(g), stage: Stage::Fused },
     Pass { name: "schedule", run: |g, _| schedule::run(g), stage: Stage::Fused },

@@ -4,11 +4,12 @@ use crate::error::Result;
 use crate::ir::verify::LOSS;
 use crate::ir::{Block, Def, Graph, NodeId, State, Type, ValueId};
 use crate::ops::{Accumulate, ClipNorm, SparseAdamW};
+use sara_kernels::sparse_adamw_8bit::BLOCK;
 use sara_kernels::{DType, hyper};
 use std::collections::HashMap;
 
-/// Runs the pass.
-pub fn run(graph: &mut Graph) -> Result<()> {
+/// Runs the pass. Moments are in single precision, or a byte each with the largest magnitude of each block.
+pub fn run(graph: &mut Graph, use_8bit_adam: bool) -> Result<()> {
     let params: Vec<(ValueId, ValueId)> = graph
         .values()
         .filter_map(|(id, v)| match v.def {
@@ -26,16 +27,22 @@ pub fn run(graph: &mut Graph) -> Result<()> {
         let name = graph.value(param).name.clone();
         let Some(gradient) = gradients.get(&format!("{name}.d")).copied() else { continue };
         let ty = graph.ty(param).clone();
-        let mut state = |kind: State, suffix: &str| {
+        let mut state = |kind: State, suffix: &str, ty: &Type| {
             graph.add_value(&format!("{name}.{suffix}"), ty.clone(), Def::State(kind, param))
         };
-        let (g, m, v) = (state(State::Gradient, "g"), state(State::Moment1, "m"), state(State::Moment2, "v"));
+        let moment = if use_8bit_adam { Type::new(DType::U8, &ty.shape) } else { ty.clone() };
+        let g = state(State::Gradient, "g", &ty);
+        let (m, v) = (state(State::Moment1, "m", &moment), state(State::Moment2, "v", &moment));
+        let absmax = use_8bit_adam.then(|| {
+            let blocks = Type::new(DType::F32, &[ty.len().div_ceil(BLOCK)]);
+            [state(State::Absmax1, "m_absmax", &blocks), state(State::Absmax2, "v_absmax", &blocks)]
+        });
         let inputs = [Some(gradient), Some(hyper), Some(g)];
         let (node, _) = graph.create(Accumulate { scale: hyper::GRADIENT_SCALE }.into(), &inputs, &name, &"".into())?;
         if let Def::Node(producer, _) = graph.value(gradient).def {
             sums.entry(producer).or_default().push(node);
         }
-        states.push((index, param, m, v, g));
+        states.push((index, [param, m, v, g], absmax));
     }
     // A gradient is accumulated as soon as it exists, so that its memory is free again.
     let mut order = Vec::new();
@@ -48,11 +55,12 @@ pub fn run(graph: &mut Graph) -> Result<()> {
         return Ok(());
     }
     let mut clip = vec![Some(hyper)];
-    clip.extend(states.iter().map(|s| Some(s.4)));
+    clip.extend(states.iter().map(|(_, [.., g], _)| Some(*g)));
     graph.emit(Block::Update, ClipNorm {}.into(), &clip, "", &"".into())?;
-    for (index, param, m, v, g) in states {
+    for (index, [param, m, v, g], absmax) in states {
         let Def::Index(weight, _) = graph.value(index).def else { continue };
-        let inputs = [weight, index, param, m, v, g, hyper].map(Some);
+        let inputs = [weight, index, param, m, v, g, hyper].into_iter().chain(absmax.into_iter().flatten());
+        let inputs: Vec<_> = inputs.map(Some).collect();
         graph.emit(Block::Update, SparseAdamW {}.into(), &inputs, "", &"".into())?;
     }
     Ok(())

@@ -113,8 +113,8 @@ mod tests {
             self.codes = ["m", "v"].map(|name| bench.run_ints().remove(name).expect("an argument"));
         }
 
-        /// The same, written down in double precision; only what is stored is rounded.
-        fn naive(&mut self, g: &[f64], hyper: &[f64]) {
+        /// The same, written down in double precision; only what is stored in single precision is rounded. Returns the moments.
+        fn naive(&mut self, g: &[f64], hyper: &[f64]) -> [Vec<f64>; 2] {
             let h = |place: usize| f64::from(hyper[place] as f32);
             let mut moments = [decoded(self, 0, &SIGNED), decoded(self, 1, &UNSIGNED)];
             let [m, v] = &mut moments;
@@ -127,21 +127,22 @@ mod tests {
                 self.p[k] = f64::from((decayed - h(LEARNING_RATE) / h(CORRECTION1) * m[k] / root) as f32);
                 self.w[i as usize] = self.p[k];
             }
-            for (which, map) in [&SIGNED, &UNSIGNED].into_iter().enumerate() {
-                let levels: Vec<f64> = (0..=255).map(|code| level(map, code)).collect();
-                for (block, values) in moments[which].chunks(BLOCK).enumerate() {
-                    let absmax = values.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
-                    self.absmax[which][block] = f64::from(absmax as f32);
-                    for (k, value) in values.iter().enumerate() {
-                        let x = if absmax > 0.0 { value / absmax } else { 0.0 };
-                        let nearest = (0..256).min_by(|a, b| (levels[*a] - x).abs().total_cmp(&(levels[*b] - x).abs()));
-                        let nearest = nearest.expect("256 levels") as i64;
-                        let code = if which == 1 && x > 0.0 { nearest.max(1) } else { nearest };
-                        self.codes[which][block * BLOCK + k] = code;
-                    }
-                }
+            for (absmax, moments) in self.absmax.iter_mut().zip(&moments) {
+                let most = |values: &[f64]| values.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+                *absmax = moments.chunks(BLOCK).map(|values| f64::from(most(values) as f32)).collect();
             }
+            moments
         }
+    }
+
+    /// Asserts that a code is that of the level nearest to `x`, a part of the largest magnitude of a block. Single precision may see
+    /// `x` a little to the side of where it is, and as zero what is next to it.
+    fn assert_nearest(which: usize, code: i64, x: f64) {
+        let far = |code: i64| (level([&SIGNED, &UNSIGNED][which], code) - x).abs();
+        let nearest = (0..256).map(far).fold(f64::INFINITY, f64::min);
+        let kept = which == 1 && code == 1 && x > 0.0;
+        let lost = which == 1 && code == 0 && x > 1e-30;
+        assert!((far(code) <= nearest + 1e-6 * x.abs() || kept) && !lost, "moment {which}, {x}, is given code {code}");
     }
 
     fn level(map: &Map, code: i64) -> f64 {
@@ -172,13 +173,16 @@ mod tests {
                 let g: Vec<f64> =
                     g.iter().enumerate().map(|(k, g)| if k % 7 == 3 { 0.0 } else { f64::from(*g as f32) }).collect();
                 let mut want = state.clone();
-                want.naive(&g, &hyper(t));
+                let moments = want.naive(&g, &hyper(t));
                 state.step(dtype, &g, &hyper(t));
                 assert_close(&state.p, &want.p, 1e-6);
                 assert_close(&state.w, &want.w, 1e-6);
-                for which in 0..2 {
-                    assert_eq!(state.codes[which], want.codes[which], "moment {which} after step {t}");
-                    assert_close(&state.absmax[which], &want.absmax[which], 1e-7);
+                for (which, moments) in moments.iter().enumerate() {
+                    assert_close(&state.absmax[which], &want.absmax[which], 1e-6);
+                    for (k, (code, value)) in state.codes[which].iter().zip(moments).enumerate() {
+                        let absmax = want.absmax[which][k / BLOCK];
+                        assert_nearest(which, *code, if absmax > 0.0 { value / absmax } else { 0.0 });
+                    }
                 }
             }
         }

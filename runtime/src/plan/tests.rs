@@ -472,7 +472,7 @@ fn another_format_or_version_is_named() {
     newer[9..HEAD].copy_from_slice(&7u32.to_le_bytes());
     std::fs::write(&path, newer).unwrap();
     let error = Plan::load(&path).unwrap_err().to_string();
-    assert!(error.contains("is a plan of version 7, and this sara reads version 5"), "{error}");
+    assert!(error.contains("is a plan of version 7, and this sara reads version 6"), "{error}");
 }
 
 #[test]
