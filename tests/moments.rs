@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
 
+mod common;
+
+use common::shim::{device, device_apart};
 use sara::compiler::compile::{TrainOptions, compile_training, unobserved};
 use sara::compiler::import::{Binding, Model};
 use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::runtime::checkpoint;
+use sara::runtime::device::Device;
 use sara::runtime::executor::{Executor, Moments, memory};
 use sara::runtime::plan::Plan;
 use sara::runtime::tensor::{Tensors, read_safetensors};
@@ -32,6 +36,10 @@ fn plan(name: &str, use_8bit_adam: bool) -> (Plan, Vec<Tensors>) {
 }
 
 fn trainer(plan: &Plan, threads: usize) -> Trainer {
+    trainer_on(plan, threads, None)
+}
+
+fn trainer_on(plan: &Plan, threads: usize, device: Option<Box<dyn Device>>) -> Trainer {
     let options = train::TrainOptions {
         max_train_steps: STEPS as u64,
         threshold: plan.selection.threshold,
@@ -39,12 +47,13 @@ fn trainer(plan: &Plan, threads: usize) -> Trainer {
         progressive_iter: Some(STEPS as u64 / 2),
         ..train::TrainOptions::default()
     };
-    Trainer::new(Executor::new(plan.clone(), threads, None).unwrap(), options).unwrap()
+    Trainer::new(Executor::on(plan.clone(), threads, None, device).unwrap(), options).unwrap()
 }
 
 /// Losses, and the values of what trains.
 fn run(trainer: &mut Trainer, batches: &[Tensors]) -> (Vec<f64>, Vec<f32>) {
     let losses = batches.iter().map(|b| trainer.step(std::slice::from_ref(b)).unwrap().loss).collect();
+    trainer.executor.settle().unwrap();
     (losses, values(trainer))
 }
 
@@ -144,4 +153,30 @@ fn a_plan_keeps_the_form_of_its_moments() {
         let read = Plan::load(path).unwrap();
         assert!(read == plan && read.use_8bit_adam == coded);
     }
+}
+
+/// The CUDA kernels, run on a processor, end near where the CPU's do, in whatever order their threads run.
+#[test]
+fn cuda_kernels_train_as_cpu_kernels_do() {
+    let (plan, batches) = plan("dit.dynamo", true);
+    let outcome = |device| {
+        let mut trainer = trainer_on(&plan, 2, device);
+        let (losses, found) = run(&mut trainer, &batches[..3]);
+        let moments: Vec<_> = (0..plan.sparse.len()).map(|s| trainer.executor.moments(s).decoded()).collect();
+        (losses, found, moments)
+    };
+    let (cpu, cuda) = (outcome(None), outcome(Some(device(1))));
+    for (c, s) in cpu.0.iter().zip(&cuda.0) {
+        assert!((c - s).abs() <= 1e-5 * c, "{:?} and {:?}", cpu.0, cuda.0);
+    }
+    // A code is a whole level: what lies between two may fall on either side.
+    for which in 0..2 {
+        let [c, s] =
+            [&cpu, &cuda].map(|o| o.2.iter().flat_map(|m| m[which].clone()).map(f64::from).collect::<Vec<_>>());
+        let apart = c.iter().zip(&s).map(|(c, s)| (c - s).powi(2)).sum::<f64>().sqrt();
+        let length = c.iter().map(|c| c * c).sum::<f64>().sqrt();
+        println!("moment {which}: {apart:.1e} of {length:.1e}");
+        assert!(length > 0.0 && apart <= 1e-2 * length, "moment {which}: {apart:e} of {length:e}");
+    }
+    assert!(cuda == outcome(Some(device_apart(99))), "the order of threads, or fusing, changes the result");
 }
