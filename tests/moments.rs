@@ -75,19 +75,20 @@ fn values_go_where_they_go_with_moments_in_single_precision() {
         let losses = losses.iter().zip(&found_losses).map(|(e, f)| (e - f).abs() / e).fold(0.0, f64::max);
         println!("{name}: losses differ by {losses:.1e}, values by {share:.1e} of their way");
         assert!(share > 0.0, "{name}: the moments are in single precision");
-        assert!(losses < 1e-3 && share < 0.1, "{name}: {losses:e}, {share:e}");
+        assert!(losses < 1e-3 && share < 0.05, "{name}: {losses:e}, {share:e}");
         let alone = run(&mut trainer(&coded, 1), &batches);
         assert!(alone == (found_losses, found), "{name}: one and two threads differ");
     }
 }
 
 #[test]
-fn state_takes_fourteen_bytes_and_a_thirty_second_of_an_entry() {
+fn state_takes_eighteen_bytes_and_a_thirty_second_of_an_entry() {
     let state = |plan: &Plan| memory(plan, 1).iter().find(|kind| kind.0 == "sparse state").unwrap().1 as f64;
     let [single, coded] = [false, true].map(|coded| plan("dit.dynamo", coded).0);
     let entries = single.selection.trainable as f64;
-    // Position, value, gradient and the plan's position; two moments; a scale of four bytes for 256 of each. Each array is rounded up.
-    let rounding = 10.0 * 64.0 * single.sparse.len() as f64;
+    // Position, value, gradient and the plan's position; two moments; a scale of four bytes for 256 of each. Seven arrays of a weight are rounded up.
+    let rounding = 64.0 * (7.0 * single.sparse.len() as f64 + 1.0);
+    assert!(rounding < 5.0 * entries, "{rounding} bytes of {entries} entries");
     for (plan, bytes) in [(&single, 24.0), (&coded, 18.0 + 1.0 / 32.0)] {
         let more = state(plan) - bytes * entries;
         assert!((0.0..rounding).contains(&more), "{more} bytes of {}", state(plan));
@@ -176,7 +177,7 @@ fn cuda_kernels_train_as_cpu_kernels_do() {
         let apart = c.iter().zip(&s).map(|(c, s)| (c - s).powi(2)).sum::<f64>().sqrt();
         let length = c.iter().map(|c| c * c).sum::<f64>().sqrt();
         println!("moment {which}: {apart:.1e} of {length:.1e}");
-        assert!(length > 0.0 && apart <= 1e-2 * length, "moment {which}: {apart:e} of {length:e}");
+        assert!(length > 0.0 && apart <= 1e-4 * length, "moment {which}: {apart:e} of {length:e}");
     }
     assert!(cuda == outcome(Some(device_apart(99))), "the order of threads, or fusing, changes the result");
 }

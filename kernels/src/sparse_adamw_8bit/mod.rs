@@ -178,7 +178,7 @@ mod tests {
                 assert_close(&state.p, &want.p, 1e-6);
                 assert_close(&state.w, &want.w, 1e-6);
                 for (which, moments) in moments.iter().enumerate() {
-                    assert_close(&state.absmax[which], &want.absmax[which], 1e-6);
+                    assert_close(&state.absmax[which], &want.absmax[which], 1e-7);
                     for (k, (code, value)) in state.codes[which].iter().zip(moments).enumerate() {
                         let absmax = want.absmax[which][k / BLOCK];
                         assert_nearest(which, *code, if absmax > 0.0 { value / absmax } else { 0.0 });
