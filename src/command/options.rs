@@ -189,6 +189,7 @@ pub(super) struct Memory {
 pub(super) enum MixedPrecision {
     No,
     Bf16,
+    Fp16,
 }
 
 impl From<MixedPrecision> for Precision {
@@ -196,6 +197,7 @@ impl From<MixedPrecision> for Precision {
         match precision {
             MixedPrecision::No => Precision::Single,
             MixedPrecision::Bf16 => Precision::Bf16,
+            MixedPrecision::Fp16 => Precision::Fp16,
         }
     }
 }

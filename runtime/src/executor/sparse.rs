@@ -146,14 +146,10 @@ impl Executor {
         let len = self.plan.weights[sparse.weight as usize].len() as usize;
         let weight = self.weight_at[sparse.weight as usize];
         let entries = || index.iter().zip(values).chain(left.iter().zip(left_values));
-        match weight {
-            None => {}
-            Some((place, DType::Bf16)) => self.change_weight(place, len, |w: &mut [half::bf16]| {
-                entries().for_each(|(i, v)| w[*i as usize] = narrow(*v));
-            })?,
-            Some((place, _)) => self.change_weight(place, len, |w: &mut [f32]| {
-                entries().for_each(|(i, v)| w[*i as usize] = *v);
-            })?,
+        if let Some((place, stored)) = weight {
+            for_stored!(stored, S => self.change_weight(place, len, |w: &mut [S]| {
+                entries().for_each(|(i, v)| w[*i as usize] = S::narrow(*v));
+            })?);
         }
         self.state_changed(s)?;
         self.bind();
