@@ -306,14 +306,14 @@ fn results_are_handed_on() {
 
 #[test]
 fn every_type_goes_through_registers() {
-    use DType::{Bf16, Bool, F32, F64, I64, U8};
+    use DType::{Bf16, Bool, F16, F32, F64, I64, U8};
     let at = |slot: u64| slot * SLOT;
-    let mut draft = Draft::new(20);
+    let mut draft = Draft::new(22);
     let word = |op: &str| Scalar::Word(op.into());
     let function = |op: &str, alpha: f64, beta: f64| vec![word(op), Scalar::Float(alpha), Scalar::Float(beta)];
     let same =
         |op: &str| [vec![word(op)], vec![Scalar::Ints(vec![N as i64]); 1], vec![Scalar::Ints(vec![1]); 2]].concat();
-    draft.program(&[0, 1], &[2, 3, 4]);
+    draft.program(&[0, 1], &[2, 3, 4, 21]);
     // Slot by slot, 8 bytes in two of them: real numbers, whole ones, truth values, halves.
     draft.step("fill", &[(at(5), F32, N)], vec![Scalar::Float(37.5)]);
     draft.step("binary", &[(at(0), F32, N), (at(5), F32, N), (at(6), F32, N)], same("mul"));
@@ -330,6 +330,8 @@ fn every_type_goes_through_registers() {
     draft.step("select", &[(at(16), Bool, N), (at(17), F32, N), (at(1), F32, N), (at(2), F32, N)], select);
     draft.step("cast", &[(at(2), F32, N), (at(18), Bf16, N)], vec![]);
     draft.step("cast", &[(at(18), Bf16, N), (at(3), F32, N)], vec![]);
+    draft.step("cast", &[(at(2), F32, N), (at(20), F16, N)], vec![]);
+    draft.step("cast", &[(at(20), F16, N), (at(21), F32, N)], vec![]);
     draft.step("cast", &[(at(6), F32, N), (at(19), U8, N)], vec![]);
     draft.step("cast", &[(at(19), U8, N), (at(4), F32, N)], vec![]);
     assert_eq!(draft.check(), [1]);
@@ -482,7 +484,7 @@ fn training_takes_fewer_launches_whose_sources_compile_without_spills() {
     let nvrtc = Nvrtc::open_or_fetch().unwrap_or_else(|e| panic!("NVRTC is needed for this test: {e}"));
     let mut sources = BTreeMap::new();
     for name in ["ddpm_unet.ts.", "dit.dynamo.", "sd15_unet.ts.", "sd15_unet.dynamo.", "sd3_mmdit.dynamo."] {
-        for precision in [Precision::Single, Precision::Bf16] {
+        for precision in [Precision::Single, Precision::Bf16, Precision::Fp16] {
             let (apart, _) = recorded(name, precision, false);
             let (fused, made) = recorded(name, precision, true);
             println!("{name} {precision:?}: {apart} launches, {fused} fused, by {} sources", made.len());

@@ -3,7 +3,7 @@
 use super::{Executor, StateAt};
 use crate::error::{Error, Result};
 use sara_kernels::sparse_adamw_8bit::{BLOCK, Map, SIGNED, UNSIGNED};
-use sara_kernels::{DType, hyper, narrow};
+use sara_kernels::{Stored as _, for_stored, hyper};
 
 /// What trains of a sparse weight, and what no more does.
 #[derive(Clone, Copy, Debug)]
