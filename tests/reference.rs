@@ -351,10 +351,10 @@ fn mixed_precision_follows_single_precision() {
     check_mixed_precision(Precision::Bf16, DType::Bf16, 1e-3, 0.1);
 }
 
-/// Eight times as exact, and attention multiplies in single precision.
+/// Roundings are an eighth. Adam's first steps take the sign of gradients however small, so the distance goes with their root.
 #[test]
 fn fp16_follows_single_precision_closely() {
-    check_mixed_precision(Precision::Fp16, DType::F16, 1e-4, 0.02);
+    check_mixed_precision(Precision::Fp16, DType::F16, 1e-4, 0.03);
 }
 
 /// Losses are within a share of the reference's, and values within a share of their way.
