@@ -1,5 +1,7 @@
 //! Compiles a piece of code for the vector units this processor may have and picks one when it runs.
 
+use crate::Stored;
+
 /// A computation whose body is compiled once for each vector width.
 ///
 /// Everything that `run` calls in its inner loops must be `#[inline(always)]`, else it is compiled without the wider
@@ -266,10 +268,10 @@ pub(crate) const TILE: usize = 8;
 /// Columns that [`Turn`] moves together.
 const STRIP: usize = 512;
 
-/// A matrix to be turned: `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`.
-pub(crate) struct Turn<'a, T> {
+/// A matrix to be turned and widened: `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`.
+pub(crate) struct Turn<'a, T, S = T> {
     /// Where it is.
-    pub(crate) source: &'a [T],
+    pub(crate) source: &'a [S],
     /// Distance of its rows.
     pub(crate) source_row: usize,
     /// Rows.
@@ -282,11 +284,11 @@ pub(crate) struct Turn<'a, T> {
     pub(crate) target_row: usize,
 }
 
-impl<T: Real> Job for Turn<'_, T> {
+impl<T: Real, S: Stored<T>> Job for Turn<'_, T, S> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        transpose::<T, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.target_row);
+        transpose::<T, S, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.target_row);
     }
 }
 
@@ -311,8 +313,8 @@ pub(crate) fn prefetch<T>(slice: &[T], at: usize) {
 pub(crate) fn prefetch<T>(_slice: &[T], _at: usize) {}
 
 #[inline(always)]
-fn transpose<T: Real, const FMA: bool>(
-    source: &[T],
+fn transpose<T: Real, S: Stored<T>, const FMA: bool>(
+    source: &[S],
     source_row: usize,
     rows: usize,
     cols: usize,
@@ -333,7 +335,8 @@ fn transpose<T: Real, const FMA: bool>(
                     }
                     let mut tile = [[T::of(0.0); TILE]; TILE];
                     for (a, row) in tile.iter_mut().enumerate() {
-                        row.copy_from_slice(&source[(i + a) * source_row + j..][..TILE]);
+                        let source = &source[(i + a) * source_row + j..][..TILE];
+                        row.iter_mut().zip(source).for_each(|(to, from)| *to = from.wide());
                     }
                     for (b, row) in T::turn::<FMA>(tile).iter().enumerate() {
                         target[(j + b) * target_row + i..][..TILE].copy_from_slice(row);
@@ -341,7 +344,7 @@ fn transpose<T: Real, const FMA: bool>(
                 } else {
                     for b in 0..width {
                         for a in 0..height {
-                            target[(j + b) * target_row + i + a] = source[(i + a) * source_row + j + b];
+                            target[(j + b) * target_row + i + a] = source[(i + a) * source_row + j + b].wide();
                         }
                     }
                 }
