@@ -20,7 +20,7 @@ const PLACES: usize = COLUMNS;
 /// Elements of the right operand that a task should find in its cache.
 const PANEL: usize = 96 << 10;
 /// Places of a row for which a run of the left operand is worth bringing near.
-const USES: usize = 4;
+const USES: usize = 8;
 /// Tasks that there should be at least.
 const TASKS: usize = 16;
 const _: () = assert!(2 * ROWS * size_of::<u32>() + (COLUMNS + PLACES) * size_of::<usize>() <= SCRATCH_BYTES);
