@@ -306,7 +306,7 @@ fn results_are_handed_on() {
 
 #[test]
 fn every_type_goes_through_registers() {
-    use DType::{Bf16, Bool, F32, F64, I64, U8};
+    use DType::{Bf16, Bool, F16, F32, F64, I64, U8};
     let at = |slot: u64| slot * SLOT;
     let mut draft = Draft::new(20);
     let word = |op: &str| Scalar::Word(op.into());
@@ -332,7 +332,13 @@ fn every_type_goes_through_registers() {
     draft.step("cast", &[(at(18), Bf16, N), (at(3), F32, N)], vec![]);
     draft.step("cast", &[(at(6), F32, N), (at(19), U8, N)], vec![]);
     draft.step("cast", &[(at(19), U8, N), (at(4), F32, N)], vec![]);
-    assert_eq!(draft.check(), [1]);
+    // The other halves.
+    draft.program(&[0, 1], &[2, 3]);
+    draft.step("cast", &[(at(0), F32, N), (at(18), F16, N)], vec![]);
+    draft.step("cast", &[(at(18), F16, N), (at(2), F32, N)], vec![]);
+    draft.step("cast", &[(at(18), F16, N), (at(19), U8, N)], vec![]);
+    draft.step("cast", &[(at(19), U8, N), (at(3), F32, N)], vec![]);
+    assert_eq!(draft.check(), [1, 1]);
 }
 
 #[test]
@@ -482,7 +488,7 @@ fn training_takes_fewer_launches_whose_sources_compile_without_spills() {
     let nvrtc = Nvrtc::open_or_fetch().unwrap_or_else(|e| panic!("NVRTC is needed for this test: {e}"));
     let mut sources = BTreeMap::new();
     for name in ["ddpm_unet.ts.", "dit.dynamo.", "sd15_unet.ts.", "sd15_unet.dynamo.", "sd3_mmdit.dynamo."] {
-        for precision in [Precision::Single, Precision::Bf16] {
+        for precision in [Precision::Single, Precision::Bf16, Precision::Fp16] {
             let (apart, _) = recorded(name, precision, false);
             let (fused, made) = recorded(name, precision, true);
             println!("{name} {precision:?}: {apart} launches, {fused} fused, by {} sources", made.len());

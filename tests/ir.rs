@@ -1,6 +1,6 @@
 //! Text tests of the passes: every file under `tests/ir` is one test.
 //!
-//! A file names what to run (`; run: fuse`), holds a graph, a rule of dashes, and the graph that is expected. `BLESS=1` rewrites
+//! A file names what to run (`; run: fuse`), and may name a type of half precision (`; mixed-precision: fp16`, else bf16), holds a graph, a rule of dashes, and the graph that is expected. `BLESS=1` rewrites
 //! what is below the rule. The graphs above and below are also executed on the kernels with the same data and must agree. A file
 //! with `; run: verify` must be refused with the rule it names in `; error: V03`.
 
@@ -62,6 +62,11 @@ fn run(path: &Path) -> Result<(), String> {
     verify(&before, "the test's input").map_err(|e| e.to_string())?;
     let mut after = before.clone();
     let chosen = every_third(&after);
+    let precision = match directive("mixed-precision") {
+        None => Precision::Bf16,
+        Some("fp16") => Precision::Fp16,
+        Some(other) => return Err(format!("there is no precision `{other}`")),
+    };
     for name in command.split_whitespace() {
         let pass = PIPELINE.iter().find(|p| p.name == name).ok_or(format!("there is no pass `{name}`"))?;
         apply(
@@ -72,7 +77,7 @@ fn run(path: &Path) -> Result<(), String> {
                 loss: Loss::default(),
                 limit: None,
                 weights: Residency::Streamed,
-                precision: Precision::Bf16,
+                precision,
                 use_8bit_adam: false,
             },
         )

@@ -205,6 +205,49 @@ fn cuda_kernels_give_what_cpu_kernels_give_in_any_order_of_threads() {
     }
 }
 
+/// Operands that may be in half precision: weights, and what is viewed.
+const HALF: &[(&str, usize)] = &[
+    ("Conv", 1),
+    ("ConvGradInput", 1),
+    ("MatMul", 0),
+    ("MatMul", 1),
+    ("Reshape", 0),
+    ("SparseAdamW", 0),
+    ("SparseDelta", 0),
+];
+
+/// An operand in half precision gives what its numbers give in single precision, on a CPU and on a GPU.
+#[test]
+fn operands_in_half_precision_stand_for_their_numbers() {
+    for (name, wrt) in HALF {
+        let single = |c: &Case| c.inputs[*wrt].as_ref().is_some_and(|ty| ty.dtype == DType::F32);
+        let cases: Vec<Case> = Op::cases().into_iter().filter(|c| c.op.name() == *name && single(c)).collect();
+        assert!(!cases.is_empty(), "{name} has no case in single precision");
+        for (case, half) in cases.iter().flat_map(|case| [DType::Bf16, DType::F16].map(|half| (case, half))) {
+            let mut types = case.inputs.clone();
+            types[*wrt] = types[*wrt].as_ref().map(|ty| ty.with_dtype(half));
+            // All real operands hold numbers of half precision, because products may round them to it.
+            let mut data = operands(&case.inputs, case.data);
+            for (values, ty) in data.iter_mut().zip(&case.inputs) {
+                if ty.as_ref().is_some_and(|ty| ty.dtype == DType::F32) {
+                    *values = decode(&encode(values, half), half);
+                }
+            }
+            let [want, got] = [&case.inputs, &types].map(|types| apply(&case.op, types).unwrap());
+            let (line, want, cpu, device) = (got.line(), want.run(&data), got.run(&data), got.run_on_device(&data, 1));
+            for (name, value) in &got.graph.returns {
+                let dtype = got.graph.ty(*value).dtype;
+                let tolerance = if dtype.is_half() { 4e-3 } else { 1e-5 };
+                for found in [&cpu[name], &decode(&device[name], dtype)] {
+                    for (g, w) in found.iter().zip(&want[name]) {
+                        assert!((g - w).abs() <= tolerance * (1.0 + w.abs()), "{line}: {name} has {g}, not {w}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn text_forms_survive_parsing() {
     for case in Op::cases() {

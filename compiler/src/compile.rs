@@ -24,14 +24,28 @@ pub enum Residency {
     Streamed,
 }
 
-/// What is stored in half precision. Sums are in single precision, and so is what trains.
+/// What is stored in half precision. Sums are in single precision, and so is what trains and each gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// Nothing.
     #[default]
     Single,
-    /// Weights of products and convolutions, and what is kept for the backward, in bfloat16.
+    /// Weights of products and convolutions, and what is kept for the backward, in bfloat16, in which linear layers and attention
+    /// multiply, too.
     Bf16,
+    /// The same in IEEE half precision; what is computed stays in single precision.
+    Fp16,
+}
+
+impl Precision {
+    /// The type that large things are stored in; none if it is that in which they are computed with.
+    pub fn half(self) -> Option<DType> {
+        match self {
+            Precision::Single => None,
+            Precision::Bf16 => Some(DType::Bf16),
+            Precision::Fp16 => Some(DType::F16),
+        }
+    }
 }
 
 /// What to compile for training.

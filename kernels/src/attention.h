@@ -36,7 +36,7 @@ DEVICE int own_column() {
 // An operand of a product, rounded to bfloat16 if HALF.
 template <bool HALF, class T>
 DEVICE T operand(T x) {
-    if constexpr (HALF) return wide(narrow(x));
+    if constexpr (HALF) return wide(stored<bf16>(x));
     else return x;
 }
 

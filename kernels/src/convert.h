@@ -25,3 +25,6 @@ DEVICE S plain(S x) {
 DEVICE f32 plain(bf16 x) {
     return wide(x);
 }
+DEVICE f32 plain(f16 x) {
+    return wide(x);
+}

@@ -1,11 +1,11 @@
 //! Element types that kernels compute on, and the Rust types that hold them.
 
+use half::{bf16, f16};
 use std::fmt;
 
 /// Element type of a buffer.
 ///
-/// Of half-precision types only `Bf16` is met by kernels, and only by those that multiply by a weight or convert: nothing is computed
-/// in it.
+/// The half-precision types are met only by kernels that multiply by a weight, convert or copy: nothing is computed in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// IEEE single precision.
@@ -32,6 +32,8 @@ pub enum DType {
     Bool,
     /// The upper half of `F32`: what weights and kept values are stored in to save memory.
     Bf16,
+    /// IEEE half precision, for the same: eight times as exact as `Bf16`, and no larger than 65504.
+    F16,
 }
 
 impl DType {
@@ -49,6 +51,7 @@ impl DType {
         DType::U8,
         DType::Bool,
         DType::Bf16,
+        DType::F16,
     ];
 
     /// Bytes of one element.
@@ -56,7 +59,7 @@ impl DType {
         match self {
             DType::F64 | DType::I64 | DType::U64 => 8,
             DType::F32 | DType::I32 | DType::U32 => 4,
-            DType::I16 | DType::U16 | DType::Bf16 => 2,
+            DType::I16 | DType::U16 | DType::Bf16 | DType::F16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,
         }
     }
@@ -76,6 +79,7 @@ impl DType {
             DType::U8 => "u8",
             DType::Bool => "bool",
             DType::Bf16 => "bf16",
+            DType::F16 => "f16",
         }
     }
 
@@ -87,7 +91,7 @@ impl DType {
     /// The type in which values of this type are computed with.
     pub const fn computed(self) -> DType {
         match self {
-            DType::Bf16 => DType::F32,
+            DType::Bf16 | DType::F16 => DType::F32,
             other => other,
         }
     }
@@ -95,6 +99,11 @@ impl DType {
     /// Whether values of this type are real numbers that gradients can flow through.
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F32 | DType::F64)
+    }
+
+    /// Whether this is a type of half precision: real numbers are stored in it, and computed with in another.
+    pub const fn is_half(self) -> bool {
+        matches!(self, DType::Bf16 | DType::F16)
     }
 }
 
@@ -119,7 +128,8 @@ macro_rules! elements {
         }
     )*};
 }
-elements!(f32: F32, f64: F64, i64: I64, i32: I32, i16: I16, i8: I8, u64: U64, u32: U32, u16: U16, u8: U8 | Bool, half::bf16: Bf16);
+elements!(f32: F32, f64: F64, i64: I64, i32: I32, i16: I16, i8: I8, u64: U64, u32: U32, u16: U16, u8: U8 | Bool);
+elements!(bf16: Bf16, f16: F16);
 
 /// Floating-point elements, with the functions that kernels written once for both widths need.
 pub trait Float:
@@ -168,8 +178,10 @@ floats!(f32, f64);
 pub trait Stored<T>: Element {
     /// The number it stands for.
     fn wide(self) -> T;
-    /// That number in half precision.
-    fn half(self) -> half::bf16;
+    /// What stands for a number: the nearest, of two as near the one whose last bit is zero. NaN stays NaN.
+    fn narrow(value: T) -> Self;
+    /// The number that it stands for in bfloat16, as products of half precision take it.
+    fn half(self) -> bf16;
     /// The same memory, if it is stored as it is computed with.
     fn plain(stored: &[Self]) -> Option<&[T]>;
 }
@@ -180,35 +192,99 @@ impl<T: Float> Stored<T> for T {
         self
     }
     #[inline(always)]
-    fn half(self) -> half::bf16 {
-        narrow(self.f64() as f32)
+    fn narrow(value: T) -> T {
+        value
+    }
+    #[inline(always)]
+    fn half(self) -> bf16 {
+        bf16::narrow(self.f64() as f32)
     }
     fn plain(stored: &[T]) -> Option<&[T]> {
         Some(stored)
     }
 }
 
-impl Stored<f32> for half::bf16 {
+// The conversions are in forms that compilers can vectorise.
+impl Stored<f32> for bf16 {
     #[inline(always)]
     fn wide(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
     #[inline(always)]
-    fn half(self) -> half::bf16 {
+    fn narrow(value: f32) -> bf16 {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        bf16::from_bits(if value.is_nan() { (bits >> 16 | 0x40) as u16 } else { rounded as u16 })
+    }
+    #[inline(always)]
+    fn half(self) -> bf16 {
         self
     }
-    fn plain(_: &[half::bf16]) -> Option<&[f32]> {
+    fn plain(_: &[bf16]) -> Option<&[f32]> {
         None
     }
 }
 
-/// Rounds to the nearest bfloat16, ties to even, in a form that compilers can vectorise.
-#[inline(always)]
-pub fn narrow(value: f32) -> half::bf16 {
-    let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    // A NaN stays one.
-    half::bf16::from_bits(if value.is_nan() { (bits >> 16 | 0x40) as u16 } else { rounded as u16 })
+/// Numbers beyond the largest become the largest, with their sign; infinity stays infinity.
+impl Stored<f32> for f16 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        let bits = u32::from(self.to_bits());
+        let magnitude = (bits & 0x7fff) << 13;
+        // Exponents count from another place. Those of infinity and NaN are the largest of either type.
+        let normal = magnitude + (BIAS << 23) + if magnitude >= 31 << 23 { BIAS << 23 } else { 0 };
+        // Without a leading one: with a one before them the same bits stand for 2^-14 more.
+        let small = f32::from_bits(magnitude + ((BIAS + 1) << 23)) - f32::from_bits((BIAS + 1) << 23);
+        let wide = if magnitude < 1 << 23 { small.to_bits() } else { normal };
+        f32::from_bits(wide | (bits & 0x8000) << 16)
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> f16 {
+        const MOST: u32 = 65504_f32.to_bits();
+        const INFINITE: u32 = f32::INFINITY.to_bits();
+        let sign = value.to_bits() >> 16 & 0x8000;
+        let magnitude = value.to_bits() & 0x7fff_ffff;
+        let within = if magnitude > MOST { MOST } else { magnitude };
+        let normal = within.wrapping_sub(BIAS << 23).wrapping_add(0xfff + (within >> 13 & 1)) >> 13;
+        // Below 2^-14, the sum with a half is rounded to a multiple of the smallest number, which its last bits count.
+        let small = (f32::from_bits(within) + 0.5).to_bits().wrapping_sub(0.5_f32.to_bits());
+        let finite = if within < (BIAS + 1) << 23 { small } else { normal };
+        let special = 0x7c00 | if magnitude > INFINITE { magnitude >> 13 & 0x3ff | 0x200 } else { 0 };
+        f16::from_bits((sign | if magnitude >= INFINITE { special } else { finite }) as u16)
+    }
+    #[inline(always)]
+    fn half(self) -> bf16 {
+        bf16::narrow(self.wide())
+    }
+    fn plain(_: &[f16]) -> Option<&[f32]> {
+        None
+    }
+}
+
+/// What exponents of single precision exceed those of IEEE half precision by.
+const BIAS: u32 = 127 - 15;
+
+/// Calls a generic function for the type that numbers in single precision are stored in, which a run-time [`DType`] says:
+/// `for_stored!(dtype, S => f::<S>(..))`.
+#[macro_export]
+macro_rules! for_stored {
+    ($dtype:expr, $s:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $s = f32;
+                $body
+            }
+            $crate::DType::Bf16 => {
+                type $s = half::bf16;
+                $body
+            }
+            $crate::DType::F16 => {
+                type $s = half::f16;
+                $body
+            }
+            other => unreachable!("the verifier admits only single and half precision here, found {other}"),
+        }
+    };
 }
 
 /// Calls a generic function for the float type of a run-time [`DType`]: `for_float!(dtype, T => f::<T>(..))`.
@@ -287,4 +363,47 @@ macro_rules! for_element {
             integer => $crate::for_integer!(integer, $t => $body),
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_is_widened_to_its_number_and_narrowed_to_itself() {
+        for bits in 0..=u16::MAX {
+            let (x, y) = (f16::from_bits(bits), bf16::from_bits(bits));
+            assert!(x.wide().to_bits() == x.to_f32().to_bits() || x.is_nan() && x.wide().is_nan(), "{bits:#06x}");
+            assert!(f16::narrow(x.wide()) == x || x.is_nan() && f16::narrow(x.wide()).is_nan());
+            assert_eq!(y.wide().to_bits() >> 16, u32::from(bits));
+            assert!(bf16::narrow(y.wide()) == y || y.is_nan() && bf16::narrow(y.wide()).is_nan());
+        }
+    }
+
+    #[test]
+    fn numbers_are_narrowed_to_the_nearest_half_within_its_range() {
+        let agree = |value: f32| {
+            let (got, want) = (f16::narrow(value), f16::from_f32(value));
+            let want = if value.is_finite() && want.is_infinite() { f16::MAX.copysign(want) } else { want };
+            assert_eq!(got.to_bits(), want.to_bits(), "{value:e}");
+        };
+        // Around each half, each middle between two, and what rounds to either of them.
+        for bits in 0..f16::INFINITY.to_bits() {
+            let (low, high) = (f16::from_bits(bits).to_f32(), f16::from_bits(bits + 1).to_f32());
+            let middle = if high.is_finite() { f32::midpoint(low, high) } else { 65520.0 };
+            for value in [low, middle] {
+                for near in [value.next_down(), value, value.next_up()] {
+                    agree(near);
+                    agree(-near);
+                }
+            }
+        }
+        for value in [1e-45, 1e-38, 65535.9, 65536.0, 1e5, 3e38, f32::MAX, f32::INFINITY] {
+            agree(value);
+            agree(-value);
+        }
+        assert!(f16::narrow(f32::NAN).is_nan() && f16::narrow(-f32::NAN).is_nan());
+        // A NaN whose payload lies in bits that are lost.
+        assert!(f16::narrow(f32::from_bits(0x7f80_0001)).is_nan());
+    }
 }

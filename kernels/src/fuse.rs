@@ -58,10 +58,11 @@ impl Head {
     /// A product of these operands.
     pub(crate) fn product(self, t: &Task<'_>, operands: [&str; 2]) -> Head {
         let [a, b] = operands.map(|name| c_type(t.dtype(name)));
-        let (precision, blocks) = match (t.products(operands), [a, b].contains(&"bf16")) {
-            (_, true) => ("HALF", "HALF_BLOCKS"),
-            ("", _) => ("EXACT", "1"),
-            ("_split", _) => ("SPLIT", "1"),
+        let (precision, blocks) = match t.products(operands) {
+            _ if [a, b].contains(&"bf16") => ("HALF", "HALF_BLOCKS"),
+            _ if [a, b].contains(&"f16") => ("TENSOR", "1"),
+            "" => ("EXACT", "1"),
+            "_split" => ("SPLIT", "1"),
             _ => ("TENSOR", "1"),
         };
         let names = format!("{}using A = {a};\nusing B = {b};\nconstexpr Precision P = {precision};\n", self.names);
@@ -214,7 +215,7 @@ pub(crate) fn literal(value: f64, dtype: DType) -> Option<String> {
     let name = c_type(dtype);
     Some(match dtype {
         _ if value.is_nan() => return None,
-        DType::Bf16 => return None,
+        half if half.is_half() => return None,
         DType::Bool => format!("u8({})", u8::from(value != 0.0)),
         DType::F32 if (value as f32).is_infinite() => format!("f32({}INFINITY)", if value < 0.0 { "-" } else { "" }),
         DType::F64 if value.is_infinite() => format!("f64({}INFINITY)", if value < 0.0 { "-" } else { "" }),

@@ -1,19 +1,76 @@
-// bfloat16 and tf32, and the products of tensor cores.
+// Types of half precision and tf32, and the products of tensor cores.
 #pragma once
 #include "kernel.h"
 
-// A number in bfloat16 as it is stored.
-struct bf16 {
-    u16 bits;
-};
-
-DEVICE f32 wide(bf16 x) {
+// The bits of a number, and the number of bits.
+DEVICE u32 bits_of(f32 value) {
+    union {
+        f32 value;
+        u32 bits;
+    } w;
+    w.value = value;
+    return w.bits;
+}
+DEVICE f32 of_bits(u32 bits) {
     union {
         u32 bits;
         f32 value;
     } w;
-    w.bits = u32(x.bits) << 16;
+    w.bits = bits;
     return w.value;
+}
+
+// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
+DEVICE u32 narrow_bits(f32 x) {
+    u32 bits = bits_of(x);
+    return x != x ? 0x7fc0u | (bits >> 16) : (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;
+}
+
+// A number in bfloat16 as it is stored.
+struct bf16 {
+    u16 bits;
+    DEVICE static bf16 of(f32 x) {
+        return {u16(narrow_bits(x))};
+    }
+};
+
+// A number in IEEE half precision as it is stored. Rounding is to nearest, ties to even; numbers beyond the largest become the largest,
+// infinity and NaN stay.
+struct f16 {
+    u16 bits;
+    DEVICE static f16 of(f32 x) {
+        const u32 sign = bits_of(x) >> 16 & 0x8000, magnitude = bits_of(x) & 0x7fffffff;
+        if (magnitude >= 0x7f800000) return {u16(sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00))};
+        const f32 within = least(of_bits(magnitude), 65504.0f);
+#ifdef __CUDACC_RTC__
+        u16 bits;
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(within));
+        return {u16(sign | bits)};
+#else
+        // Below 2^-14, the sum with a half is rounded to a multiple of the smallest number, which its last bits count.
+        if (within < 6.103515625e-5f) return {u16(sign | (bits_of(within + 0.5f) - bits_of(0.5f)))};
+        const u32 normal = bits_of(within) - (112u << 23);
+        return {u16(sign | (normal + 0xfff + (normal >> 13 & 1)) >> 13)};
+#endif
+    }
+};
+
+DEVICE f32 wide(bf16 x) {
+    return of_bits(u32(x.bits) << 16);
+}
+DEVICE f32 wide(f16 x) {
+#ifdef __CUDACC_RTC__
+    f32 value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
+    return value;
+#else
+    const u32 sign = (x.bits & 0x8000u) << 16, magnitude = (x.bits & 0x7fffu) << 13;
+    // Exponents count from another place. Those of infinity and NaN are the largest of either type.
+    if (magnitude >= 31u << 23) return of_bits(sign | (magnitude + (224u << 23)));
+    if (magnitude >= 1u << 23) return of_bits(sign | (magnitude + (112u << 23)));
+    // Without a leading one: with a one before them the same bits stand for 2^-14 more.
+    return of_bits(sign | bits_of(of_bits(magnitude + (113u << 23)) - of_bits(113u << 23)));
+#endif
 }
 DEVICE f32 wide(f32 x) {
     return x;
@@ -22,18 +79,6 @@ DEVICE f64 wide(f64 x) {
     return x;
 }
 
-// Rounds to nearest, ties to even; NaN stays NaN.
-DEVICE u32 narrow_bits(f32 x) {
-    union {
-        f32 value;
-        u32 bits;
-    } w;
-    w.value = x;
-    return x != x ? 0x7fc0u | (w.bits >> 16) : (w.bits + 0x7fffu + ((w.bits >> 16) & 1)) >> 16;
-}
-DEVICE bf16 narrow(f32 x) {
-    return bf16{u16(narrow_bits(x))};
-}
 // Two numbers rounded to bfloat16, the first in the lower half.
 DEVICE u32 pack(f32 low, f32 high) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -54,7 +99,7 @@ DEVICE f32 high_half(u32 pair) {
 // A value as the type of memory has it.
 template <class S, class T>
 DEVICE S stored(T x) {
-    if constexpr (sizeof(S) == 2) return narrow(f32(x));
+    if constexpr (sizeof(S) == 2) return S::of(f32(x));
     else return S(x);
 }
 
@@ -72,12 +117,7 @@ DEVICE u32 tf32(f32 x) {
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
     return bits;
 #else
-    union {
-        f32 value;
-        u32 bits;
-    } w;
-    w.value = x;
-    return x != x ? 0x7fffe000u : (w.bits + 0x1000u) & ~0x1fffu;
+    return x != x ? 0x7fffe000u : (bits_of(x) + 0x1000u) & ~0x1fffu;
 #endif
 }
 
@@ -89,14 +129,7 @@ struct MultiplyAdd {
     u32 a[4], b[2];
 
     DEVICE static f32 term(u32 word, int e) {
-        if constexpr (TF32) {
-            union {
-                u32 bits;
-                f32 value;
-            } w;
-            w.bits = word;
-            return w.value;
-        }
+        if constexpr (TF32) return of_bits(word);
         return e ? high_half(word) : low_half(word);
     }
 

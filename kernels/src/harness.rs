@@ -21,7 +21,33 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<f64> {
 
 /// [`noise`], rounded to bfloat16.
 pub(crate) fn halves(len: usize, seed: u64) -> Vec<f64> {
-    noise(len, seed).into_iter().map(|v| half::bf16::from_f32(v as f32).to_f64()).collect()
+    rounded(DType::Bf16, &noise(len, seed))
+}
+
+/// The types of half precision.
+pub(crate) const HALVES: [DType; 2] = [DType::Bf16, DType::F16];
+
+/// Numbers as a type of half precision holds them.
+pub(crate) fn rounded(dtype: DType, values: &[f64]) -> Vec<f64> {
+    values.iter().map(|v| half_value(dtype, half_bits(dtype, *v))).collect()
+}
+
+/// The bits of the nearest number of a type of half precision, by other code than the kernels'. The largest of `F16` stands for what
+/// exceeds it.
+fn half_bits(dtype: DType, value: f64) -> u16 {
+    let (value, most) = (value as f32, half::f16::MAX.to_f32());
+    match dtype {
+        DType::F16 if value.is_finite() => half::f16::from_f32(value.clamp(-most, most)).to_bits(),
+        DType::F16 => half::f16::from_f32(value).to_bits(),
+        _ => half::bf16::from_f32(value).to_bits(),
+    }
+}
+
+fn half_value(dtype: DType, bits: u16) -> f64 {
+    match dtype {
+        DType::F16 => half::f16::from_bits(bits).to_f64(),
+        _ => half::bf16::from_bits(bits).to_f64(),
+    }
 }
 
 /// About `density * len` ascending positions below `len`.
@@ -96,8 +122,8 @@ impl Bench {
 
     /// Gives a floating-point argument.
     pub(crate) fn float(&mut self, name: &str, dtype: DType, values: &[f64]) {
-        if dtype == DType::Bf16 {
-            let halves: Vec<u16> = values.iter().map(|&v| half::bf16::from_f32(v as f32).to_bits()).collect();
+        if dtype.is_half() {
+            let halves: Vec<u16> = values.iter().map(|&v| half_bits(dtype, v)).collect();
             self.set(name, dtype, bytemuck::cast_slice(&halves));
         } else if dtype == DType::F32 {
             let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
@@ -116,7 +142,7 @@ impl Bench {
                 DType::F64 => bytes.extend((v as f64).to_ne_bytes()),
                 DType::I64 => bytes.extend(v.to_ne_bytes()),
                 DType::I32 => bytes.extend((v as i32).to_ne_bytes()),
-                DType::Bf16 => bytes.extend(half::bf16::from_f32(v as f32).to_ne_bytes()),
+                DType::Bf16 | DType::F16 => bytes.extend(half_bits(dtype, v as f64).to_ne_bytes()),
                 DType::I16 => bytes.extend((v as i16).to_ne_bytes()),
                 DType::U64 => bytes.extend((v as u64).to_ne_bytes()),
                 DType::U32 => bytes.extend((v as u32).to_ne_bytes()),
@@ -290,9 +316,9 @@ impl Bench {
                     let values = &bytemuck::cast_slice::<u64, f32>(&words)[..len];
                     out.insert(name, values.iter().map(|&v| f64::from(v)).collect());
                 }
-                DType::Bf16 => {
-                    let values = &bytemuck::cast_slice::<u64, half::bf16>(&words)[..len];
-                    out.insert(name, values.iter().map(|v| v.to_f64()).collect());
+                DType::Bf16 | DType::F16 => {
+                    let bits = &bytemuck::cast_slice::<u64, u16>(&words)[..len];
+                    out.insert(name, bits.iter().map(|bits| half_value(dtype, *bits)).collect());
                 }
                 DType::F64 => {
                     out.insert(name, bytemuck::cast_slice::<u64, f64>(&words)[..len].to_vec());
@@ -312,7 +338,7 @@ impl Bench {
             let values: Option<Vec<i64>> = match dtype {
                 DType::F32 => bytemuck::cast_slice(bytes).iter().map(|&v: &f32| whole(v.into())).collect(),
                 DType::F64 => bytemuck::cast_slice(bytes).iter().map(|&v: &f64| whole(v)).collect(),
-                DType::Bf16 => None,
+                DType::Bf16 | DType::F16 => None,
                 DType::I64 => Some(bytemuck::cast_slice(bytes).to_vec()),
                 DType::I32 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &i32| v.into()).collect()),
                 DType::I16 => Some(bytemuck::cast_slice(bytes).iter().map(|&v: &i16| v.into()).collect()),

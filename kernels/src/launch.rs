@@ -19,11 +19,11 @@ pub enum Mode {
 pub enum Types {
     /// Anything.
     Stored,
-    /// Anything but `bf16`, in which nothing is computed.
+    /// Anything but half precision, in which nothing is computed.
     Any,
     /// `f32` or `f64`.
     Float,
-    /// A weight: as [`Types::Float`], or `bf16` where those are `f32`.
+    /// A weight: as [`Types::Float`], or in half precision where those are `f32`.
     Weight,
     /// Exactly this one.
     Only(DType),
@@ -34,9 +34,9 @@ impl Types {
     pub fn admits(self, dtype: DType) -> bool {
         match self {
             Types::Stored => true,
-            Types::Any => dtype != DType::Bf16,
+            Types::Any => !dtype.is_half(),
             Types::Float => dtype.is_float(),
-            Types::Weight => dtype.is_float() || dtype == DType::Bf16,
+            Types::Weight => dtype.is_float() || dtype.is_half(),
             Types::Only(d) => d == dtype,
         }
     }

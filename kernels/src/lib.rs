@@ -65,7 +65,7 @@ mod tile;
 pub mod unary;
 pub mod unary_grad;
 
-pub use dtype::{DType, Element, Float, Stored, narrow};
+pub use dtype::{DType, Element, Float, Stored};
 pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Types};
 pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 pub use rate::dense_rate;

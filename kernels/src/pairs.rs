@@ -2,7 +2,7 @@
 
 use crate::Stored;
 use crate::product::{Dims, Mat, product};
-use crate::simd::{Job, Real, dispatch};
+use crate::simd::{Job, Real, TILE, dispatch};
 use crate::tile::{PANEL, Pair, Tile, pair};
 
 /// Pairs of terms that are packed at once, at most.
@@ -66,14 +66,15 @@ fn into<A: Stored<f32>, B: Stored<f32>>(
         for column in (0..n).step_by(PANEL) {
             let Mat { data, rs, cs } = b.from(from, column);
             let lines = PANEL.min(n - column);
-            let to = &mut right[..pairs * PANEL];
-            if lines < PANEL {
+            let width = if lines * 2 <= PANEL { PANEL / 2 } else { PANEL };
+            let to = &mut right[..pairs * width];
+            if lines < width {
                 to.fill(0.0);
             }
-            dispatch(Pack { from: Mat { data, rs: cs, cs: rs }, lines, terms, to: &mut *to, line: 1, pair: PANEL });
+            dispatch(Pack { from: Mat { data, rs: cs, cs: rs }, lines, terms, to: &mut *to, line: 1, pair: width });
             let tile = Tile {
                 rows: m,
-                width: PANEL,
+                width,
                 k: pairs,
                 a: &*left,
                 strides: [line, 1],
@@ -153,6 +154,9 @@ impl Job for Put<'_> {
     }
 }
 
+/// Lines that are packed together where their terms lie apart, those of a panel at least.
+const LINES: usize = 256;
+
 /// Packs lines of terms, each term rounded: pair `p` of line `i` goes to `to[i * line + p * pair]`. A line of an odd number of terms
 /// ends with a zero.
 struct Pack<'a, W> {
@@ -165,55 +169,112 @@ struct Pack<'a, W> {
     pair: usize,
 }
 
-/// Lines that are packed together where terms lie apart.
-const LINES: usize = 16;
-
 impl<W: Stored<f32>> Job for Pack<'_, W> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Pack { from: Mat { data, rs: apart, cs: step }, lines, terms, to, line, pair: jump } = self;
-        let whole = terms / 2;
-        if apart == 1 && lines > 1 {
-            // Neighbouring lines are neighbours in memory: pairs of terms are made for some lines at once.
-            for p in 0..terms.div_ceil(2) {
-                let first = &data[2 * p * step..];
-                let second = if p < whole { &data[(2 * p + 1) * step..] } else { &[][..] };
+        let Pack { from: Mat { data, rs, cs }, lines, terms, to, line, pair: step } = self;
+        let (whole, pairs) = (terms / 2, terms.div_ceil(2));
+        match (cs, rs, step) {
+            // Terms are neighbours before and after.
+            (1, _, 1) => {
+                for (i, to) in to.chunks_mut(line).take(lines).enumerate() {
+                    round(&data[i * rs..][..terms], bytemuck::cast_slice_mut(&mut to[..pairs]));
+                }
+            }
+            // Terms are neighbours before and lines after.
+            (1, ..) => {
+                let mut rounded = [[0.0; PAIRS]; TILE];
+                for from in (0..lines).step_by(TILE) {
+                    let count = TILE.min(lines - from);
+                    for (l, rounded) in rounded[..count].iter_mut().enumerate() {
+                        round(&data[(from + l) * rs..][..terms], bytemuck::cast_slice_mut(&mut rounded[..pairs]));
+                    }
+                    turn::<FMA, _>(&rounded, count, pairs, &mut to[from..], step);
+                }
+            }
+            // Lines are neighbours before and after.
+            (_, 1, step) if step > 1 => {
+                for p in 0..pairs {
+                    let to = &mut to[p * step..][..lines];
+                    match p < whole {
+                        true => join(&data[2 * p * cs..], &data[(2 * p + 1) * cs..], to),
+                        false => join(&data[2 * p * cs..], &[W::zeroed(); LINES], to),
+                    }
+                }
+            }
+            // Lines are neighbours before and terms after.
+            (_, 1, _) => {
+                let mut joined = [[0.0; LINES]; TILE];
                 for from in (0..lines).step_by(LINES) {
                     let count = LINES.min(lines - from);
-                    let mut made = [0.0; LINES];
-                    if p < whole {
-                        let (x, y) = (&first[from..][..count], &second[from..][..count]);
-                        made.iter_mut().zip(x.iter().zip(y)).for_each(|(m, (x, y))| *m = pair(*x, *y));
-                    } else {
-                        made.iter_mut().zip(&first[from..][..count]).for_each(|(m, x)| *m = pair(*x, W::zeroed()));
-                    }
-                    if line == 1 {
-                        to[p * jump + from..][..count].copy_from_slice(&made[..count]);
-                    } else {
-                        for (i, made) in made[..count].iter().enumerate() {
-                            to[(from + i) * line + p * jump] = *made;
+                    for p in (0..pairs).step_by(TILE) {
+                        let height = TILE.min(pairs - p);
+                        for (q, joined) in joined[..height].iter_mut().enumerate() {
+                            let joined = &mut joined[..count];
+                            let first = &data[2 * (p + q) * cs + from..];
+                            match p + q < whole {
+                                true => join(first, &data[(2 * (p + q) + 1) * cs + from..], joined),
+                                false => join(first, &[W::zeroed(); LINES], joined),
+                            }
                         }
+                        turn::<FMA, _>(&joined, height, count, &mut to[from * line + p..], line);
                     }
                 }
             }
-            return;
-        }
-        for i in 0..lines {
-            let data = &data[i * apart..];
-            if step == 1 && jump == 1 {
-                let (twos, rest) = data[..terms].as_chunks::<2>();
-                let to = &mut to[i * line..];
-                to.iter_mut().zip(twos).for_each(|(to, two)| *to = pair(two[0], two[1]));
-                if let [last] = rest {
-                    to[whole] = pair(*last, W::zeroed());
+            _ => {
+                for i in 0..lines {
+                    for p in 0..pairs {
+                        let second = if p < whole { data[i * rs + (2 * p + 1) * cs] } else { W::zeroed() };
+                        to[i * line + p * step] = pair(data[i * rs + 2 * p * cs], second);
+                    }
                 }
-                continue;
             }
-            for p in 0..terms.div_ceil(2) {
-                let second = if p < whole { data[(2 * p + 1) * step] } else { W::zeroed() };
-                to[i * line + p * jump] = pair(data[2 * p * step], second);
-            }
+        }
+    }
+}
+
+/// Rounds neighbouring terms. Where there is room for one more, it is zero.
+#[inline(always)]
+fn round<W: Stored<f32>>(terms: &[W], to: &mut [u16]) {
+    for (to, term) in to.iter_mut().zip(terms) {
+        *to = term.half().to_bits();
+    }
+    if let Some(odd) = to.get_mut(terms.len()) {
+        *odd = 0;
+    }
+}
+
+/// Pairs of the terms of neighbouring lines.
+#[inline(always)]
+fn join<W: Stored<f32>>(first: &[W], second: &[W], to: &mut [Pair]) {
+    for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
+        *to = pair(*first, *second);
+    }
+}
+
+/// `to[j * pitch + i] = from[i][j]` for `i < rows`, `j < cols`.
+#[inline(always)]
+fn turn<const FMA: bool, const N: usize>(
+    from: &[[Pair; N]; TILE],
+    rows: usize,
+    cols: usize,
+    to: &mut [Pair],
+    pitch: usize,
+) {
+    let whole = if rows == TILE { cols / TILE * TILE } else { 0 };
+    for j in (0..whole).step_by(TILE) {
+        let mut tile = [[0.0; TILE]; TILE];
+        for (tile, from) in tile.iter_mut().zip(from) {
+            tile.copy_from_slice(&from[j..][..TILE]);
+        }
+        for (k, run) in f32::turn::<FMA>(tile).iter().enumerate() {
+            to[(j + k) * pitch..][..TILE].copy_from_slice(run);
+        }
+    }
+    for j in whole..cols {
+        for (i, from) in from[..rows].iter().enumerate() {
+            to[j * pitch + i] = from[j];
         }
     }
 }

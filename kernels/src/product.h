@@ -7,7 +7,7 @@
 //
 // Sums are in the type T. By tensor cores, and then T is f32, HALF multiplies operands that are rounded to bfloat16, SPLIT takes
 // what that leaves as a second bfloat16 into account (three products for one, as "high" in torch.set_float32_matmul_precision), and
-// TENSOR multiplies operands that are rounded to tf32.
+// TENSOR multiplies operands that are rounded to tf32, which holds each number of IEEE half precision.
 #pragma once
 #include "half.h"
 
@@ -261,7 +261,7 @@ DEVICE T joined(const T* parts, i64 element, i64 elements, i64 count) {
 // a multiprocessor has registers).
 #define FOR_WEIGHTS(make)                                                                                             \
     make(f32, f32, f32, EXACT, 1) make(f32, f32, f32_split, SPLIT, 1) make(f32, f32, f32_tensor, TENSOR, 1)           \
-        make(f64, f64, f64, EXACT, 1) make(bf16, f32, bf16, HALF, HALF_BLOCKS)
+        make(f64, f64, f64, EXACT, 1) make(bf16, f32, bf16, HALF, HALF_BLOCKS) make(f16, f32, f16, TENSOR, 1)
 // The same where no operand is a weight: make(type, name, precision).
 #define FOR_PRODUCTS(make)                                                                                            \
     make(f32, f32, EXACT) make(f32, f32_split, SPLIT) make(f32, f32_tensor, TENSOR) make(f64, f64, EXACT)

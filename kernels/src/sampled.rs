@@ -1,18 +1,138 @@
 //! Products of two matrices at chosen places of the result only.
 //!
 //! Places are given by their sorted positions in the result, row after row. Every place is a dot product of two
-//! contiguous runs of elements, computed whole by one task.
+//! contiguous runs of elements, computed whole by one task, in pieces whose lengths depend on nothing but the run's.
 
-use crate::Shared;
-use crate::simd::{Job, LANES, Real, prefetch, total};
+use crate::simd::{Job, LANES, Real, dispatch, prefetch};
+use crate::{Pool, SCRATCH_BYTES, Shared};
 use std::ops::Range;
 
 /// Dot products computed at once.
-const AT_ONCE: usize = 8;
+pub(crate) const AT_ONCE: usize = 8;
 /// Rows whose positions are asked for before they are needed.
 const AHEAD: usize = 8;
-/// Rows whose places a task looks up together.
-pub(crate) const ROWS: usize = 1 << 15;
+/// Rows of a task at most.
+const ROWS: usize = 1 << 15;
+/// Columns of a task at most.
+const COLUMNS: usize = 1 << 14;
+/// Places of the rows that a task goes through together, at least those of one row.
+const PLACES: usize = COLUMNS;
+/// Elements of the right operand that a task should find in its cache.
+const PANEL: usize = 96 << 10;
+/// Places of a row for which a run of the left operand is worth bringing near.
+const USES: usize = 4;
+/// Tasks that there should be at least.
+const TASKS: usize = 16;
+const _: () = assert!(2 * ROWS * size_of::<u32>() + (COLUMNS + PLACES) * size_of::<usize>() <= SCRATCH_BYTES);
+
+/// Dot products at places of a result.
+pub(crate) struct Sampled<'a, T, L, R> {
+    /// Positions of all places.
+    pub(crate) idx: &'a [u32],
+    /// Extents of the result.
+    pub(crate) rows: usize,
+    /// As above.
+    pub(crate) cols: usize,
+    /// Neighbouring columns whose runs lie in the same channel of the right operand.
+    pub(crate) taps: usize,
+    /// Memory of the left operand.
+    pub(crate) left: &'a [T],
+    /// Start of the run of a row, and what the row adds to the start of the runs of columns.
+    pub(crate) left_at: L,
+    /// Memory of the right operand.
+    pub(crate) right: &'a [T],
+    /// Start of the run of each tap in its channel.
+    pub(crate) tap_at: R,
+    /// Distance of channels of the right operand.
+    pub(crate) right_pitch: usize,
+    /// Elements of a run.
+    pub(crate) len: usize,
+    /// Elements of a piece at most.
+    pub(crate) piece: usize,
+    /// Whether to add to what is there.
+    pub(crate) add: bool,
+    /// One element for each place.
+    pub(crate) out: &'a Shared<'a, T>,
+}
+
+impl<T, L, R> Sampled<'_, T, L, R>
+where
+    T: Real,
+    L: Fn(usize) -> (usize, usize) + Sync,
+    R: Fn(usize) -> usize + Sync,
+{
+    /// Computes them.
+    pub(crate) fn run(&self, pool: &Pool) {
+        let Sampled { rows, cols, taps, len, .. } = *self;
+        let piece = len.div_ceil(len.div_ceil(self.piece).max(1)).next_multiple_of(LANES);
+        // As many columns as a cache has room for, and more where places are so few that rows are hardly used otherwise.
+        let room = PANEL / piece.max(1) * taps;
+        let used = (USES * rows * cols).div_ceil(self.idx.len().max(1));
+        let most = room.max(used).clamp(1, COLUMNS.min(cols));
+        let most = if most > taps { most / taps * taps } else { most };
+        let across = cols.div_ceil(most);
+        let columns = cols.div_ceil(across).next_multiple_of(taps).min(most);
+        let across = cols.div_ceil(columns);
+        let height = rows.div_ceil(TASKS.div_ceil(across)).min(ROWS);
+        let down = rows.div_ceil(height);
+        pool.run(across * down, |task, bytes| {
+            let (part, first) = (task / down, task % down * height);
+            let columns = part * columns..cols.min((part + 1) * columns);
+            let rows = first..rows.min(first + height);
+            let (ends, bytes) = bytes.split_at_mut(2 * ROWS * size_of::<u32>());
+            let (starts, offsets) = bytes.split_at_mut(COLUMNS * size_of::<usize>());
+            let ends = &mut bytemuck::cast_slice_mut(ends)[..2 * rows.len()];
+            let starts: &mut [usize] = &mut bytemuck::cast_slice_mut(starts)[..columns.len()];
+            let offsets = &mut bytemuck::cast_slice_mut(offsets)[..PLACES];
+            locate(self.idx, cols, rows.clone(), &columns, ends);
+            for i in 0..columns.len() {
+                let column = columns.start + i;
+                starts[i] = match i.checked_sub(taps) {
+                    Some(before) => starts[before] + self.right_pitch,
+                    None => column / taps * self.right_pitch + (self.tap_at)(column % taps),
+                };
+            }
+            let mut row = rows.start;
+            while row < rows.end {
+                let ends = &ends[2 * (row - rows.start)..];
+                let height = self.group(ends);
+                let group = row..row + height;
+                self.offsets(group.clone(), columns.start, ends, starts, offsets);
+                for start in (0..len).step_by(piece) {
+                    let piece = start..len.min(start + piece);
+                    dispatch(Piece { of: self, rows: group.clone(), ends, offsets, piece });
+                }
+                row += height;
+            }
+        });
+    }
+
+    /// How many of the rows have places for one go.
+    fn group(&self, ends: &[u32]) -> usize {
+        let mut places = 0;
+        let fits = |ends: &&[u32]| {
+            places += (ends[1] - ends[0]) as usize;
+            places <= PLACES
+        };
+        ends.chunks_exact(2).take_while(fits).count()
+    }
+
+    /// Writes where the run of each place of `rows` begins in the right operand.
+    fn offsets(&self, rows: Range<usize>, column: usize, ends: &[u32], starts: &[usize], offsets: &mut [usize]) {
+        let mut offsets = offsets.iter_mut();
+        for (i, row) in rows.enumerate() {
+            // Rows are far apart in the list of positions.
+            if let Some(&ahead) = ends.get(2 * (i + AHEAD)) {
+                prefetch(self.idx, ahead as usize);
+            }
+            let (added, first) = ((self.left_at)(row).1, row * self.cols + column);
+            let places = &self.idx[ends[2 * i] as usize..ends[2 * i + 1] as usize];
+            for (position, offset) in places.iter().zip(&mut offsets) {
+                *offset = starts[*position as usize - first] + added;
+            }
+        }
+    }
+}
 
 /// The first of the ascending positions `idx` that is not below `position`, sought from the place `near`.
 fn seek(idx: &[u32], near: usize, position: usize) -> usize {
@@ -36,7 +156,7 @@ fn seek(idx: &[u32], near: usize, position: usize) -> usize {
 }
 
 /// Writes the range of places of each of `rows` whose column is in `columns` to `table`, first and end alternating.
-pub(crate) fn locate(idx: &[u32], row_len: usize, rows: Range<usize>, columns: &Range<usize>, table: &mut [u32]) {
+fn locate(idx: &[u32], row_len: usize, rows: Range<usize>, columns: &Range<usize>, table: &mut [u32]) {
     let mut at = idx.partition_point(|&i| (i as usize) < rows.start * row_len);
     // Rows hold about as many places as the one before.
     let mut apart = 0;
@@ -49,181 +169,99 @@ pub(crate) fn locate(idx: &[u32], row_len: usize, rows: Range<usize>, columns: &
     }
 }
 
-/// The dot products of the places that [`locate`] found.
-pub(crate) struct Sampled<'a, T, A, B> {
-    /// Positions of all places.
-    pub(crate) idx: &'a [u32],
-    /// Columns of the result.
-    pub(crate) row_len: usize,
-    /// Rows looked up.
-    pub(crate) rows: Range<usize>,
-    /// What [`locate`] found.
-    pub(crate) table: &'a [u32],
-    /// Memory of the left operand.
-    pub(crate) left: &'a [T],
-    /// Start of the run of a row, and what the row adds to the start of the runs of columns.
-    pub(crate) left_at: A,
-    /// Memory of the right operand.
-    pub(crate) right: &'a [T],
-    /// Start of the run of a column, apart from what the row adds.
-    pub(crate) right_at: B,
-    /// Elements of a run.
-    pub(crate) len: usize,
-    /// Whether to add to what is there.
-    pub(crate) add: bool,
-    /// One element for each place.
-    pub(crate) out: &'a Shared<'a, T>,
+/// One piece of the runs of some rows.
+struct Piece<'a, 'b, T, L, R> {
+    of: &'a Sampled<'b, T, L, R>,
+    rows: Range<usize>,
+    /// The range of places of each row, first and end alternating.
+    ends: &'a [u32],
+    /// Where the runs of the places begin in the right operand.
+    offsets: &'a [usize],
+    piece: Range<usize>,
 }
 
-impl<T: Real, A: Fn(usize) -> (usize, usize), B: Fn(u32) -> usize> Sampled<'_, T, A, B> {
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "tasks write disjoint places")]
-    fn put(&self, place: usize, value: T) {
-        // SAFETY: a place is in the table of one task.
-        let out = unsafe { self.out.range(place, 1) };
-        out[0] = if self.add { out[0] + value } else { value };
-    }
-
-    #[inline(always)]
-    fn flush<const FMA: bool>(&self, pending: &[(usize, usize, usize)]) {
-        let Some(&last) = pending.last() else { return };
-        let mut pairs = [last; AT_ONCE];
-        pairs[..pending.len()].copy_from_slice(pending);
-        let (mut left, mut right) = ([self.left; AT_ONCE], [self.right; AT_ONCE]);
-        for e in 0..AT_ONCE {
-            left[e] = &self.left[pairs[e].1..][..self.len];
-            right[e] = &self.right[pairs[e].2..][..self.len];
-        }
-        let sums = dots::<T, FMA>(left, right);
-        for (p, sum) in pending.iter().zip(sums) {
-            self.put(p.0, sum);
-        }
-    }
-}
-
-impl<T: Real, A: Fn(usize) -> (usize, usize), B: Fn(u32) -> usize> Job for Sampled<'_, T, A, B> {
+impl<T: Real, L: Fn(usize) -> (usize, usize), R> Job for Piece<'_, '_, T, L, R> {
     type Out = ();
     #[inline(always)]
+    #[expect(unsafe_code, reason = "tasks write disjoint places")]
     fn run<const FMA: bool>(self) {
-        // Places left over in a row wait until there are enough of them from several rows.
-        let mut pending = [(0, 0, 0); AT_ONCE];
-        let mut waiting = 0;
-        for (row, ends) in self.rows.clone().zip(self.table.chunks_exact(2)) {
-            let (mut place, end) = (ends[0] as usize, ends[1] as usize);
-            // Rows are far apart in the list of positions.
-            if let Some(&ahead) = self.table.get(2 * (row - self.rows.start + AHEAD)) {
-                prefetch(self.idx, ahead as usize);
-            }
-            if place == end {
+        let Piece { of, rows, ends, mut offsets, piece } = self;
+        let (right, len, add) = (&of.right[piece.start..], piece.len(), of.add || piece.start > 0);
+        for (row, ends) in rows.zip(ends.chunks_exact(2)) {
+            let (first, count) = (ends[0] as usize, (ends[1] - ends[0]) as usize);
+            if count == 0 {
                 continue;
             }
-            let (left_at, added) = (self.left_at)(row);
-            let first = row * self.row_len;
-            let right_at = |position: u32| added + (self.right_at)((position as usize - first) as u32);
-            let left = &self.left[left_at..][..self.len];
-            while place + AT_ONCE <= end {
-                let mut right = [left; AT_ONCE];
-                for (right, &position) in right.iter_mut().zip(&self.idx[place..]) {
-                    *right = &self.right[right_at(position)..][..self.len];
-                }
-                let sums = dots_of_row::<T, FMA>(left, right);
-                for (e, sum) in sums.into_iter().enumerate() {
-                    self.put(place + e, sum);
-                }
-                place += AT_ONCE;
+            let left = &of.left[(of.left_at)(row).0 + piece.start..][..len];
+            let (here, rest) = offsets.split_at(count);
+            offsets = rest;
+            // SAFETY: a place is in the table of one task.
+            let out = unsafe { of.out.range(first, count) };
+            let (eights, last) = here.as_chunks::<AT_ONCE>();
+            let (out, last_out) = out.as_chunks_mut::<AT_ONCE>();
+            for (at, out) in eights.iter().zip(out) {
+                put(dots::<T, AT_ONCE, FMA>(left, right, at), out, add);
             }
-            for place in place..end {
-                pending[waiting] = (place, left_at, right_at(self.idx[place]));
-                waiting += 1;
-                if waiting == AT_ONCE {
-                    self.flush::<FMA>(&pending);
-                    waiting = 0;
-                }
+            macro_rules! last {
+                ($($count:literal)*) => {
+                    match last.len() {
+                        $($count => put(dots::<T, $count, FMA>(left, right, last), last_out, add),)*
+                        _ => {}
+                    }
+                };
             }
+            last!(1 2 3 4 5 6 7);
         }
-        self.flush::<FMA>(&pending[..waiting]);
     }
 }
 
-/// A cache line's worth of elements.
-type Lane<T> = [T; LANES];
+#[inline(always)]
+fn put<T: Real>(sums: [T; AT_ONCE], out: &mut [T], add: bool) {
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = if add { *out + sum } else { sum };
+    }
+}
+
+/// Dot products of a run with those that begin at the first `N` of `at`; the others are zero. Each is the same whatever `N` is.
+#[inline(always)]
+#[expect(unsafe_code, reason = "runs are read through pointers")]
+fn dots<T: Real, const N: usize, const FMA: bool>(left: &[T], right: &[T], at: &[usize]) -> [T; AT_ONCE] {
+    let len = left.len();
+    let mut runs = [right.as_ptr(); N];
+    for (run, &at) in runs.iter_mut().zip(at) {
+        *run = right[at..][..len].as_ptr();
+    }
+    let mut sums = [[T::of(0.0); LANES]; AT_ONCE];
+    let whole = len / LANES * LANES;
+    let mut i = 0;
+    while i < whole {
+        // SAFETY: all runs have `len` elements, and `i + LANES` is not beyond them.
+        unsafe {
+            let a = *left.as_ptr().add(i).cast::<[T; LANES]>();
+            for n in 0..N {
+                step::<T, FMA>(&a, &*runs[n].add(i).cast::<[T; LANES]>(), &mut sums[n]);
+            }
+        }
+        i += LANES;
+    }
+    if whole < len {
+        let mut a = [T::of(0.0); LANES];
+        a[..len - whole].copy_from_slice(&left[whole..]);
+        for n in 0..N {
+            let mut b = [T::of(0.0); LANES];
+            b[..len - whole].copy_from_slice(&right[at[n] + whole..][..len - whole]);
+            step::<T, FMA>(&a, &b, &mut sums[n]);
+        }
+    }
+    T::totals::<FMA>(sums)
+}
 
 /// `sum += a * b`, lane by lane.
 #[inline(always)]
-fn step<T: Real, const FMA: bool>(a: &Lane<T>, b: &Lane<T>, sum: &mut Lane<T>) {
+fn step<T: Real, const FMA: bool>(a: &[T; LANES], b: &[T; LANES], sum: &mut [T; LANES]) {
     for l in 0..LANES {
         sum[l] = a[l].madd::<FMA>(b[l], sum[l]);
     }
-}
-
-/// Adds the products of what is left after the whole lanes, and sums up.
-#[inline(always)]
-fn finish<T: Real, const FMA: bool>(left: &[T], right: &[T], mut sum: Lane<T>) -> T {
-    let (a, b) = (left.as_chunks::<LANES>().1, right.as_chunks::<LANES>().1);
-    if !a.is_empty() {
-        let (mut padded_a, mut padded_b) = ([T::of(0.0); LANES], [T::of(0.0); LANES]);
-        padded_a[..a.len()].copy_from_slice(a);
-        padded_b[..b.len()].copy_from_slice(b);
-        step::<T, FMA>(&padded_a, &padded_b, &mut sum);
-    }
-    total(sum)
-}
-
-/// Dot products of pairs of runs.
-#[inline(always)]
-fn dots<T: Real, const FMA: bool>(left: [&[T]; AT_ONCE], right: [&[T]; AT_ONCE]) -> [T; AT_ONCE] {
-    let mut sums = [T::of(0.0); AT_ONCE];
-    // Two at a time, so that the pointers stay in registers.
-    let mut e = 0;
-    while e < AT_ONCE {
-        let (a0, b0) = (left[e].as_chunks::<LANES>().0, right[e].as_chunks::<LANES>().0);
-        let (a1, b1) = (left[e + 1].as_chunks::<LANES>().0, right[e + 1].as_chunks::<LANES>().0);
-        let (mut s0, mut s1) = ([T::of(0.0); LANES], [T::of(0.0); LANES]);
-        for (((a0, b0), a1), b1) in a0.iter().zip(b0).zip(a1).zip(b1) {
-            step::<T, FMA>(a0, b0, &mut s0);
-            step::<T, FMA>(a1, b1, &mut s1);
-        }
-        sums[e] = finish::<T, FMA>(left[e], right[e], s0);
-        sums[e + 1] = finish::<T, FMA>(left[e + 1], right[e + 1], s1);
-        e += 2;
-    }
-    sums
-}
-
-/// Dot products of one run with several; the same sums as [`dots`] computes.
-#[inline(always)]
-fn dots_of_row<T: Real, const FMA: bool>(left: &[T], right: [&[T]; AT_ONCE]) -> [T; AT_ONCE] {
-    let a = left.as_chunks::<LANES>().0;
-    let [r0, r1, r2, r3, r4, r5, r6, r7] = right;
-    let (b0, b1) = (r0.as_chunks::<LANES>().0, r1.as_chunks::<LANES>().0);
-    let (b2, b3) = (r2.as_chunks::<LANES>().0, r3.as_chunks::<LANES>().0);
-    let (b4, b5) = (r4.as_chunks::<LANES>().0, r5.as_chunks::<LANES>().0);
-    let (b6, b7) = (r6.as_chunks::<LANES>().0, r7.as_chunks::<LANES>().0);
-    let zero = [T::of(0.0); LANES];
-    let (mut s0, mut s1, mut s2, mut s3) = (zero, zero, zero, zero);
-    let (mut s4, mut s5, mut s6, mut s7) = (zero, zero, zero, zero);
-    let low = b0.iter().zip(b1).zip(b2).zip(b3);
-    let high = b4.iter().zip(b5).zip(b6).zip(b7);
-    for ((a, (((b0, b1), b2), b3)), (((b4, b5), b6), b7)) in a.iter().zip(low).zip(high) {
-        step::<T, FMA>(a, b0, &mut s0);
-        step::<T, FMA>(a, b1, &mut s1);
-        step::<T, FMA>(a, b2, &mut s2);
-        step::<T, FMA>(a, b3, &mut s3);
-        step::<T, FMA>(a, b4, &mut s4);
-        step::<T, FMA>(a, b5, &mut s5);
-        step::<T, FMA>(a, b6, &mut s6);
-        step::<T, FMA>(a, b7, &mut s7);
-    }
-    [
-        finish::<T, FMA>(left, r0, s0),
-        finish::<T, FMA>(left, r1, s1),
-        finish::<T, FMA>(left, r2, s2),
-        finish::<T, FMA>(left, r3, s3),
-        finish::<T, FMA>(left, r4, s4),
-        finish::<T, FMA>(left, r5, s5),
-        finish::<T, FMA>(left, r6, s6),
-        finish::<T, FMA>(left, r7, s7),
-    ]
 }
 
 #[cfg(test)]

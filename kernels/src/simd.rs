@@ -1,5 +1,7 @@
 //! Compiles a piece of code for the vector units this processor may have and picks one when it runs.
 
+use crate::Stored;
+
 /// A computation whose body is compiled once for each vector width.
 ///
 /// Everything that `run` calls in its inner loops must be `#[inline(always)]`, else it is compiled without the wider
@@ -13,7 +15,7 @@ pub(crate) trait Job {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Job, TILE};
+    use super::{Job, LANES, TILE};
     use std::arch::x86_64::*;
 
     /// The transposed tile.
@@ -39,6 +41,24 @@ mod x86 {
             _mm256_permute2f128_ps::<0x31>(b2, b6),
             _mm256_permute2f128_ps::<0x31>(b3, b7),
         ])
+    }
+
+    /// The total of each accumulator, the additions in the order of [`super::total`].
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(super) fn totals(sums: [[f32; LANES]; TILE]) -> [f32; TILE] {
+        let halves: [[__m256; 2]; TILE] = bytemuck::cast(sums);
+        let h = halves.map(|[low, high]| _mm256_add_ps(low, high));
+        // Four sums of accumulator k, then four of k + 4.
+        let pair = |k: usize| {
+            let low = _mm256_permute2f128_ps::<0x20>(h[k], h[k + 4]);
+            _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(h[k], h[k + 4]))
+        };
+        // Two sums of each accumulator of both.
+        let four =
+            |a: __m256, b: __m256| _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+        let (low, high) = (four(pair(0), pair(1)), four(pair(2), pair(3)));
+        bytemuck::cast(_mm256_add_ps(_mm256_shuffle_ps::<0x88>(low, high), _mm256_shuffle_ps::<0xdd>(low, high)))
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
@@ -102,6 +122,11 @@ pub(crate) trait Real: crate::Float {
     fn turn<const FMA: bool>(tile: [[Self; TILE]; TILE]) -> [[Self; TILE]; TILE] {
         std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
     }
+    /// The [`total`] of each accumulator. `FMA` must be that of the [`Job`] that asks.
+    #[inline(always)]
+    fn totals<const FMA: bool>(sums: [[Self; LANES]; TILE]) -> [Self; TILE] {
+        sums.map(total)
+    }
     /// Negative infinity.
     const LOWEST: Self;
 }
@@ -162,6 +187,18 @@ impl Real for f32 {
             unsafe { x86::turn(tile) }
         } else {
             std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "calls code compiled for features that were found")]
+    fn totals<const FMA: bool>(sums: [[f32; LANES]; TILE]) -> [f32; TILE] {
+        if FMA {
+            // SAFETY: on this architecture jobs run with `FMA` only where AVX2 was found.
+            unsafe { x86::totals(sums) }
+        } else {
+            sums.map(total)
         }
     }
 }
@@ -227,14 +264,14 @@ pub(crate) fn dot<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> T {
 }
 
 /// Side of the tiles that [`Turn`] moves.
-const TILE: usize = 8;
+pub(crate) const TILE: usize = 8;
 /// Columns that [`Turn`] moves together.
 const STRIP: usize = 512;
 
-/// A matrix to be turned: `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`.
-pub(crate) struct Turn<'a, T> {
+/// A matrix to be turned and widened: `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`.
+pub(crate) struct Turn<'a, T, S = T> {
     /// Where it is.
-    pub(crate) source: &'a [T],
+    pub(crate) source: &'a [S],
     /// Distance of its rows.
     pub(crate) source_row: usize,
     /// Rows.
@@ -247,11 +284,11 @@ pub(crate) struct Turn<'a, T> {
     pub(crate) target_row: usize,
 }
 
-impl<T: Real> Job for Turn<'_, T> {
+impl<T: Real, S: Stored<T>> Job for Turn<'_, T, S> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        transpose::<T, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.target_row);
+        transpose::<T, S, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.target_row);
     }
 }
 
@@ -276,8 +313,8 @@ pub(crate) fn prefetch<T>(slice: &[T], at: usize) {
 pub(crate) fn prefetch<T>(_slice: &[T], _at: usize) {}
 
 #[inline(always)]
-fn transpose<T: Real, const FMA: bool>(
-    source: &[T],
+fn transpose<T: Real, S: Stored<T>, const FMA: bool>(
+    source: &[S],
     source_row: usize,
     rows: usize,
     cols: usize,
@@ -298,7 +335,8 @@ fn transpose<T: Real, const FMA: bool>(
                     }
                     let mut tile = [[T::of(0.0); TILE]; TILE];
                     for (a, row) in tile.iter_mut().enumerate() {
-                        row.copy_from_slice(&source[(i + a) * source_row + j..][..TILE]);
+                        let source = &source[(i + a) * source_row + j..][..TILE];
+                        row.iter_mut().zip(source).for_each(|(to, from)| *to = from.wide());
                     }
                     for (b, row) in T::turn::<FMA>(tile).iter().enumerate() {
                         target[(j + b) * target_row + i..][..TILE].copy_from_slice(row);
@@ -306,7 +344,7 @@ fn transpose<T: Real, const FMA: bool>(
                 } else {
                     for b in 0..width {
                         for a in 0..height {
-                            target[(j + b) * target_row + i + a] = source[(i + a) * source_row + j + b];
+                            target[(j + b) * target_row + i + a] = source[(i + a) * source_row + j + b].wide();
                         }
                     }
                 }
@@ -345,6 +383,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    struct Totals([[f32; LANES]; TILE]);
+    impl Job for Totals {
+        type Out = [f32; TILE];
+        #[inline(always)]
+        fn run<const FMA: bool>(self) -> [f32; TILE] {
+            f32::totals::<FMA>(self.0)
+        }
+    }
+
+    #[test]
+    fn totals_are_added_in_one_order() {
+        let sums = std::array::from_fn(|k| std::array::from_fn(|l| ((k * 37 + l * 11) % 23) as f32 / 7.0 - 1.0));
+        assert_eq!(dispatch(Totals(sums)).map(f32::to_bits), sums.map(|lanes| total(lanes).to_bits()));
     }
 
     #[test]

@@ -30,16 +30,15 @@ pub(crate) struct Tile<'a> {
     pub(crate) add: bool,
 }
 
-/// Two neighbouring terms of an operand in half precision, the first in the low bits.
+/// Two neighbouring terms of an operand in half precision, as they lie in memory.
 ///
 /// A [`Tile`] of pairs has half as many terms, and is otherwise the same.
 pub(crate) type Pair = f32;
 
-/// The pair of two numbers, each rounded to bfloat16.
+/// The pair of two numbers, each rounded to bfloat16, as they lie in memory.
 #[inline(always)]
 pub(crate) fn pair<W: Stored<f32>>(first: W, second: W) -> Pair {
-    let bits = |v: W| u32::from(v.half().to_bits());
-    Pair::from_bits(bits(first) | bits(second) << 16)
+    bytemuck::cast([first.half(), second.half()])
 }
 
 /// Pointers of a [`Tile`], moved to some of its rows and columns.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::files::{hex, sha256_file};
 use crate::plan::{ALIGN, Buffer, Place, Plan, Sparse, Stored, Weight};
 use crate::source::Source;
-use sara_kernels::{DType, Pool, narrow};
+use sara_kernels::{DType, Pool, Stored as _, for_stored};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -108,9 +108,9 @@ fn read(
     memory: Option<(&mut [u8], DType)>,
     scratch: &mut [u8],
 ) -> Result<()> {
-    let (mut whole, mut halves): (Option<&mut [u8]>, Option<&mut [half::bf16]>) = match memory {
+    let (mut whole, mut halves) = match memory {
         None => (None, None),
-        Some((memory, DType::Bf16)) => (None, Some(bytemuck::cast_slice_mut(memory))),
+        Some((memory, half)) if half.is_half() => (None, Some((memory, half))),
         Some((memory, _)) => (Some(memory), None),
     };
     let mut hash = Sha256::new();
@@ -153,9 +153,12 @@ fn read(
             own.iter_mut().zip(here).for_each(|(v, i)| *v = elements[*i as usize - first]);
             values = others;
         }
-        if let Some(halves) = &mut halves {
+        if let Some((memory, half)) = &mut halves {
             let elements: &[f32] = bytemuck::cast_slice(out);
-            halves[first..first + count].iter_mut().zip(elements).for_each(|(half, v)| *half = narrow(*v));
+            for_stored!(*half, S => {
+                let halves = &mut bytemuck::cast_slice_mut::<u8, S>(memory)[first..first + count];
+                halves.iter_mut().zip(elements).for_each(|(half, v)| *half = S::narrow(*v));
+            });
         }
     }
     if sparse.is_some_and(|s| s.base_sha256 != hex(&hash.finalize())) {

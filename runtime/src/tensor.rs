@@ -77,7 +77,7 @@ impl Tensor {
             DType::U16 => Tensor::U16(array(shape, bytes)?),
             DType::U8 => Tensor::U8(array(shape, bytes)?),
             DType::Bool => Tensor::Bool(array(shape, bytes)?),
-            DType::Bf16 => return None,
+            DType::Bf16 | DType::F16 => return None,
         })
     }
 
@@ -302,6 +302,7 @@ pub(crate) fn encoded<'a>(
             DType::U8 => Dtype::U8,
             DType::Bool => Dtype::BOOL,
             DType::Bf16 => Dtype::BF16,
+            DType::F16 => Dtype::F16,
         };
         let start = end;
         end += view.bytes.len();
@@ -326,7 +327,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/t.safetensors");
         let mut tensors = Tensors::new();
-        for dtype in DType::ALL.iter().filter(|d| **d != DType::Bf16) {
+        for dtype in DType::ALL.iter().filter(|d| !d.is_half()) {
             let bytes = vec![1u8; 6 * dtype.size()];
             tensors.insert(dtype.name().to_owned(), Tensor::from_bytes(*dtype, &[2, 3], &bytes).unwrap());
         }

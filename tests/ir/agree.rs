@@ -16,8 +16,14 @@ pub(crate) fn every_third(graph: &Graph) -> Chosen {
 
 /// Executes both graphs on the same data. What both give back must be equal up to the rounding of the coarsest type in either.
 pub(crate) fn agree(before: &Graph, after: &Graph) -> Result<(), String> {
-    let half = after.values().any(|(_, v)| v.ty.dtype == DType::Bf16);
-    let tolerance = if half { 2e-2 } else { 1e-5 };
+    let has = |dtype| after.values().any(|(_, v)| v.ty.dtype == dtype);
+    let tolerance = if has(DType::Bf16) {
+        2e-2
+    } else if has(DType::F16) {
+        2e-3
+    } else {
+        1e-5
+    };
     let (a, b) = (outcome(before)?, outcome(after)?);
     let mut compared = 0;
     for (name, x) in &a {
@@ -95,7 +101,8 @@ fn noise(name: &str, ty: &Type) -> Vec<u8> {
     };
     let values: Vec<f64> = (0..ty.len()).map(|_| next()).collect();
     match ty.dtype {
-        DType::Bf16 => values.iter().flat_map(|v| sara_kernels::narrow(*v as f32).to_le_bytes()).collect(),
+        DType::Bf16 => values.iter().flat_map(|v| half::bf16::from_f64(*v).to_le_bytes()).collect(),
+        DType::F16 => values.iter().flat_map(|v| half::f16::from_f64(*v).to_le_bytes()).collect(),
         DType::F32 => values.iter().flat_map(|v| (*v as f32).to_le_bytes()).collect(),
         DType::F64 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DType::I64 => values.iter().flat_map(|v| i64::from(*v > 0.0).to_le_bytes()).collect(),

@@ -240,6 +240,7 @@ fn payload(text: &str, ty: &Type) -> Parsed<Payload> {
         DType::U32 => list::<u32>(inner, n),
         DType::U16 => list::<u16>(inner, n),
         DType::Bf16 => list::<half::bf16>(inner, n),
+        DType::F16 => list::<half::f16>(inner, n),
         DType::U8 | DType::Bool => list::<u8>(inner, n),
     }
 }

@@ -139,6 +139,7 @@ fn display_payload(payload: &Payload, ty: &Type) -> String {
         DType::U32 => list(payload, |v: u32| v.to_string()),
         DType::U16 => list(payload, |v: u16| v.to_string()),
         DType::Bf16 => list(payload, |v: half::bf16| format!("{v:?}")),
+        DType::F16 => list(payload, |v: half::f16| format!("{v:?}")),
         DType::U8 | DType::Bool => list(payload, |v: u8| v.to_string()),
     }
 }

@@ -6,7 +6,7 @@
 //! - **V03** The stored types of results equal the inferred ones.
 //! - **V04** Names are unique, and `print(parse(print(g))) = print(g)`.
 //! - **V05** Only the update block and `Accumulate` act on state; nothing else has no results.
-//! - **V06** From `sparse` on: each param has one index, each index one weight of type `f32` or `bf16`; positions are strictly ascending
+//! - **V06** From `sparse` on: each param has one index, each index one weight of type `f32`, `bf16` or `f16`; positions are strictly ascending
 //!   and inside the weight; index, param and state have one length. One value stands for each entry of the weight table, and
 //!   what a node reads together belongs together: the index is of the weight, the param at the index, the state of the param.
 //! - **V07** From `sparse` on: a weight that has an index is read only by its `SparseDelta` and by the update; its file only by

@@ -43,6 +43,8 @@ operator! {
             Case::new(Cast { to: DType::F32 }, &["i64[2]"]),
             Case::new(Cast { to: DType::Bool }, &["f32[2]"]),
             Case::new(Cast { to: DType::F32 }, &["bool[3]"]),
+            Case::new(Cast { to: DType::F32 }, &["bf16[3]"]),
+            Case::new(Cast { to: DType::F32 }, &["f16[3]"]),
         ]
     }
 }

@@ -16,7 +16,7 @@ operator! {
         stored: String,
         /// Shape of the weight.
         shape: Vec<usize>,
-        /// Element type of the result: that in which the weight is computed with, or `bf16`.
+        /// Element type of the result: that in which the weight is computed with, or half precision.
         to: DType,
     }
 
@@ -25,9 +25,9 @@ operator! {
             return Err("takes a file".into());
         };
         let size = match (self.stored.as_str(), self.to) {
-            ("f32", DType::F32 | DType::Bf16) => 4,
             ("f64", DType::F64) => 8,
-            ("f16" | "bf16", DType::F32 | DType::Bf16) => 2,
+            ("f32", to) if to.computed() == DType::F32 => 4,
+            ("f16" | "bf16", to) if to.computed() == DType::F32 => 2,
             (stored, to) => return Err(format!("cannot read elements of type {stored} as {to}")),
         };
         let y = Type::new(self.to, &self.shape);
@@ -56,6 +56,7 @@ operator! {
         vec![
             Case::new(fetch("f32", DType::F32), &["u8[24]"]),
             Case::new(fetch("bf16", DType::Bf16), &["u8[12]"]),
+            Case::new(fetch("f32", DType::F16), &["u8[24]"]),
             Case::new(fetch("f64", DType::F64), &["u8[48]", "u32[2]", "f32[2]"]),
         ]
     }

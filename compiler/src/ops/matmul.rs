@@ -10,8 +10,8 @@ use crate::lower::{Lower, dims, int};
 use sara_kernels::Scalar;
 
 operator! {
-    /// `y = a' b'`, where `a'` is `a` or `a` with its last two dimensions swapped. An operand in half precision makes the product one
-    /// of half precision, summed in single precision.
+    /// `y = a' b'`, where `a'` is `a` or `a` with its last two dimensions swapped. An operand in bfloat16 makes the product one
+    /// of half precision, summed in single precision; one in fp16 is widened.
     MatMul {
         /// Whether the first operand is transposed.
         trans_a: bool,

@@ -1,10 +1,11 @@
-//! Keep: what the backward reads of the forward is kept in bfloat16.
+//! Keep: what the backward reads of the forward is kept in half precision.
 //!
 //! A value is rounded after its last use in the forward and widened before it is used in the backward: once for uses that follow
-//! each other closely, so that it is seldom in memory in single precision.
+//! each other closely, so that it is seldom in memory in single precision. In fp16 what exceeds 65504 is kept as 65504: one such number
+//! makes the gradients of its neighbours inexact, where an infinity would make all gradients NaN. Infinity itself, as in masks, is kept,
+//! so that a step that has gone astray shows. Gradients are not kept, so a loss needs no scale.
 
 use super::Context;
-use crate::compile::Precision;
 use crate::error::Result;
 use crate::ir::{Block, Def, Graph, NodeId, ValueId};
 use crate::ops::{Cast, Op};
@@ -18,9 +19,7 @@ const APART: usize = 12;
 
 /// Runs the pass.
 pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
-    if context.precision == Precision::Single {
-        return Ok(());
-    }
+    let Some(half) = context.precision.half() else { return Ok(()) };
     let forward = graph.block(Block::Forward).to_vec();
     let backward = graph.block(Block::Backward).to_vec();
     let memory = memories(graph, &forward);
@@ -51,7 +50,7 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
         let mut values = ends.remove(&i).unwrap_or_default();
         values.sort_unstable();
         for value in values {
-            let (node, results) = cast(graph, value, value, DType::Bf16)?;
+            let (node, results) = cast(graph, value, value, half)?;
             order.push(node);
             rounded.insert(value, results);
         }

@@ -1,7 +1,9 @@
-//! Narrow: weights that only products and convolutions multiply by are stored in bfloat16.
+//! Narrow: weights that only products and convolutions multiply by are stored in half precision.
 //!
-//! The products of attention are of half precision too. What trains keeps its values in single precision beside the weight, so that steps smaller than a rounding are not lost. Weights
-//! of normalisations, biases and tables stay as they are.
+//! In bfloat16 the products of attention are of half precision too. In fp16 they are not: their operands are no weights, and gradients
+//! among them leave its range. A weight beyond 65504 becomes 65504 in fp16, for the reason in `keep`. What trains keeps its values in
+//! single precision beside the weight, so that steps smaller than a rounding are not lost. Weights of normalisations, biases and tables
+//! stay as they are.
 
 use super::Context;
 use crate::compile::Precision;
@@ -12,12 +14,10 @@ use sara_kernels::DType;
 
 /// Runs the pass.
 pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
-    if context.precision == Precision::Single {
-        return Ok(());
-    }
+    let Some(half) = context.precision.half() else { return Ok(()) };
     for id in graph.block(Block::Forward).to_vec() {
         if let Op::Attention(attention) = graph.op_mut(id) {
-            attention.half = true;
+            attention.half = context.precision == Precision::Bf16;
         }
     }
     let users = graph.users();
@@ -29,7 +29,7 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
     for weight in weights {
         let mut views = Vec::new();
         if multiplied(graph, &users, weight, &mut views) {
-            views.into_iter().for_each(|view| graph.set_dtype(view, DType::Bf16));
+            views.into_iter().for_each(|view| graph.set_dtype(view, half));
         }
     }
     Ok(())

@@ -2,25 +2,19 @@
 
 use crate::grid::GRAIN;
 use crate::simd::{Job, dispatch};
-use crate::{DType, Launch, Stored, for_element, narrow};
-use half::bf16;
+use crate::{DType, Element, Launch, Stored, for_element, for_stored};
 
 pub(super) fn run(l: &Launch<'_>) {
     match (l.dtype("x"), l.dtype("y")) {
-        (DType::F32, DType::Bf16) => {
-            let x = l.read::<f32>("x");
-            l.pool.chunks(l.write::<bf16>("y"), GRAIN, |i, y| {
-                dispatch(Map { x: &x[i * GRAIN..][..y.len()], y, each: narrow });
-            });
-        }
-        (DType::Bf16, DType::F32) => {
-            let x = l.read::<bf16>("x");
-            l.pool.chunks(l.write::<f32>("y"), GRAIN, |i, y| {
-                dispatch(Map { x: &x[i * GRAIN..][..y.len()], y, each: <bf16 as Stored<f32>>::wide });
-            });
-        }
+        (DType::F32, half) if half.is_half() => for_stored!(half, H => map::<f32, H>(l, H::narrow)),
+        (half, DType::F32) if half.is_half() => for_stored!(half, H => map::<H, f32>(l, H::wide)),
         _ => plain(l),
     }
+}
+
+fn map<S: Element, T: Element>(l: &Launch<'_>, each: impl Fn(S) -> T + Copy + Sync) {
+    let x = l.read::<S>("x");
+    l.pool.chunks(l.write::<T>("y"), GRAIN, |i, y| dispatch(Map { x: &x[i * GRAIN..][..y.len()], y, each }));
 }
 
 struct Map<'a, S, T, F> {

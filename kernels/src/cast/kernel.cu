@@ -2,7 +2,7 @@
 #include "convert.h"
 
 // The list is that of KINDS in cuda.rs.
-enum Kind { F32, F64, I64, I32, I16, I8, U64, U32, U16, U8, BOOL, BF16 };
+enum Kind { F32, F64, I64, I32, I16, I8, U64, U32, U16, U8, BOOL, BF16, F16 };
 
 template <class S>
 DEVICE void conversion(int to, const S* x, void* y, i64 n) {
@@ -20,7 +20,8 @@ DEVICE void conversion(int to, const S* x, void* y, i64 n) {
             case U16: static_cast<u16*>(y)[i] = convert<u16>(v); break;
             case U8: static_cast<u8*>(y)[i] = convert<u8>(v); break;
             case BOOL: static_cast<u8*>(y)[i] = v != decltype(v)(0); break;
-            case BF16: static_cast<bf16*>(y)[i] = narrow(convert<f32>(v)); break;
+            case BF16: static_cast<bf16*>(y)[i] = stored<bf16>(convert<f32>(v)); break;
+            case F16: static_cast<f16*>(y)[i] = stored<f16>(convert<f32>(v)); break;
         }
     });
 }
@@ -31,4 +32,5 @@ DEVICE void conversion(int to, const S* x, void* y, i64 n) {
     }
 FOR_FLOATS(CAST)
 CAST(bf16, bf16)
+CAST(f16, f16)
 FOR_INTEGERS(CAST)

@@ -20,7 +20,7 @@ pub const KERNEL: Kernel = Kernel {
 
 #[cfg(test)]
 mod tests {
-    use crate::harness::Bench;
+    use crate::harness::{Bench, rounded};
     use crate::{DType, cast::KERNEL};
 
     fn from_ints(from: DType, to: DType, x: &[i64]) -> Bench {
@@ -60,25 +60,44 @@ mod tests {
         assert!(got[4].is_nan());
     }
 
+    fn floats(from: DType, to: DType, x: &[f64]) -> Vec<f64> {
+        let mut bench = Bench::new(&KERNEL, vec![]);
+        bench.float("x", from, x);
+        bench.float("y", to, &vec![9.0; x.len()]);
+        bench.run()["y"].clone()
+    }
+
     #[test]
     fn half_precision_rounds_to_nearest_ties_to_even() {
-        let one = 1.0 + 1.0 / 128.0;
-        let x =
-            [1.0, 1.0 + 1.0 / 256.0, one + 1.0 / 256.0, one + 1.0 / 255.0, -1e30, 3.4e38, f64::INFINITY, -0.0, 1e-40];
-        let narrow = |x: &[f64]| {
-            let mut bench = Bench::new(&KERNEL, vec![]);
-            bench.float("x", DType::F32, x);
-            bench.float("y", DType::Bf16, &vec![9.0; x.len()]);
-            bench.run()["y"].clone()
-        };
-        let want = x.map(|v| half::bf16::from_f32(v as f32).to_f64());
-        assert_eq!(want[1..3], [1.0, 1.0 + 2.0 / 128.0]);
-        assert_eq!(narrow(&x), want);
-        assert!(narrow(&[f64::NAN])[0].is_nan());
-        let mut bench = Bench::new(&KERNEL, vec![]);
-        bench.float("x", DType::Bf16, &want);
-        bench.float("y", DType::F32, &vec![9.0; want.len()]);
-        assert_eq!(bench.run()["y"], want);
+        for (half, last) in [(DType::Bf16, 1.0 / 128.0), (DType::F16, 1.0 / 1024.0)] {
+            let one = 1.0 + last;
+            let middles = [1.0 + last / 2.0, one + last / 2.0, one + last / 1.99];
+            let x = [1.0, 1e-40, -0.0, 3e-6, -7e-5, 1234.5, f64::NEG_INFINITY, f64::INFINITY];
+            let x: Vec<f64> = middles.into_iter().chain(x).collect();
+            let want = rounded(half, &x);
+            assert_eq!(want[..2], [1.0, 1.0 + 2.0 * last]);
+            assert_eq!(floats(DType::F32, half, &x), want);
+            assert!(floats(DType::F32, half, &[f64::NAN])[0].is_nan());
+            assert_eq!(floats(half, DType::F32, &want), want);
+        }
+    }
+
+    #[test]
+    fn what_exceeds_half_precision() {
+        assert_eq!(
+            floats(DType::F32, DType::F16, &[65519.0, 65520.0, -1e30, 3.4e38]),
+            [65504.0, 65504.0, -65504.0, 65504.0]
+        );
+        let x = [-1e30, 3.39e38];
+        assert_eq!(floats(DType::F32, DType::Bf16, &x), rounded(DType::Bf16, &x));
+    }
+
+    #[test]
+    fn every_number_of_half_precision_is_itself_again() {
+        let x: Vec<f64> =
+            (0..=u16::MAX).map(half::f16::from_bits).filter(|x| !x.is_nan()).map(|x| x.to_f64()).collect();
+        assert_eq!(floats(DType::F16, DType::F32, &x), x);
+        assert_eq!(floats(DType::F32, DType::F16, &x), x);
     }
 
     #[test]

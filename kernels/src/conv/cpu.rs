@@ -5,8 +5,7 @@ use super::geometry::Geometry;
 use super::pointwise;
 use super::winograd::{self, Winograd};
 use crate::simd::Real;
-use crate::{DType, Launch, Stored, for_float};
-use half::bf16;
+use crate::{DType, Launch, Stored, for_stored};
 
 pub(super) fn run(l: &Launch<'_>) {
     if l.dtype("w") == DType::Bf16 {
@@ -15,9 +14,11 @@ pub(super) fn run(l: &Launch<'_>) {
             let (x, bias) = (l.read("x"), l.read_if("bias"));
             return pointwise::run(l.pool, (&g, false), x, l.read("w"), bias, &l.shared("y"));
         }
-        return typed::<f32, bf16>(l);
     }
-    for_float!(l.dtype("y"), T => typed::<T, T>(l))
+    match l.dtype("w") {
+        DType::F64 => typed::<f64, f64>(l),
+        stored => for_stored!(stored, W => typed::<f32, W>(l)),
+    }
 }
 
 fn typed<T: Real, W: Stored<T>>(l: &Launch<'_>) {
@@ -25,10 +26,7 @@ fn typed<T: Real, W: Stored<T>>(l: &Launch<'_>) {
     if let Some(w) = Winograd::of(&g, false).filter(|_| l.has("work") && l.dtype("y") == DType::F32) {
         let (x, bias) = (l.read("x"), l.read_if("bias"));
         let (y, work) = (l.shared("y"), l.shared("work"));
-        return match l.dtype("w") {
-            DType::Bf16 => winograd::run::<bf16>(l.pool, &w, x, l.read("w"), bias, &y, &work),
-            _ => winograd::run::<f32>(l.pool, &w, x, l.read("w"), bias, &y, &work),
-        };
+        return for_stored!(l.dtype("w"), S => winograd::run::<S>(l.pool, &w, x, l.read("w"), bias, &y, &work));
     }
     let c = Correlation {
         n: g.n,

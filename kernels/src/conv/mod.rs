@@ -42,7 +42,7 @@ pub fn work_len(g: &Geometry) -> usize {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::{Geometry, KERNEL, work_len};
-    use crate::harness::{Bench, assert_close, halves, noise};
+    use crate::harness::{Bench, HALVES, assert_close, halves, noise};
     use crate::{DType, Scalar};
 
     /// Scalars of a launch.
@@ -219,7 +219,8 @@ pub(crate) mod tests {
             let bias = noise(g.co, 3);
             let mut plain = vec![0.0; g.n * g.co * g.output_len()];
             each(&g, |xi, wi, yi| plain[yi] += x[xi] * w[wi]);
-            for (dtype, stored) in [(DType::F32, DType::F32), (DType::F64, DType::F64), (DType::F32, DType::Bf16)] {
+            let same = [DType::F32, DType::F64].map(|dtype| (dtype, dtype));
+            for (dtype, stored) in same.into_iter().chain(HALVES.map(|half| (DType::F32, half))) {
                 for with_bias in [false, true] {
                     let mut bench = Bench::new(&KERNEL, scalars(&g));
                     bench.float("x", dtype, &x);

@@ -1,4 +1,4 @@
-//! Convolutions of one tap with weights in half precision: matrix products, one for each image.
+//! Convolutions of one tap with weights in bfloat16: matrix products of half precision, one for each image.
 
 use super::geometry::Geometry;
 use crate::gemm::cpu::Batch;

@@ -6,8 +6,7 @@ use crate::conv::geometry::Geometry;
 use crate::conv::pointwise;
 use crate::conv::winograd::{self, Winograd};
 use crate::simd::Real;
-use crate::{DType, Launch, Stored, for_float};
-use half::bf16;
+use crate::{DType, Launch, Stored, for_stored};
 
 pub(super) fn run(l: &Launch<'_>) {
     if l.dtype("w") == DType::Bf16 {
@@ -15,19 +14,18 @@ pub(super) fn run(l: &Launch<'_>) {
         if pointwise::is_pointwise(&g) {
             return pointwise::run(l.pool, (&g, true), l.read("dy"), l.read("w"), None, &l.shared("dx"));
         }
-        return typed::<f32, bf16>(l);
     }
-    for_float!(l.dtype("dx"), T => typed::<T, T>(l))
+    match l.dtype("w") {
+        DType::F64 => typed::<f64, f64>(l),
+        stored => for_stored!(stored, W => typed::<f32, W>(l)),
+    }
 }
 
 fn typed<T: Real, W: Stored<T>>(l: &Launch<'_>) {
     let g = Geometry::of(l);
     if let Some(w) = Winograd::of(&g, true).filter(|_| l.has("work") && l.dtype("dx") == DType::F32) {
         let (dy, dx, work) = (l.read("dy"), l.shared("dx"), l.shared("work"));
-        return match l.dtype("w") {
-            DType::Bf16 => winograd::run::<bf16>(l.pool, &w, dy, l.read("w"), None, &dx, &work),
-            _ => winograd::run::<f32>(l.pool, &w, dy, l.read("w"), None, &dx, &work),
-        };
+        return for_stored!(l.dtype("w"), S => winograd::run::<S>(l.pool, &w, dy, l.read("w"), None, &dx, &work));
     }
     let (dy, w, dx) = (l.read::<T>("dy"), l.read::<W>("w"), l.shared::<T>("dx"));
     for phase in 0..g.phases() {

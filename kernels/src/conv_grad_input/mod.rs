@@ -35,7 +35,7 @@ mod tests {
     use super::{KERNEL, work_len};
     use crate::DType;
     use crate::conv::tests::{each, scalars, shapes, tolerance, transformed};
-    use crate::harness::{Bench, assert_close, halves};
+    use crate::harness::{Bench, HALVES, assert_close, halves};
 
     #[test]
     fn matches_a_naive_loop() {
@@ -46,7 +46,8 @@ mod tests {
             let w = halves(g.co * g.ci_group() * g.taps(), 2);
             let mut want = vec![0.0; g.n * g.ci * g.input_len()];
             each(&g, |xi, wi, yi| want[xi] += dy[yi] * w[wi]);
-            for (dtype, stored) in [(DType::F32, DType::F32), (DType::F64, DType::F64), (DType::F32, DType::Bf16)] {
+            let same = [DType::F32, DType::F64].map(|dtype| (dtype, dtype));
+            for (dtype, stored) in same.into_iter().chain(HALVES.map(|half| (DType::F32, half))) {
                 let mut bench = Bench::new(&KERNEL, scalars(&g));
                 bench.float("dy", dtype, &dy);
                 bench.float("w", stored, &w);

@@ -4,7 +4,7 @@
 use crate::grid::{Dim, GRAIN, Grid, RANK, tasks};
 use crate::simd::{Job, Real, dispatch};
 use crate::{DType, Element, Launch, Shared};
-use half::bf16;
+use half::{bf16, f16};
 
 /// Side of the tiles that are transposed in registers.
 const TILE: usize = 8;
@@ -41,6 +41,7 @@ pub(super) fn run(l: &Launch<'_>) {
         DType::I64 => words::<u64>(l, cast_slice(l.read::<i64>("x")), cast_slice_mut(l.write::<i64>("y"))),
         DType::U64 => words::<u64>(l, l.read("x"), l.write("y")),
         DType::Bf16 => words::<u16>(l, cast_slice(l.read::<bf16>("x")), cast_slice_mut(l.write::<bf16>("y"))),
+        DType::F16 => words::<u16>(l, cast_slice(l.read::<f16>("x")), cast_slice_mut(l.write::<f16>("y"))),
         DType::I16 => words::<u16>(l, cast_slice(l.read::<i16>("x")), cast_slice_mut(l.write::<i16>("y"))),
         DType::U16 => words::<u16>(l, l.read("x"), l.write("y")),
         DType::I8 => words::<u8>(l, cast_slice(l.read::<i8>("x")), cast_slice_mut(l.write::<i8>("y"))),

@@ -31,7 +31,7 @@ pub const KERNEL: Kernel = Kernel {
 
 #[cfg(test)]
 mod tests {
-    use crate::harness::{Bench, indices};
+    use crate::harness::{Bench, HALVES, indices, noise, rounded};
     use crate::{DType, Scalar, copy::KERNEL};
 
     /// Copies between buffers of just the size that is reached and compares with a loop over all indices.
@@ -64,6 +64,20 @@ mod tests {
             bench.ints("x", dtype, &x);
             bench.ints("y", dtype, &y);
             assert_eq!(bench.run_ints()["y"], want, "{dtype} {shape:?} {x_strides:?} {y_strides:?}");
+        }
+    }
+
+    #[test]
+    fn halves_are_moved_as_they_are() {
+        for half in HALVES {
+            let lists = [[30, 50], [1, 30], [50, 1]].map(|list: [i64; 2]| Scalar::Ints(list.to_vec()));
+            let [shape, x_strides, y_strides] = lists;
+            let mut bench = Bench::new(&KERNEL, vec![shape, Scalar::Int(0), x_strides, Scalar::Int(0), y_strides]);
+            let x = noise(1500, 1);
+            bench.float("x", half, &x);
+            bench.float("y", half, &vec![f64::NAN; x.len()]);
+            let want: Vec<f64> = (0..1500).map(|i| x[i / 50 + i % 50 * 30]).collect();
+            assert_eq!(bench.run()["y"], rounded(half, &want));
         }
     }
 

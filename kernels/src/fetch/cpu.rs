@@ -1,29 +1,23 @@
 //! Weights from their files on a CPU.
 
 use crate::grid::{GRAIN, tasks};
-use crate::{DType, Element, Launch, Shared, narrow};
-use half::bf16;
+use crate::{DType, Element, Launch, Shared, Stored, for_stored};
+use half::{bf16, f16};
 
 pub(super) fn run(l: &Launch<'_>) {
-    let stored = l.read::<u8>("stored");
-    match (l.word("type"), l.dtype("y")) {
-        ("f32", DType::Bf16) => each(l, stored, |b| narrow(f32::from_le_bytes(b)), narrow),
-        ("f16", DType::Bf16) => each(l, stored, |b| narrow(half::f16::from_le_bytes(b).to_f32()), narrow),
-        ("bf16", DType::Bf16) => each(l, stored, bf16::from_le_bytes, narrow),
-        ("f16", _) => each(l, stored, |b| half::f16::from_le_bytes(b).to_f32(), |v| v),
-        ("bf16", _) => each(l, stored, |b| bf16::from_le_bytes(b).to_f32(), |v| v),
-        ("f64", _) => each(l, stored, f64::from_le_bytes, f64::from),
-        _ => each(l, stored, f32::from_le_bytes, |v| v),
+    if l.dtype("y") == DType::F64 {
+        return each(l, f64::from_le_bytes, f64::from);
     }
+    for_stored!(l.dtype("y"), S => match l.word("type") {
+        "f16" => each(l, |b| S::narrow(f16::from_le_bytes(b).wide()), S::narrow),
+        "bf16" => each(l, |b| S::narrow(bf16::from_le_bytes(b).wide()), S::narrow),
+        _ => each(l, |b| S::narrow(f32::from_le_bytes(b)), S::narrow),
+    });
 }
 
 #[expect(unsafe_code, reason = "tasks write distinct elements")]
-fn each<T: Element, const N: usize>(
-    l: &Launch<'_>,
-    stored: &[u8],
-    element: impl Fn([u8; N]) -> T + Sync,
-    rounded: fn(f32) -> T,
-) {
+fn each<T: Element, const N: usize>(l: &Launch<'_>, element: impl Fn([u8; N]) -> T + Sync, rounded: fn(f32) -> T) {
+    let stored = l.read::<u8>("stored");
     let y = l.write::<T>("y");
     assert_eq!(stored.len(), y.len() * N, "stored bytes do not fit the weight");
     l.pool.chunks(y, GRAIN, |i, y| {

@@ -10,18 +10,9 @@ DEVICE W word(const u8* stored, i64 i) {
     return bits;
 }
 
-DEVICE f32 single(u32 bits) {
-    union {
-        u32 bits;
-        f32 value;
-    } w;
-    w.bits = bits;
-    return w.value;
-}
-
 struct F32 {
     DEVICE static f32 read(const u8* stored, i64 i) {
-        return single(word<u32>(stored, i));
+        return of_bits(word<u32>(stored, i));
     }
 };
 struct F64 {
@@ -36,17 +27,12 @@ struct F64 {
 };
 struct BF16 {
     DEVICE static f32 read(const u8* stored, i64 i) {
-        return single(u32(word<u16>(stored, i)) << 16);
+        return wide(bf16{word<u16>(stored, i)});
     }
 };
 struct F16 {
     DEVICE static f32 read(const u8* stored, i64 i) {
-        u32 bits = word<u16>(stored, i), sign = (bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
-        if (exponent == 31) return single(sign | 0x7f800000 | fraction << 13);
-        if (exponent > 0) return single(sign | (exponent + 112) << 23 | fraction << 13);
-        // Numbers without a leading one count units of 2^-24.
-        f32 value = f32(fraction) * 5.9604644775390625e-8f;
-        return sign ? -value : value;
+        return wide(f16{word<u16>(stored, i)});
     }
 };
 
@@ -60,6 +46,9 @@ FETCH(BF16, bf16, f32, f32)
 FETCH(F32, f32, bf16, bf16)
 FETCH(F16, f16, bf16, bf16)
 FETCH(BF16, bf16, bf16, bf16)
+FETCH(F32, f32, f16, f16)
+FETCH(F16, f16, f16, f16)
+FETCH(BF16, bf16, f16, f16)
 FETCH(F64, f64, f64, f64)
 
 #define OVER(T, name)                                                                                                 \
@@ -68,3 +57,4 @@ FETCH(F64, f64, f64, f64)
     }
 FOR_FLOATS(OVER)
 OVER(bf16, bf16)
+OVER(f16, f16)

@@ -26,7 +26,7 @@ pub const KERNEL: Kernel = Kernel {
 #[cfg(test)]
 mod tests {
     use super::KERNEL;
-    use crate::harness::{Bench, noise, places};
+    use crate::harness::{Bench, HALVES, noise, places, rounded};
     use crate::{DType, Scalar};
 
     #[test]
@@ -55,10 +55,9 @@ mod tests {
                 bench.float("p", DType::F32, p);
                 bench.float("y", dtype, &vec![f64::NAN; len]);
                 assert_eq!(bench.run()["y"], want, "{name}");
-                if dtype == DType::F32 {
-                    bench.float("y", DType::Bf16, &vec![f64::NAN; len]);
-                    let want: Vec<f64> = want.iter().map(|v| half::bf16::from_f32(*v as f32).to_f64()).collect();
-                    assert_eq!(bench.run()["y"], want, "{name}, narrowed");
+                for half in HALVES.into_iter().filter(|_| dtype == DType::F32) {
+                    bench.float("y", half, &vec![f64::NAN; len]);
+                    assert_eq!(bench.run()["y"], rounded(half, &want), "{name}, narrowed to {half}");
                 }
             }
         }

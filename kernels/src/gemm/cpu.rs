@@ -2,30 +2,35 @@
 
 use super::half;
 use crate::product::{Dims, Mat, product_shared};
-use crate::simd::{Real, Turn, dispatch};
-use crate::{DType, Launch, SCRATCH_BYTES, for_float, scratch};
+use crate::simd::{Job, Real, Turn, dispatch};
+use crate::{DType, Launch, SCRATCH_BYTES, Stored, scratch};
+use ::half::f16;
 
 /// Floating-point operations that make a task worth starting.
 const TASK_FLOPS: usize = 4 << 20;
 /// Tasks that a large product is cut into.
 const TASKS: usize = 24;
-/// Extent of a block at most, where operands are turned.
+/// Extent of a block at most, where parts of operands are made in scratch memory.
 const TURNED: usize = 512;
 /// Rows of a block that make turning the right operand worthwhile.
 const TURNED_ROWS: usize = 16;
-/// Terms of a chunk at most, where operands are turned.
+/// Terms of a chunk at most, in scratch memory.
 const TERMS: usize = 480;
-/// Elements between rows of turned operands, because rows a large power of two apart would share cache sets.
+/// Elements between lines in scratch memory, because lines a large power of two apart would share cache sets.
 const GAP: usize = 16;
-/// Elements of a turned left operand and of a turned right one.
-const SIZES: [usize; 2] = [TURNED * (TERMS + GAP), TERMS * (TURNED + GAP)];
-const _: () = assert!((SIZES[0] + SIZES[1]) * size_of::<f64>() <= SCRATCH_BYTES);
+/// Elements that the part of an operand takes in scratch memory at most, whichever way its lines run.
+const SIDE: usize = if TURNED > TERMS { TURNED * (TERMS + GAP) } else { TERMS * (TURNED + GAP) };
+const _: () = assert!(2 * SIDE * size_of::<f64>() <= SCRATCH_BYTES);
 
 pub(super) fn run(l: &Launch<'_>) {
-    if [l.dtype("a"), l.dtype("b")].contains(&DType::Bf16) {
-        return half::run(l);
+    match (l.dtype("a"), l.dtype("b")) {
+        (DType::Bf16, _) | (_, DType::Bf16) => half::run(l),
+        (DType::F64, _) => typed::<f64, f64, f64>(l),
+        (DType::F16, DType::F16) => typed::<f32, f16, f16>(l),
+        (DType::F16, _) => typed::<f32, f16, f32>(l),
+        (_, DType::F16) => typed::<f32, f32, f16>(l),
+        _ => typed::<f32, f32, f32>(l),
     }
-    for_float!(l.dtype("c"), T => typed::<T>(l))
 }
 
 /// A pair of strides.
@@ -84,98 +89,148 @@ fn blocks(dims: Dims, batch: usize, least_rows: usize) -> (usize, usize) {
 enum Form {
     /// As it is.
     Plain,
-    /// Turned in scratch memory, a chunk of terms at a time.
+    /// Widened in scratch memory, a chunk of terms at a time.
+    Widened,
+    /// Turned in scratch memory, a chunk of terms at a time, and widened if it is stored in half precision.
     Turned,
 }
 
-#[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
-fn typed<T: Real>(l: &Launch<'_>) {
-    let (a, b, c) = (l.read::<T>("a"), l.read::<T>("b"), l.shared::<T>("c"));
-    let (alpha, beta) = (T::of(l.float("alpha")), T::of(l.float("beta")));
+/// An operand, and how it reaches the product.
+#[derive(Clone, Copy)]
+struct Operand<'a, T, S> {
+    stored: Mat<'a, S>,
+    /// Its memory, if it is stored as it is computed with.
+    plain: Option<&'a [T]>,
+    form: Form,
+}
+
+impl<'a, T: Real, S: Stored<T>> Operand<'a, T, S> {
+    fn new(stored: Mat<'a, S>, turned: bool) -> Self {
+        let plain = S::plain(stored.data);
+        let form = match plain {
+            _ if turned => Form::Turned,
+            Some(_) => Form::Plain,
+            None => Form::Widened,
+        };
+        Operand { stored, plain, form }
+    }
+
+    /// The part of `rows` x `cols` that starts at an element, from scratch memory unless it is plain.
+    fn part(&self, start: usize, [rows, cols]: [usize; 2], room: &'a mut [u8]) -> Mat<'a, T> {
+        let Mat { data, rs, cs } = self.stored;
+        if let (Form::Plain, Some(plain)) = (self.form, self.plain) {
+            return Mat::new(&plain[start..], rs, cs);
+        }
+        let source = &data[start..];
+        if self.form == Form::Turned {
+            let target_row = cols + GAP;
+            let target = scratch(room, rows * target_row);
+            dispatch(Turn { source, source_row: cs, rows: cols, cols: rows, target: &mut *target, target_row });
+            return Mat::new(target, target_row, 1);
+        }
+        // Neighbours in memory stay neighbours.
+        let (lines, len, apart, step) = if rs < cs { (cols, rows, cs, rs) } else { (rows, cols, rs, cs) };
+        let line = len + GAP;
+        let target = scratch(room, lines * line);
+        dispatch(Widen { source, apart, step, lines, len, target: &mut *target, line });
+        if rs < cs { Mat::new(target, 1, line) } else { Mat::new(target, line, 1) }
+    }
+}
+
+/// Widens lines of numbers: `target[i * line + j] = source[i * apart + j * step]` for `i < lines`, `j < len`.
+struct Widen<'a, T, S> {
+    source: &'a [S],
+    apart: usize,
+    step: usize,
+    lines: usize,
+    len: usize,
+    target: &'a mut [T],
+    line: usize,
+}
+
+impl<T: Real, S: Stored<T>> Job for Widen<'_, T, S> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Widen { source, apart, step, lines, len, target, line } = self;
+        for i in 0..lines {
+            let (source, target) = (&source[i * apart..], &mut target[i * line..][..len]);
+            if step == 1 {
+                target.iter_mut().zip(source).for_each(|(target, source)| *target = source.wide());
+            } else {
+                target.iter_mut().enumerate().for_each(|(j, target)| *target = source[j * step].wide());
+            }
+        }
+    }
+}
+
+/// The product of operands that are stored as `A` and `B`.
+fn typed<T: Real, A: Stored<T>, B: Stored<T>>(l: &Launch<'_>) {
+    let (a, b) = (l.read::<A>("a"), l.read::<B>("b"));
+    let (sa, sb, sc) = (two(l.ints("a_strides")), two(l.ints("b_strides")), two(l.ints("c_strides")));
     let mut dims = Dims { m: l.int("m"), n: l.int("n"), k: l.int("k") };
-    let (mut sa, mut sb, mut sc) = (two(l.ints("a_strides")), two(l.ints("b_strides")), two(l.ints("c_strides")));
-    let (mut a, mut b) = (a, b);
     let mut batch = Batch::of(l);
+    if sc[0] < sc[1] {
+        // Blocks are chosen for a result whose rows are contiguous, so the transposed product is computed otherwise.
+        (dims.m, dims.n) = (dims.n, dims.m);
+        batch.strides.swap(0, 1);
+        run_blocks::<T, B, A>(l, dims, batch, Mat::new(b, sb[1], sb[0]), Mat::new(a, sa[1], sa[0]), [sc[1], sc[0]]);
+    } else {
+        run_blocks::<T, A, B>(l, dims, batch, Mat::new(a, sa[0], sa[1]), Mat::new(b, sb[0], sb[1]), sc);
+    }
+}
+
+#[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
+fn run_blocks<T: Real, A: Stored<T>, B: Stored<T>>(
+    l: &Launch<'_>,
+    dims: Dims,
+    batch: Batch<'_>,
+    a: Mat<'_, A>,
+    b: Mat<'_, B>,
+    sc: [usize; 2],
+) {
+    let (alpha, beta) = (T::of(l.float("alpha")), T::of(l.float("beta")));
+    let c = l.shared::<T>("c");
     let count = batch.count();
     if dims.m == 0 || dims.n == 0 || count == 0 {
         return;
     }
-    if sc[0] < sc[1] {
-        // Blocks are chosen for a result whose rows are contiguous, so the transposed product is computed otherwise.
-        (dims.m, dims.n) = (dims.n, dims.m);
-        (a, b) = (b, a);
-        batch.strides.swap(0, 1);
-        (sa, sb) = ([sb[1], sb[0]], [sa[1], sa[0]]);
-        sc = [sc[1], sc[0]];
-    }
     // The product wants the left operand contiguous along the terms and the right one along the columns.
     let large = dims.m >= TURNED_ROWS && dims.n > 128;
-    let left = if large && sa[0] == 1 && sa[1] != 1 { Form::Turned } else { Form::Plain };
-    let right = if dims.m >= TURNED_ROWS && sb[0] == 1 && sb[1] != 1 { Form::Turned } else { Form::Plain };
-    let turned = (left, right) != (Form::Plain, Form::Plain);
-    // Each block turns its part of the right operand, which takes rows to pay for.
-    let (mut bm, mut bn) = blocks(dims, count, if right == Form::Turned { 384 } else { 128 });
-    if turned {
+    let left = Operand::<T, A>::new(a, large && a.rs == 1 && a.cs != 1);
+    let right = Operand::<T, B>::new(b, dims.m >= TURNED_ROWS && b.rs == 1 && b.cs != 1);
+    let plain = (left.form, right.form) == (Form::Plain, Form::Plain);
+    // Each block makes its part of the right operand, which takes rows to pay for.
+    let (mut bm, mut bn) = blocks(dims, count, if right.form == Form::Plain { 128 } else { 384 });
+    if !plain {
         (bm, bn) = (bm.min(TURNED), bn.min(TURNED));
     }
     let (down, across) = (dims.m.div_ceil(bm), dims.n.div_ceil(bn));
     let flops = (2 * dims.m * dims.n * dims.k).max(1);
     let per_task = if down * across > 1 { 1 } else { (TASK_FLOPS / flops).clamp(1, count) };
     let groups = count.div_ceil(per_task);
+    let chunk = if plain { dims.k } else { dims.k.div_ceil(dims.k.div_ceil(TERMS).max(1)) };
     l.pool.run(groups * down * across, |task, bytes| {
         let (group, block) = (task / (down * across), task % (down * across));
         let (i, j) = (block % down * bm, block / down * bn);
-        let part = Dims { m: bm.min(dims.m - i), n: bn.min(dims.n - j), k: dims.k };
+        let (m, n) = (bm.min(dims.m - i), bn.min(dims.n - j));
         for index in group * per_task..count.min((group + 1) * per_task) {
             let [ao, bo, co] = batch.at(index);
             let start = co + i * sc[0] + j * sc[1];
-            if !turned || dims.k == 0 {
-                let (a, b) =
-                    if dims.k == 0 { (&a[..0], &b[..0]) } else { (&a[ao + i * sa[0]..], &b[bo + j * sb[1]..]) };
-                let (a, b) = (Mat::new(a, sa[0], sa[1]), Mat::new(b, sb[0], sb[1]));
+            if dims.k == 0 {
+                let none = Mat::new(&[][..], 0, 0);
                 // SAFETY: blocks are disjoint, and so are the results of a batch.
-                unsafe { product_shared(part, alpha, a, b, beta, &c, start, sc) };
+                unsafe { product_shared(Dims { m, n, k: 0 }, alpha, none, none, beta, &c, start, sc) };
                 continue;
             }
-            let (low, high) = bytes.split_at_mut(SIZES[0] * size_of::<T>());
-            let chunk = dims.k.div_ceil(dims.k.div_ceil(TERMS));
+            let (low, high) = bytes.split_at_mut(SIDE * size_of::<T>());
             for from in (0..dims.k).step_by(chunk) {
-                let part = Dims { k: chunk.min(dims.k - from), ..part };
-                let (m, n, k) = (part.m, part.n, part.k);
-                let (source_a, source_b) = (&a[ao + i * sa[0] + from * sa[1]..], &b[bo + j * sb[1] + from * sb[0]..]);
-                let a = if left == Form::Turned {
-                    let pitch = k + GAP;
-                    let target = scratch(&mut *low, m * pitch);
-                    dispatch(Turn {
-                        source: source_a,
-                        source_row: sa[1],
-                        rows: k,
-                        cols: m,
-                        target: &mut *target,
-                        target_row: pitch,
-                    });
-                    Mat::new(&*target, pitch, 1)
-                } else {
-                    Mat::new(source_a, sa[0], sa[1])
-                };
-                let b = if right == Form::Turned {
-                    let pitch = n + GAP;
-                    let target = scratch(&mut *high, k * pitch);
-                    dispatch(Turn {
-                        source: source_b,
-                        source_row: sb[1],
-                        rows: n,
-                        cols: k,
-                        target: &mut *target,
-                        target_row: pitch,
-                    });
-                    Mat::new(&*target, pitch, 1)
-                } else {
-                    Mat::new(source_b, sb[0], sb[1])
-                };
+                let k = chunk.min(dims.k - from);
+                let a = left.part(ao + i * a.rs + from * a.cs, [m, k], low);
+                let b = right.part(bo + from * b.rs + j * b.cs, [k, n], high);
                 let beta = if from == 0 { beta } else { T::of(1.0) };
                 // SAFETY: as above.
-                unsafe { product_shared(part, alpha, a, b, beta, &c, start, sc) };
+                unsafe { product_shared(Dims { m, n, k }, alpha, a, b, beta, &c, start, sc) };
             }
         }
     });

@@ -1,4 +1,4 @@
-//! The product with an operand in half precision: the other is rounded to it, and the sums are in single precision.
+//! The product with an operand in bfloat16: the other is rounded to it, and the sums are in single precision.
 //!
 //! A task computes one block of the result.
 

@@ -22,6 +22,9 @@ MULTIPLY(f64, f64, f64, f64_f64, EXACT, 1)
 MULTIPLY(bf16, f32, f32, bf16_f32, HALF, HALF_BLOCKS)
 MULTIPLY(f32, bf16, f32, f32_bf16, HALF, HALF_BLOCKS)
 MULTIPLY(bf16, bf16, f32, bf16_bf16, HALF, HALF_BLOCKS)
+MULTIPLY(f16, f32, f32, f16_f32, TENSOR, 1)
+MULTIPLY(f32, f16, f32, f32_f16, TENSOR, 1)
+MULTIPLY(f16, f16, f32, f16_f16, TENSOR, 1)
 
 #define JOIN(T, name)                                                                                                 \
     KERNEL(THREADS, gemm_join_##name, Space<3> batch, Strides s, const T* parts, T* c, i64 m, i64 n, i64 count,       \

@@ -2,8 +2,8 @@
 //!
 //! `a` is `m` x `k`, `b` is `k` x `n`, `c` is `m` x `n`; each has a row and a column stride and one stride for each
 //! batch dimension, 0 where it is broadcast. All strides count elements and are not negative. With `beta` zero `c`
-//! is not read. An operand in half precision makes the product one of half precision: the other operand is rounded to it,
-//! and the sums are in single precision.
+//! is not read. An operand in `bf16` makes the product one of half precision: the other operand is rounded to it,
+//! and the sums are in single precision. An operand in `f16` is widened; a GPU rounds the other to tf32, which holds all of `f16`.
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
@@ -49,7 +49,7 @@ fn written(call: &Call<'_>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use crate::harness::{Bench, assert_close, noise};
+    use crate::harness::{Bench, assert_close, noise, rounded};
     use crate::{DType, Scalar, gemm::KERNEL};
 
     struct Case {
@@ -119,23 +119,35 @@ mod tests {
             Scalar::Float(case.alpha),
             Scalar::Float(case.beta),
         ];
-        // A product with an operand in half precision is the product of rounded operands.
-        let rounded = |v: &[f64]| -> Vec<f64> { v.iter().map(|v| half::bf16::from_f32(*v as f32).to_f64()).collect() };
-        let (exact, half) = (wanted(&a, &b), wanted(&rounded(&a), &rounded(&b)));
-        let single = 2e-5 * (k as f64).sqrt().max(1.0);
-        for (of_a, of_b, want, tolerance) in [
-            (DType::F32, DType::F32, &exact, single),
-            (DType::F64, DType::F64, &exact, 1e-12),
-            (DType::Bf16, DType::F32, &half, single),
-            (DType::F32, DType::Bf16, &half, single),
-            (DType::Bf16, DType::Bf16, &half, single),
-        ] {
-            let mut bench = Bench::new(&KERNEL, scalars.clone());
-            bench.float("a", of_a, &a);
-            bench.float("b", of_b, &b);
-            bench.float("c", if of_a == DType::F64 { of_a } else { DType::F32 }, &c);
-            assert_close(&bench.run()["c"], want, tolerance);
+        let check =
+            |alpha: f64, (of_a, a): (DType, &[f64]), (of_b, b): (DType, &[f64]), want: &[f64], tolerance: f64| {
+                let mut scalars = scalars.clone();
+                scalars[10] = Scalar::Float(alpha);
+                let mut bench = Bench::new(&KERNEL, scalars);
+                bench.float("a", of_a, a);
+                bench.float("b", of_b, b);
+                bench.float("c", of_a.computed(), &c);
+                assert_close(&bench.run()["c"], want, tolerance);
+            };
+        let (alpha, single) = (case.alpha, 2e-5 * (k as f64).sqrt().max(1.0));
+        let exact = wanted(&a, &b);
+        check(alpha, (DType::F32, &a), (DType::F32, &b), &exact, single);
+        check(alpha, (DType::F64, &a), (DType::F64, &b), &exact, 1e-12);
+        // In bfloat16 the product is that of rounded operands.
+        let (half_a, half_b) = (rounded(DType::Bf16, &a), rounded(DType::Bf16, &b));
+        let want = wanted(&half_a, &half_b);
+        check(alpha, (DType::Bf16, &a), (DType::F32, &b), &want, single);
+        check(alpha, (DType::F32, &a), (DType::Bf16, &b), &want, single);
+        check(alpha, (DType::Bf16, &a), (DType::Bf16, &b), &want, single);
+        // In fp16 the other operand has the range of single precision. It is given rounded, because a GPU rounds it.
+        let (half_a, half_b) = (rounded(DType::F16, &a), rounded(DType::F16, &b));
+        let want = wanted(&half_a, &half_b);
+        for scale in [1.0, 2f64.powi(40), 2f64.powi(-40)] {
+            let scaled = |v: &[f64]| v.iter().map(|v| v * scale).collect::<Vec<f64>>();
+            check(alpha / scale, (DType::F16, &a), (DType::F32, &scaled(&half_b)), &want, single);
+            check(alpha / scale, (DType::F32, &scaled(&half_a)), (DType::F16, &b), &want, single);
         }
+        check(alpha, (DType::F16, &a), (DType::F16, &b), &want, single);
     }
 
     fn plain(m: usize, n: usize, k: usize) -> Case {

@@ -3,17 +3,13 @@
 
 use super::Layout;
 use crate::conv::geometry::{self, Geometry};
-use crate::sampled::{ROWS, Sampled, locate};
-use crate::simd::{Job, LANES, Real, dispatch};
+use crate::sampled::Sampled;
+use crate::simd::{Job, Real, dispatch};
 use crate::{Launch, Shared, for_float};
 use std::ops::Range;
 
-/// Elements of a dot product that is summed at once, if planes are longer.
-const CHUNK: usize = 512;
-/// Elements of the input planes that a task keeps in its cache.
-const PANEL: usize = 96 << 10;
-/// Tasks that there should be at least.
-const TASKS: usize = 16;
+/// Elements of a dot product that are summed at once, if planes are longer.
+const PIECE: usize = 1024;
 
 pub(super) fn run(l: &Launch<'_>) {
     for_float!(l.dtype("dp"), T => typed::<T>(l))
@@ -176,46 +172,20 @@ fn sample<T: Real>(
         let plane = (phase[0] * layout.phases[1] + phase[1]) * layout.phases[2] + phase[2];
         plane * layout.x_plane + (shift[0] * eh + shift[1]) * ew + shift[2]
     };
-    let pieces = layout.dy_plane.div_ceil(CHUNK).max(1);
-    let chunk = layout.dy_plane.div_ceil(pieces).next_multiple_of(LANES);
-    let channels = (PANEL / (chunk * layout.planes())).clamp(1, ci_group);
-    let channels = ci_group.div_ceil(ci_group.div_ceil(channels));
-    let across = ci_group.div_ceil(channels);
-    let down = TASKS.div_ceil(across).min(g.co);
-    let outputs = g.co.div_ceil(down).min(ROWS);
-    let down = g.co.div_ceil(outputs);
-    l.pool.run(across * down, |task, bytes| {
-        let (part, first) = (task / down, task % down * outputs);
-        let columns = part * channels * taps..ci_group.min((part + 1) * channels) * taps;
-        let rows = first..g.co.min(first + outputs);
-        let (table, rest) = bytes.split_at_mut((2 * outputs * size_of::<u32>()).next_multiple_of(64));
-        let table: &mut [u32] = bytemuck::cast_slice_mut(table);
-        // Positions of the taps are looked up where there is room for them.
-        let room = taps.min(rest.len() / size_of::<u64>());
-        let taps_at: &mut [u64] = &mut bytemuck::cast_slice_mut(&mut rest[..room * size_of::<u64>()])[..room];
-        for (t, at) in taps_at.iter_mut().enumerate() {
-            *at = tap_at(t) as u64;
-        }
-        locate(idx, row_len, rows.clone(), &columns, table);
-        for start in (0..layout.dy_plane).step_by(chunk) {
-            dispatch(Sampled {
-                idx,
-                row_len,
-                rows: rows.clone(),
-                table: &table[..2 * rows.len()],
-                left: dy,
-                left_at: |row| (row * layout.dy_plane + start, row / co_group * ci_group * channel_len + start),
-                right: x,
-                right_at: |column| {
-                    let channel = column / taps as u32;
-                    let tap = (column - channel * taps as u32) as usize;
-                    let tap = taps_at.get(tap).map_or_else(|| tap_at(tap), |&at| at as usize);
-                    channel as usize * channel_len + tap
-                },
-                len: chunk.min(layout.dy_plane - start),
-                add: add || start > 0,
-                out,
-            });
-        }
-    });
+    Sampled {
+        idx,
+        rows: g.co,
+        cols: row_len,
+        taps,
+        left: dy,
+        left_at: |row| (row * layout.dy_plane, row / co_group * ci_group * channel_len),
+        right: x,
+        tap_at,
+        right_pitch: channel_len,
+        len: layout.dy_plane,
+        piece: PIECE,
+        add,
+        out,
+    }
+    .run(l.pool);
 }

@@ -33,23 +33,46 @@ pub const KERNEL: Kernel = Kernel {
     cuda: Some(cuda::FORM),
 };
 
-/// Elements that `work` holds at most, unless a few hundred tokens take more.
-const WORK: usize = 4 << 20;
+/// Elements that `work` holds at most, unless [`TOKENS`] tokens take more.
+const WORK: usize = 2 << 20;
 /// Tokens that are turned at once at least.
-const TOKENS: usize = 512;
+const TOKENS: usize = 128;
+/// Channels that a task turns.
+const TURNED: usize = 256;
 
-/// Tokens that pass through `work` together, and the distance of its rows.
-fn band(batch: usize, n: usize, rows: usize, b_t: bool) -> (usize, usize) {
-    let tokens = if b_t { n } else { batch * n };
-    let least = WORK / rows.max(1) / TOKENS * TOKENS;
-    let band = tokens.min(least.max(TOKENS));
-    // Rows a large power of two apart would share cache sets.
-    (band, band.next_multiple_of(16) + 16)
+/// Layout of `work`: the channels of the operands that are not channel-major, for a band of tokens.
+struct Layout {
+    /// Images. Without channel-major operands all tokens are those of one.
+    batch: usize,
+    /// Tokens of an image.
+    n: usize,
+    /// Tokens of a band.
+    band: usize,
+    /// Distance of channels.
+    pitch: usize,
+    /// Where each operand begins, if it is there.
+    turned: [Option<usize>; 2],
+    /// Elements.
+    len: usize,
+}
+
+impl Layout {
+    fn new(batch: usize, n: usize, channels: [usize; 2], channel_major: [bool; 2]) -> Layout {
+        let (batch, n) = if channel_major == [false; 2] { (1, batch * n) } else { (batch, n) };
+        let turned: usize = channels.iter().zip(channel_major).filter(|c| !c.1).map(|c| c.0).sum();
+        let most = WORK / turned.max(1) / 64 * 64;
+        let band = n.min(most.max(TOKENS)).max(1);
+        // Rows a large power of two apart would share cache sets.
+        let pitch = band.next_multiple_of(16) + 16;
+        let second = if channel_major[0] { 0 } else { channels[0] * pitch };
+        let starts = [(!channel_major[0]).then_some(0), (!channel_major[1]).then_some(second)];
+        Layout { batch, n, band, pitch, turned: starts, len: turned * pitch }
+    }
 }
 
 /// Elements that `work` must have.
-pub fn work_len(batch: usize, n: usize, rows: usize, _cols: usize, a_t: bool, b_t: bool) -> usize {
-    if a_t { 1 } else { (rows * band(batch, n, rows, b_t).1).max(1) }
+pub fn work_len(batch: usize, n: usize, rows: usize, cols: usize, a_t: bool, b_t: bool) -> usize {
+    Layout::new(batch, n, [rows, cols], [a_t, b_t]).len.max(1)
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use crate::rows::BLOCK;
 use crate::simd::{Job, Real, dispatch};
-use crate::{DType, Element, Float, Launch, Shared, for_float, hyper, narrow};
-use half::bf16;
+use crate::{DType, Element, Launch, Shared, Stored, for_stored, hyper};
 
 #[expect(unsafe_code, reason = "tasks write disjoint entries")]
 pub(super) fn run(l: &Launch<'_>) {
@@ -20,8 +19,8 @@ pub(super) fn run(l: &Launch<'_>) {
 pub(crate) fn for_runs(l: &Launch<'_>, update: impl Fn(usize, Step, &mut [f32], &mut [f32]) + Sync) {
     match l.dtype("w") {
         _ if !l.has("w") => typed::<f32>(l, None, |v| v, update),
-        DType::Bf16 => typed(l, Some(l.shared::<bf16>("w")), narrow, update),
-        float => for_float!(float, T => typed(l, Some(l.shared::<T>("w")), |v| T::of(f64::from(v)), update)),
+        DType::F64 => typed(l, Some(l.shared::<f64>("w")), f64::from, update),
+        stored => for_stored!(stored, S => typed(l, Some(l.shared::<S>("w")), S::narrow, update)),
     }
 }
 

@@ -19,3 +19,4 @@ DEVICE void step(T* w, const u32* idx, f32* p, f32* m, f32* v, f32* g, const f32
     }
 FOR_FLOATS(STEP)
 STEP(bf16, bf16)
+STEP(f16, f16)

@@ -74,3 +74,4 @@ DEVICE void step(T* w, const u32* idx, f32* p, u8* m, u8* v, f32* g, const f32* 
     }
 FOR_FLOATS(STEP)
 STEP(bf16, bf16)
+STEP(f16, f16)

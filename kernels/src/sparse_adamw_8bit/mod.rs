@@ -47,7 +47,7 @@ pub const KERNEL: Kernel = Kernel {
 #[cfg(test)]
 mod tests {
     use super::{BLOCK, KERNEL, Map, SIGNED, UNSIGNED};
-    use crate::harness::{Bench, assert_close, noise, places};
+    use crate::harness::{Bench, HALVES, assert_close, noise, places, rounded};
     use crate::hyper::{self, *};
     use crate::{DType, sparse_adamw};
 
@@ -190,17 +190,17 @@ mod tests {
 
     #[test]
     fn what_is_stored_in_half_precision_takes_the_rounded_value() {
-        let mut states = [State::new(300, 0.5), State::new(300, 0.5)];
-        let g = noise(states[0].idx.len(), 4);
-        let w: Vec<f64> = states[0].w.clone();
-        let [half, absent] = &mut states;
-        half.step(Some(DType::Bf16), &g, &hyper(1));
-        absent.step(None, &g, &hyper(1));
-        assert_eq!(half.p, absent.p);
-        let rounded = |v: f64| half::bf16::from_f32(v as f32).to_f64();
-        let mut want: Vec<f64> = w.into_iter().map(rounded).collect();
-        half.idx.iter().zip(&half.p).for_each(|(i, p)| want[*i as usize] = rounded(*p));
-        assert_eq!(half.w, want);
+        for dtype in HALVES {
+            let mut states = [State::new(300, 0.5), State::new(300, 0.5)];
+            let g = noise(states[0].idx.len(), 4);
+            let mut want: Vec<f64> = states[0].w.clone();
+            let [half, absent] = &mut states;
+            half.step(Some(dtype), &g, &hyper(1));
+            absent.step(None, &g, &hyper(1));
+            assert_eq!(half.p, absent.p);
+            half.idx.iter().zip(&half.p).for_each(|(i, p)| want[*i as usize] = *p);
+            assert_eq!(half.w, rounded(dtype, &want));
+        }
     }
 
     /// Over many steps the values stay near those of moments in single precision.

@@ -3,7 +3,7 @@
 use super::{Executor, StateAt};
 use crate::error::{Error, Result};
 use sara_kernels::sparse_adamw_8bit::{BLOCK, Map, SIGNED, UNSIGNED};
-use sara_kernels::{DType, hyper, narrow};
+use sara_kernels::{Stored as _, for_stored, hyper};
 
 /// What trains of a sparse weight, and what no more does.
 #[derive(Clone, Copy, Debug)]
@@ -146,14 +146,10 @@ impl Executor {
         let len = self.plan.weights[sparse.weight as usize].len() as usize;
         let weight = self.weight_at[sparse.weight as usize];
         let entries = || index.iter().zip(values).chain(left.iter().zip(left_values));
-        match weight {
-            None => {}
-            Some((place, DType::Bf16)) => self.change_weight(place, len, |w: &mut [half::bf16]| {
-                entries().for_each(|(i, v)| w[*i as usize] = narrow(*v));
-            })?,
-            Some((place, _)) => self.change_weight(place, len, |w: &mut [f32]| {
-                entries().for_each(|(i, v)| w[*i as usize] = *v);
-            })?,
+        if let Some((place, stored)) = weight {
+            for_stored!(stored, S => self.change_weight(place, len, |w: &mut [S]| {
+                entries().for_each(|(i, v)| w[*i as usize] = S::narrow(*v));
+            })?);
         }
         self.state_changed(s)?;
         self.bind();

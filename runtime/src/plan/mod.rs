@@ -100,7 +100,7 @@ pub struct Buffer {
 pub enum Place {
     /// In the arena, at this byte offset.
     Arena(u64),
-    /// A weight in memory, in the type that it is computed in, or a real one in `bf16`.
+    /// A weight in memory, in the type that it is computed in, or a real one in `bf16` or `f16`.
     Weight(u32),
     /// In [`Plan::constants`], at this byte offset.
     Constant(u64),

@@ -155,6 +155,14 @@ fn p01_a_launch_fits_its_kernel() {
             ("a buffer that is not there", |p| p.programs[TRAIN].steps[0].args[0] = Some(BufferId(99))),
             ("an element type that is not admitted", |p| p.programs[TRAIN].steps[3].args[0] = Some(id(INDEX))),
             ("real numbers of two types", |p| p.buffers[TARGET].dtype = DType::F64),
+            ("half precision of two types", |p| {
+                p.buffers[X].dtype = DType::Bf16;
+                p.buffers[TARGET].dtype = DType::F16;
+                let (extents, batch) = (vec![Scalar::Int(2); 3], vec![Scalar::Ints(vec![]); 4]);
+                let (strides, factors) = (vec![Scalar::Ints(vec![2, 1]); 3], vec![Scalar::Float(1.0); 2]);
+                let scalars = [extents, batch, strides, factors].concat();
+                p.programs[TRAIN].steps[1] = step("gemm", &[X, TARGET, Y], &scalars);
+            }),
             ("a scalar too few", |p| drop(p.programs[TRAIN].steps[0].scalars.pop())),
             ("a scalar too many", |p| p.programs[TRAIN].steps[1].scalars.push(Scalar::Int(1))),
             ("a scalar of another kind", |p| p.programs[TRAIN].steps[2].scalars[0] = Scalar::Int(1)),

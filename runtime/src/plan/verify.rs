@@ -115,7 +115,7 @@ impl Plan {
             Place::Weight(w) => {
                 let weight = self.weights.get(w as usize);
                 let loaded = weight.map_or(b.dtype, |w| w.stored.loaded());
-                let narrowed = b.dtype == DType::Bf16 && loaded == DType::F32;
+                let narrowed = b.dtype.is_half() && loaded == DType::F32;
                 fits(weight.map(super::Weight::len), if narrowed { b.dtype } else { loaded })
             }
             Place::File(w) => fits(self.weights.get(w as usize).map(super::Weight::stored_bytes), DType::U8),
@@ -132,7 +132,7 @@ impl Plan {
         if step.args.len() != kernel.args.len() || step.scalars.len() != kernel.scalars.len() {
             return Err(("P01", "has another number of arguments or scalars than its kernel".into()));
         }
-        let mut float = None;
+        let (mut float, mut half) = (None, None);
         for (declared, arg) in kernel.args.iter().zip(&step.args) {
             let Some(id) = arg else {
                 if declared.optional {
@@ -143,9 +143,10 @@ impl Plan {
             let buffer =
                 self.buffers.get(id.0 as usize).ok_or_else(|| ("P01", format!("buffer {} does not exist", id.0)))?;
             // What multiplies a weight in half precision is in single precision.
-            let computed = if buffer.dtype == DType::Bf16 { DType::F32 } else { buffer.dtype };
-            let one_type =
-                !matches!(declared.types, Types::Float | Types::Weight) || *float.get_or_insert(computed) == computed;
+            let computed = buffer.dtype.computed();
+            let real = matches!(declared.types, Types::Float | Types::Weight);
+            let one_half = !real || !buffer.dtype.is_half() || *half.get_or_insert(buffer.dtype) == buffer.dtype;
+            let one_type = one_half && (!real || *float.get_or_insert(computed) == computed);
             if !declared.types.admits(buffer.dtype) || !one_type {
                 return Err(("P01", format!("argument `{}` cannot be {}", declared.name, buffer.dtype)));
             }

@@ -4,7 +4,7 @@
 //! that of the placed program, or less; values kept in half precision are taken to be widened by each node that reads them.
 
 use super::repeat::{Entry, Plain};
-use crate::compile::{Precision, Residency};
+use crate::compile::Residency;
 use crate::ir::verify::LOSS;
 use crate::ir::{Block, Def, Graph, NodeId, ValueId};
 use crate::lower::{Buffers, lower_among, sparse_numbers};
@@ -54,7 +54,7 @@ impl<'p> Footprint<'p> {
             }
         }
         let mut kept = vec![None; values];
-        if context.precision == Precision::Bf16 {
+        if context.precision.half().is_some() {
             let returned: HashSet<ValueId> = graph.returns.iter().map(|r| r.1).collect();
             for value in graph.block(Block::Forward).iter().flat_map(|id| &graph.node(*id).outputs) {
                 if graph.ty(*value).dtype == DType::F32 && !returned.contains(value) {
