@@ -1,15 +1,16 @@
-//! What is estimated of an order of nodes, against its placed program.
+//! Cuts found one after another, and what is estimated of an order of nodes against its placed program.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
 
-use super::{Candidate, candidates, footprint::Footprint, network, repeat::Plain};
+use super::{Candidate, candidates, fix, footprint::Footprint, network, repeat::Plain};
 use crate::compile::{Precision, Residency};
-use crate::ir::{Block, parse};
+use crate::ir::{Block, Graph, NodeId, parse};
 use crate::loss::Loss;
 use crate::lower::{Buffers, lower, sparse_numbers};
 use crate::passes::{Context, PIPELINE};
 use crate::place::place;
 use crate::select::Chosen;
+use std::collections::HashSet;
 
 /// Views, sums in place, copies, normalisations with three results, a weight that is read through a view.
 const TEXT: &str = r#"graph mixed stage=sparse
@@ -39,21 +40,44 @@ forward
 return %e
 "#;
 
+fn context(selection: &Chosen, weights: Residency) -> Context<'_> {
+    let (loss, precision) = (Loss::default(), Precision::Single);
+    Context { selection, loss, limit: None, weights, precision, use_8bit_adam: false }
+}
+
+/// The graph as this pass gets it.
+fn before(context: &Context<'_>) -> Graph {
+    let mut graph = parse(TEXT).unwrap();
+    let passes = PIPELINE.iter().skip_while(|p| p.name != "differentiate").take_while(|p| p.name != "rematerialise");
+    passes.for_each(|pass| (pass.run)(&mut graph, context).unwrap());
+    graph
+}
+
+#[test]
+fn a_flow_that_grows_ends_in_the_same_cuts() {
+    let graph = before(&context(&Chosen::default(), Residency::Resident));
+    let plain = Plain::new(&graph);
+    let mut ids: Vec<NodeId> = plain.costs.keys().copied().filter(|id| !graph.node(*id).op.is_view()).collect();
+    ids.sort_unstable();
+    let mut grown = network(&plain);
+    let mut cuts = HashSet::from([grown.behind()]);
+    for fixed in 1..=ids.len() {
+        fix(&plain, &mut grown, ids[fixed - 1]);
+        let mut fresh = network(&plain);
+        ids[..fixed].iter().for_each(|id| fix(&plain, &mut fresh, *id));
+        let again = grown.behind();
+        assert_eq!(again, fresh.behind());
+        cuts.insert(again);
+    }
+    assert!(cuts.len() > 2, "what may be repeated makes no difference");
+}
+
 #[test]
 fn an_estimate_for_single_precision_is_what_is_alive() {
     for weights in [Residency::Resident, Residency::Streamed] {
-        let context = Context {
-            selection: &Chosen::default(),
-            loss: Loss::default(),
-            limit: None,
-            weights,
-            precision: Precision::Single,
-            use_8bit_adam: false,
-        };
-        let mut graph = parse(TEXT).unwrap();
-        let passes =
-            PIPELINE.iter().skip_while(|p| p.name != "differentiate").take_while(|p| p.name != "rematerialise");
-        passes.for_each(|pass| (pass.run)(&mut graph, &context).unwrap());
+        let chosen = Chosen::default();
+        let context = context(&chosen, weights);
+        let graph = before(&context);
         let plain = Plain::new(&graph);
         let nothing = Candidate::new(&plain, vec![false; graph.values().count()]);
         let all = Candidate::new(&plain, network(&plain).behind());
