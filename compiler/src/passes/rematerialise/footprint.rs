@@ -6,7 +6,7 @@
 use super::repeat::{Entry, Plain};
 use crate::compile::Residency;
 use crate::ir::verify::LOSS;
-use crate::ir::{Block, Def, Graph, NodeId, ValueId};
+use crate::ir::{Block, Def, Graph, Node, NodeId, ValueId};
 use crate::lower::{Buffers, lower_among, sparse_numbers};
 use crate::ops::Op;
 use crate::passes::{Context, stream};
@@ -117,7 +117,7 @@ impl<'p> Footprint<'p> {
                 walk.spans.push((begin, walk.step - 1, fetched + widened));
             }
         }
-        walk.live(graph, &self.kept)
+        walk.live(&self.kept)
     }
 }
 
@@ -217,7 +217,7 @@ impl<'w> Walk<'w> {
     }
 
     /// The first operand of the result's type whose memory nothing reads later.
-    fn dying(&self, node: &crate::ir::Node, at: usize, backward: bool) -> Option<usize> {
+    fn dying(&self, node: &Node, at: usize, backward: bool) -> Option<usize> {
         let roots: Vec<Option<usize>> =
             node.inputs.iter().map(|v| v.map(|v| self.root[self.read(v, backward)])).collect();
         (0..roots.len()).find(|slot| {
@@ -241,7 +241,8 @@ impl<'w> Walk<'w> {
         }
     }
 
-    fn live(mut self, graph: &Graph, kept: &[Option<u64>]) -> u64 {
+    fn live(mut self, kept: &[Option<u64>]) -> u64 {
+        let graph = self.graph;
         let mut change = vec![0i64; self.step + 2];
         // The loss is read when all has run.
         for (_, loss) in graph.returns.iter().filter(|r| r.0 == LOSS) {
