@@ -4,10 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
 
-use sara_compiler::compile::{TrainOptions, compile_training, unobserved};
+use sara_compiler::Error;
+use sara_compiler::compile::{Residency, TrainOptions, canonical, compile_chosen, compile_training, unobserved};
 use sara_compiler::import::{Binding, Model};
-use sara_compiler::select::{self, Amount, Pick};
+use sara_compiler::select::{self, Amount, Chosen, Pick};
 use sara_runtime::plan::{Part, Plan, Program};
+use std::collections::BTreeMap;
 use std::fs::File;
 use tempfile::TempDir;
 
@@ -73,6 +75,38 @@ fn sd15_takes_what_its_shapes_say() {
     assert!(plan_bytes(&small) <= most);
     assert!(kept(&small) <= 1.02 * 116.7, "{} million elements", kept(&small));
     assert!(gigaflops(&small, "train", Part::Again) <= 1.2 * 153.5, "{} GF", gigaflops(&small, "train", Part::Again));
+}
+
+#[test]
+fn the_least_memory_is_exact() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(&folder);
+    let options = |limit| TrainOptions {
+        memory_limit: Some(limit),
+        weights: Residency::Streamed,
+        ..TrainOptions::new(binding(), select::Options::default(), Amount::Density(0.0))
+    };
+    let within = |limit: u64| {
+        let options = options(limit);
+        let graph = canonical(&model, &options.binding, &mut unobserved()).unwrap();
+        // Every weight trains a thousandth of its entries, as if it had been read.
+        let eligible = select::eligible(&graph, &options.select);
+        let index: BTreeMap<usize, Vec<u32>> =
+            eligible.into_iter().map(|w| (w, (0..graph.weights[w].len() as u32).step_by(1000).collect())).collect();
+        let base = index.keys().map(|w| (*w, (0.0, "0".repeat(64)))).collect();
+        let chosen = Chosen { index, base, ..Chosen::default() };
+        compile_chosen(&model, graph, chosen, &options, &mut unobserved())
+    };
+    let least = |limit: u64| match within(limit) {
+        Err(Error::Memory { least, .. }) => least,
+        other => panic!("{limit} bytes are enough: {:?}", other.map(|plan| plan.arena_bytes)),
+    };
+    let bytes = least(1);
+    assert_eq!(least(bytes - 1), bytes);
+    let plan = within(bytes).unwrap();
+    assert_eq!(plan_bytes(&plan), bytes);
+    let roomy = within(2 * bytes).unwrap();
+    assert!(gigaflops(&roomy, "train", Part::Again) < gigaflops(&plan, "train", Part::Again));
 }
 
 fn plan_bytes(plan: &Plan) -> u64 {

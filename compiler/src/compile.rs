@@ -7,7 +7,7 @@ use crate::ir::{Block, Def, Graph, Payload, Stage, State, Type, ValueId};
 use crate::loss::Loss;
 use crate::lower::{Buffers, lower, sparse_numbers};
 use crate::ops::{Accumulate, LowRank};
-use crate::passes::{Context, Limit, PIPELINE, apply, differentiate, update};
+use crate::passes::{Context, Limit, Measured, PIPELINE, apply, differentiate, update};
 use crate::place::place;
 use crate::select::{self, Amount, Chosen};
 use sara_kernels::{DType, hyper};
@@ -134,6 +134,17 @@ fn run_passes(
 pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
     let graph = canonical(model, &options.binding, observe)?;
     let chosen = select::choose(model, &graph, &options.select, options.amount)?;
+    compile_chosen(model, graph, chosen, options, observe)
+}
+
+/// The same for the canonical graph of the model and what trains. Reads no weights.
+pub fn compile_chosen(
+    model: &Model,
+    graph: Graph,
+    chosen: Chosen,
+    options: &TrainOptions,
+    observe: Observer<'_>,
+) -> Result<Plan> {
     let mut graph = sparse_graph(graph, &chosen, options, observe)?;
     let mut buffers = Buffers::new(sparse_numbers(&graph));
     let mut programs = training_programs(&graph, &mut buffers);
@@ -194,7 +205,8 @@ fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, obser
         let arena = arena_bytes(&programs);
         let state = state_bytes(chosen.index.values().map(Vec::len), use_8bit_adam);
         let constants = buffers.constants.len();
-        Ok(total(memory_by_kind(&graph.weights, &buffers.list, state, constants, arena, threads)))
+        let bytes = total(memory_by_kind(&graph.weights, &buffers.list, state, constants, arena, threads));
+        Ok(Measured { bytes, bound: bytes - arena + programs[0].peak.live_bytes })
     };
     let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
     let context = Context { limit, ..unlimited };

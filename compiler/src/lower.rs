@@ -319,12 +319,23 @@ fn needed(graph: &Graph, blocks: &[Block], returns: &[(String, ValueId)]) -> Vec
 
 /// Lowers one node on its own. Returns the launches and the buffers of the results.
 pub fn lower_node(graph: &Graph, node: NodeId, buffers: &mut Buffers) -> (Vec<Step>, Vec<BufferId>) {
-    let mut bound = HashMap::new();
-    let mut steps = Vec::new();
-    let dying = HashSet::new();
-    let block = Block::Forward;
-    let mut l = Lower { graph, node, buffers, bound: &mut bound, steps: &mut steps, dying: &dying, block };
-    graph.node(node).op.lower(&mut l);
+    let (steps, mut bound) = lower_among(graph, node, &HashSet::new(), buffers);
     let outputs = graph.node(node).outputs.iter().map(|v| bind(graph, *v, buffers, &mut bound)).collect();
     (steps, outputs)
+}
+
+/// Lowers one node among others, after which nothing reads the operands in `dying`. Returns the launches, and the buffers of
+/// operands and results.
+pub fn lower_among(
+    graph: &Graph,
+    node: NodeId,
+    dying: &HashSet<ValueId>,
+    buffers: &mut Buffers,
+) -> (Vec<Step>, HashMap<ValueId, BufferId>) {
+    let mut bound = HashMap::new();
+    let mut steps = Vec::new();
+    let block = Block::Forward;
+    let mut l = Lower { graph, node, buffers, bound: &mut bound, steps: &mut steps, dying, block };
+    graph.node(node).op.lower(&mut l);
+    (steps, bound)
 }

@@ -51,8 +51,17 @@ pub struct Context<'a> {
 pub struct Limit<'a> {
     /// The limit.
     pub bytes: u64,
-    /// Bytes that training by a graph takes.
-    pub measure: &'a dyn Fn(&Graph) -> Result<u64>,
+    /// What training by a graph takes.
+    pub measure: &'a dyn Fn(&Graph) -> Result<Measured>,
+}
+
+/// Memory that training takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// Bytes.
+    pub bytes: u64,
+    /// The same if nothing of the arena of `train` were lost between buffers.
+    pub bound: u64,
 }
 
 /// All passes. Import comes before them: it binds shapes and computes constants on the way.

@@ -50,6 +50,11 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Whether a weight of this type stays in its file.
+pub(super) fn is_large(ty: &Type) -> bool {
+    ty.dtype.computed().is_float() && ty.bytes() as u64 >= LARGE
+}
+
 struct Stream<'g> {
     graph: &'g mut Graph,
     /// The file of each weight that is copied.
@@ -61,10 +66,7 @@ impl Stream<'_> {
     /// The large weight that `value` is, or is a view of.
     fn weight(&self, value: ValueId) -> Option<ValueId> {
         match self.graph.value(value).def {
-            Def::Weight(_) => {
-                let ty = self.graph.ty(value);
-                (ty.dtype.computed().is_float() && ty.bytes() as u64 >= LARGE).then_some(value)
-            }
+            Def::Weight(_) => is_large(self.graph.ty(value)).then_some(value),
             Def::Node(id, _) if self.graph.node(id).op.is_view() => self.weight(self.graph.node(id).inputs[0]?),
             _ => None,
         }

@@ -7,198 +7,138 @@
 //! Under a limit on memory more may be repeated, and the forward is divided into segments: what passes from one to the next is
 //! kept, so that no repetition reaches further back than its own segment (as in Chen et al. 2016, arXiv 1604.06174).
 
+mod cut;
+mod footprint;
+mod repeat;
 mod segments;
+#[cfg(test)]
+mod tests;
 
-use super::{Context, Limit};
+use super::{Context, Limit, Measured};
+use crate::compile::Precision;
 use crate::error::{Error, Result};
-use crate::ir::{Block, Def, Graph, Node, NodeId, ValueId};
-use crate::lower::{Buffers, lower_node};
-use crate::ops::Op;
-use petgraph::Direction;
-use petgraph::algo::maximum_flow::dinics;
-use petgraph::graph::{DiGraph, NodeIndex};
-use petgraph::visit::EdgeRef;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use crate::ir::{Graph, NodeId};
+use cut::Network;
+use footprint::Footprint;
+use repeat::{Entry, Plain};
+use std::collections::HashSet;
 
 /// Operations for a byte up to which repeating is taken to cost nothing: elementwise functions and normalisations lie below,
 /// products and convolutions above.
 const FREE: u64 = 16;
 
-/// What is more than all memory, and still far from overflowing a sum.
-const INFINITE: u64 = 1 << 60;
+/// The part of what is alive by which an estimate of it may be too high where values are kept in half precision.
+const HALF_ERROR: u64 = 16;
 
 /// Parts of the bytes of the forward that a segment may hold: all, a half, and so on.
 const SEGMENTS: u32 = 8;
 
 /// Runs the pass: as little is repeated as the limit allows, and what costs nothing always is.
 pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
-    let costs = costs(graph);
-    let plain = graph.clone();
-    repeat(graph, &costs, FREE, &HashSet::new())?;
-    let Some(limit) = &context.limit else { return Ok(()) };
-    if (limit.measure)(graph)? <= limit.bytes {
-        return Ok(());
-    }
-    *graph = within(&plain, &costs, limit)?;
+    let plain = Plain::new(graph);
+    let mut network = network(&plain);
+    plain.costs.iter().filter(|(_, c)| c.ratio() > FREE).for_each(|(id, _)| fix(&plain, &mut network, *id));
+    let free = Candidate::new(&plain, network.behind());
+    let repeated = plain.repeated(&free.again, &free.order)?;
+    *graph = match &context.limit {
+        Some(limit) => {
+            let measured = (limit.measure)(&repeated)?;
+            if measured.bytes <= limit.bytes { repeated } else { within(&plain, &free, measured, limit, context)? }
+        }
+        None => repeated,
+    };
     Ok(())
 }
 
-/// The graph that repeats least and stays within the limit.
-fn within(plain: &Graph, costs: &HashMap<NodeId, Cost>, limit: &Limit<'_>) -> Result<Graph> {
-    let mut ratios: Vec<u64> = costs.values().map(Cost::ratio).filter(|r| *r > FREE).collect();
-    ratios.sort_unstable();
-    ratios.dedup();
-    let (mut best, mut least): (Option<(u64, Graph)>, u64) = (None, u64::MAX);
-    for part in 0..SEGMENTS {
-        let passed = segments::passed(plain, part);
-        for ratio in &ratios {
-            let mut graph = plain.clone();
-            let flops = repeat(&mut graph, costs, *ratio, &passed)?;
-            let bytes = (limit.measure)(&graph)?;
-            least = least.min(bytes);
-            if bytes <= limit.bytes && best.as_ref().is_none_or(|b| flops < b.0) {
-                best = Some((flops, graph));
-            }
-        }
-    }
-    best.map(|b| b.1).ok_or(Error::Memory { limit: limit.bytes, least })
-}
-
-/// What one node costs: to repeat, and to keep.
-struct Cost {
+/// One way to divide the forward's values into kept and repeated ones.
+struct Candidate {
+    again: Vec<bool>,
+    order: Vec<Entry>,
     flops: u64,
-    bytes: u64,
 }
 
-impl Cost {
-    /// Operations for a byte of its results.
-    fn ratio(&self) -> u64 {
-        self.flops.div_ceil(self.bytes.max(1))
+impl Candidate {
+    fn new(plain: &Plain<'_>, again: Vec<bool>) -> Candidate {
+        let (order, flops) = plain.order(&again);
+        Candidate { again, order, flops }
     }
 }
 
-/// The costs of the forward's nodes that may be repeated. What trains may not: a weight has one sparse delta.
-fn costs(graph: &Graph) -> HashMap<NodeId, Cost> {
-    let mut buffers = Buffers::default();
-    let nodes = graph.block(Block::Forward).iter().filter(|id| !matches!(graph.node(**id).op, Op::SparseDelta(_)));
-    nodes.map(|&id| (id, cost(graph, id, &mut buffers))).collect()
+fn network(plain: &Plain<'_>) -> Network {
+    Network::new(plain.graph, |id| plain.costs.contains_key(&id))
 }
 
-fn cost(graph: &Graph, id: NodeId, buffers: &mut Buffers) -> Cost {
-    let (steps, _) = lower_node(graph, id, buffers);
-    let flops = steps.iter().map(|step| step.flops(&buffers.list));
-    let bytes = graph.node(id).outputs.iter().map(|v| graph.ty(*v).bytes() as u64).sum();
-    Cost { flops: flops.sum(), bytes }
+fn fix(plain: &Plain<'_>, network: &mut Network, id: NodeId) {
+    plain.graph.node(id).outputs.iter().for_each(|v| network.fix(*v));
 }
 
-/// Makes the backward repeat what takes at most `ratio` operations for a byte and is not among the values best kept; `passed`
-/// are always kept. Returns the operations that this costs.
-fn repeat(graph: &mut Graph, costs: &HashMap<NodeId, Cost>, ratio: u64, passed: &HashSet<ValueId>) -> Result<u64> {
-    let may =
-        |id: &NodeId, cost: &Cost| cost.ratio() <= ratio && !graph.node(*id).outputs.iter().any(|v| passed.contains(v));
-    let repeatable: HashSet<NodeId> = costs.iter().filter(|(id, c)| may(id, c)).map(|(id, _)| *id).collect();
-    let again = behind_cut(graph, &repeatable);
-    let mut flops = 0;
-    let place: HashMap<NodeId, usize> = graph.block(Block::Forward).iter().copied().zip(0..).collect();
-    let producer: HashMap<ValueId, NodeId> =
-        place.keys().flat_map(|&id| graph.node(id).outputs.iter().map(move |v| (*v, id))).collect();
-    let mut copies: HashMap<ValueId, ValueId> = HashMap::new();
-    let mut order = Vec::new();
-    for id in graph.block(Block::Backward).to_vec() {
-        // What this node reads, and what that is made of, by place in the forward.
-        let mut missing: BTreeMap<usize, NodeId> = BTreeMap::new();
-        let mut stack: Vec<ValueId> = graph.node(id).inputs.iter().flatten().copied().collect();
-        while let Some(value) = stack.pop() {
-            let Some(&made_by) = producer.get(&value).filter(|_| again.contains(&value)) else { continue };
-            if !copies.contains_key(&value) && missing.insert(place[&made_by], made_by).is_none() {
-                stack.extend(graph.node(made_by).inputs.iter().flatten());
-            }
-        }
-        for made_by in missing.into_values() {
-            let Node { op, inputs, outputs, origin, .. } = graph.node(made_by).clone();
-            let inputs: Vec<Option<ValueId>> =
-                inputs.iter().map(|i| i.map(|v| copies.get(&v).copied().unwrap_or(v))).collect();
-            let name = format!("{}.again", graph.value(outputs[0]).name);
-            flops += costs.get(&made_by).map_or(0, |c| c.flops);
-            let (copy, results) = graph.create(op, &inputs, &name, &origin)?;
-            graph.mark_again(copy);
-            order.push(copy);
-            copies.extend(outputs.into_iter().zip(results).filter(|(v, _)| again.contains(v)));
-        }
-        for slot in 0..graph.node(id).inputs.len() {
-            if let Some(&copy) = graph.node(id).inputs[slot].and_then(|v| copies.get(&v)) {
-                graph.set_input(id, slot, copy);
-            }
-        }
-        order.push(id);
-    }
-    graph.set_block(Block::Backward, order);
-    Ok(flops)
-}
-
-/// The values that the backward reads, or needs for what it reads, and that are not worth keeping.
+/// The graph that repeats least and stays within the limit, where `free` does not.
 ///
-/// A value is an edge whose capacity is the memory it takes; the flow comes from what cannot be repeated and ends in what the
-/// backward reads. Of the minimum cuts the one nearest to the backward is taken, which repeats least.
-fn behind_cut(graph: &Graph, repeatable: &HashSet<NodeId>) -> HashSet<ValueId> {
-    let mut network = DiGraph::<(), u64>::new();
-    let (source, sink) = (network.add_node(()), network.add_node(()));
-    let mut ends: HashMap<ValueId, [NodeIndex; 2]> = HashMap::new();
-    let mut add = |network: &mut DiGraph<(), u64>, value: ValueId, capacity: u64| {
-        let [from, to] = [network.add_node(()), network.add_node(())];
-        network.add_edge(from, to, capacity);
-        ends.insert(value, [from, to]);
-        from
+/// Ways whose estimate is beyond the limit are not measured. The estimate for single precision is what no placement goes below, so
+/// that neither the cheapest graph nor the least memory is missed.
+fn within(
+    plain: &Plain<'_>,
+    free: &Candidate,
+    measured: Measured,
+    limit: &Limit<'_>,
+    context: &Context<'_>,
+) -> Result<Graph> {
+    let mut footprint = Footprint::new(plain, context);
+    // What training takes besides what is alive of a step.
+    let besides = measured.bound.saturating_sub(footprint.live(&free.again, &free.order));
+    let mut found = Vec::new();
+    for candidate in candidates(plain) {
+        let live = footprint.live(&candidate.again, &candidate.order);
+        let error = if context.precision == Precision::Single { 0 } else { live / HALF_ERROR };
+        found.push((besides + live - error, candidate));
+    }
+    let measure = |c: &Candidate| -> Result<(Graph, u64)> {
+        let graph = plain.repeated(&c.again, &c.order)?;
+        let bytes = (limit.measure)(&graph)?.bytes;
+        Ok((graph, bytes))
     };
-    for (id, value) in graph.values().filter(|(_, v)| matches!(v.def, Def::Arg(_))) {
-        let from = add(&mut network, id, value.ty.bytes() as u64);
-        network.add_edge(source, from, INFINITE);
-    }
-    let mut made_of = Vec::new();
-    for &id in graph.block(Block::Forward) {
-        let node = graph.node(id);
-        // Another view of the same memory is never kept for itself.
-        let view = node.op.is_view();
-        let fixed = matches!(node.op, Op::SparseDelta(_));
-        for &output in &node.outputs {
-            let capacity = if view { INFINITE } else { graph.ty(output).bytes() as u64 };
-            let from = add(&mut network, output, if fixed { 0 } else { capacity });
-            if repeatable.contains(&id) {
-                made_of.extend(node.inputs.iter().flatten().map(|input| (*input, from)));
-            } else {
-                network.add_edge(source, from, INFINITE);
-            }
+    let mut least = measured.bytes;
+    found.sort_by_key(|(_, candidate)| candidate.flops);
+    for (_, candidate) in found.iter().filter(|(bound, _)| *bound <= limit.bytes) {
+        let (graph, bytes) = measure(candidate)?;
+        if bytes <= limit.bytes {
+            return Ok(graph);
         }
+        least = least.min(bytes);
     }
-    // Weights and constants are there at any time and have no edges.
-    for (input, from) in made_of {
-        if let Some([_, to]) = ends.get(&input) {
-            network.add_edge(*to, from, INFINITE);
+    found.retain(|(bound, _)| *bound > limit.bytes);
+    found.sort_by_key(|(bound, _)| *bound);
+    for (bound, candidate) in &found {
+        if *bound >= least {
+            break;
         }
+        least = least.min(measure(candidate)?.1);
     }
-    let read: HashSet<ValueId> =
-        graph.block(Block::Backward).iter().flat_map(|id| graph.node(*id).inputs.iter().flatten().copied()).collect();
-    for [_, to] in read.iter().filter_map(|v| ends.get(v)) {
-        network.add_edge(*to, sink, INFINITE);
-    }
-    let (_, flows) = dinics(&network, source, sink);
-    let reaching = reaching(&network, sink, &flows);
-    ends.into_iter().filter(|(_, [from, _])| reaching.contains(from)).map(|(value, _)| value).collect()
+    Err(Error::Memory { limit: limit.bytes, least })
 }
 
-/// The nodes from which more could still flow to the sink.
-fn reaching(network: &DiGraph<(), u64>, sink: NodeIndex, flows: &[u64]) -> HashSet<NodeIndex> {
-    let mut found = HashSet::from([sink]);
-    let mut stack = vec![sink];
-    while let Some(at) = stack.pop() {
-        let forth = network.edges_directed(at, Direction::Incoming);
-        let open = forth.filter(|e| flows[e.id().index()] < *e.weight()).map(|e| e.source());
-        let back = network.edges_directed(at, Direction::Outgoing);
-        let undone = back.filter(|e| flows[e.id().index()] > 0).map(|e| e.target());
-        for next in open.chain(undone) {
-            if found.insert(next) {
-                stack.push(next);
+/// The ways that differ: for each size of segments, ever less may be repeated.
+fn candidates(plain: &Plain<'_>) -> Vec<Candidate> {
+    let mut ratios: Vec<(u64, NodeId)> = plain.costs.iter().map(|(id, c)| (c.ratio(), *id)).collect();
+    ratios.retain(|(ratio, _)| *ratio > FREE);
+    ratios.sort_unstable();
+    let all = network(plain);
+    let mut seen: HashSet<Vec<bool>> = HashSet::new();
+    let mut found = Vec::new();
+    for part in 0..SEGMENTS {
+        let mut network = all.clone();
+        let passed = segments::passed(plain.graph, part);
+        let fixed = passed.iter().filter_map(|v| plain.maker(*v));
+        fixed.for_each(|id| fix(plain, &mut network, id));
+        let mut costliest = ratios.as_slice();
+        while let Some((ratio, _)) = costliest.last() {
+            let again = network.behind();
+            if seen.insert(again.clone()) {
+                found.push(Candidate::new(plain, again));
             }
+            let (cheaper, fixed) = costliest.split_at(costliest.partition_point(|(r, _)| r < ratio));
+            fixed.iter().for_each(|(_, id)| fix(plain, &mut network, *id));
+            costliest = cheaper;
         }
     }
     found
