@@ -1,7 +1,5 @@
 //! Cuts found one after another, and what is estimated of an order of nodes against its placed program.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
-
 use super::{Candidate, candidates, fix, footprint::Footprint, network, repeat::Plain};
 use crate::compile::{Precision, Residency};
 use crate::ir::{Block, Graph, NodeId, parse};
