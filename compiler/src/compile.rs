@@ -38,7 +38,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The type that large things are stored in; none if it is that in which they are computed with.
+    /// The type that large things are stored in; none if they are stored as they are computed.
     pub fn half(self) -> Option<DType> {
         match self {
             Precision::Single => None,
@@ -206,7 +206,7 @@ fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, obser
         let state = state_bytes(chosen.index.values().map(Vec::len), use_8bit_adam);
         let constants = buffers.constants.len();
         let bytes = total(memory_by_kind(&graph.weights, &buffers.list, state, constants, arena, threads));
-        Ok(Measured { bytes, bound: bytes - arena + programs[0].peak.live_bytes })
+        Ok(Measured { bytes, besides: bytes - arena })
     };
     let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
     let context = Context { limit, ..unlimited };

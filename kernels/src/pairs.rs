@@ -156,6 +156,7 @@ impl Job for Put<'_> {
 
 /// Lines that are packed together where their terms lie apart, those of a panel at least.
 const LINES: usize = 256;
+const _: () = assert!(PANEL <= LINES);
 
 /// Packs lines of terms, each term rounded: pair `p` of line `i` goes to `to[i * line + p * pair]`. A line of an odd number of terms
 /// ends with a zero.

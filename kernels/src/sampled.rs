@@ -1,21 +1,19 @@
 //! Products of two matrices at chosen places of the result only.
 //!
-//! Places are given by their sorted positions in the result, row after row. Every place is a dot product of two
-//! contiguous runs of elements, computed whole by one task, in pieces whose lengths depend on nothing but the run's.
+//! Places are given by their positions in the result, which ascend strictly. Every place is a dot product of two contiguous
+//! runs of elements, computed whole by one task, in pieces whose lengths depend on nothing but the run's.
 
-use crate::simd::{Job, LANES, Real, dispatch, prefetch};
+use crate::simd::{Job, LANES, Real, TILE, dispatch, prefetch};
 use crate::{Pool, SCRATCH_BYTES, Shared};
 use std::ops::Range;
 
-/// Dot products computed at once.
-pub(crate) const AT_ONCE: usize = 8;
 /// Rows whose positions are asked for before they are needed.
 const AHEAD: usize = 8;
 /// Rows of a task at most.
 const ROWS: usize = 1 << 15;
 /// Columns of a task at most.
 const COLUMNS: usize = 1 << 14;
-/// Places of the rows that a task goes through together, at least those of one row.
+/// Places that a task goes through together: those of as many rows as fit. A row of a task has at most as many as columns.
 const PLACES: usize = COLUMNS;
 /// Elements of the right operand that a task should find in its cache.
 const PANEL: usize = 96 << 10;
@@ -29,9 +27,9 @@ const _: () = assert!(2 * ROWS * size_of::<u32>() + (COLUMNS + PLACES) * size_of
 pub(crate) struct Sampled<'a, T, L, R> {
     /// Positions of all places.
     pub(crate) idx: &'a [u32],
-    /// Extents of the result.
+    /// Rows of the result.
     pub(crate) rows: usize,
-    /// As above.
+    /// Columns of the result.
     pub(crate) cols: usize,
     /// Neighbouring columns whose runs lie in the same channel of the right operand.
     pub(crate) taps: usize,
@@ -45,7 +43,7 @@ pub(crate) struct Sampled<'a, T, L, R> {
     pub(crate) tap_at: R,
     /// Distance of channels of the right operand.
     pub(crate) right_pitch: usize,
-    /// Elements of a run.
+    /// Elements of a run, at least one.
     pub(crate) len: usize,
     /// Elements of a piece at most.
     pub(crate) piece: usize,
@@ -64,10 +62,13 @@ where
     /// Computes them.
     pub(crate) fn run(&self, pool: &Pool) {
         let Sampled { rows, cols, taps, len, .. } = *self;
-        let piece = len.div_ceil(len.div_ceil(self.piece).max(1)).next_multiple_of(LANES);
+        if self.idx.is_empty() || rows * cols == 0 {
+            return;
+        }
+        let piece = len.div_ceil(len.div_ceil(self.piece)).next_multiple_of(LANES);
         // As many columns as a cache has room for, and more where places are so few that rows are hardly used otherwise.
-        let room = PANEL / piece.max(1) * taps;
-        let used = (USES * rows * cols).div_ceil(self.idx.len().max(1));
+        let room = PANEL / piece * taps;
+        let used = (USES * rows * cols).div_ceil(self.idx.len());
         let most = room.max(used).clamp(1, COLUMNS.min(cols));
         let most = if most > taps { most / taps * taps } else { most };
         let across = cols.div_ceil(most);
@@ -96,6 +97,7 @@ where
             while row < rows.end {
                 let ends = &ends[2 * (row - rows.start)..];
                 let height = self.group(ends);
+                assert!(height > 0, "positions of entries do not ascend");
                 let group = row..row + height;
                 self.offsets(group.clone(), columns.start, ends, starts, offsets);
                 for start in (0..len).step_by(piece) {
@@ -195,43 +197,44 @@ impl<T: Real, L: Fn(usize) -> (usize, usize), R> Job for Piece<'_, '_, T, L, R> 
             let left = &of.left[(of.left_at)(row).0 + piece.start..][..len];
             let (here, rest) = offsets.split_at(count);
             offsets = rest;
-            // SAFETY: a place is in the table of one task.
+            // SAFETY: positions ascend strictly, so a place is in the table of one task.
             let out = unsafe { of.out.range(first, count) };
-            let (eights, last) = here.as_chunks::<AT_ONCE>();
-            let (out, last_out) = out.as_chunks_mut::<AT_ONCE>();
+            let (eights, last) = here.as_chunks::<TILE>();
+            let (out, last_out) = out.as_chunks_mut::<TILE>();
             for (at, out) in eights.iter().zip(out) {
-                put(dots::<T, AT_ONCE, FMA>(left, right, at), out, add);
+                put(dots::<T, TILE, FMA>(left, right, at), out, add);
             }
-            macro_rules! last {
-                ($($count:literal)*) => {
-                    match last.len() {
-                        $($count => put(dots::<T, $count, FMA>(left, right, last), last_out, add),)*
-                        _ => {}
-                    }
-                };
+            match *last {
+                [a] => put(dots::<T, 1, FMA>(left, right, &[a]), last_out, add),
+                [a, b] => put(dots::<T, 2, FMA>(left, right, &[a, b]), last_out, add),
+                [a, b, c] => put(dots::<T, 3, FMA>(left, right, &[a, b, c]), last_out, add),
+                [a, b, c, d] => put(dots::<T, 4, FMA>(left, right, &[a, b, c, d]), last_out, add),
+                [a, b, c, d, e] => put(dots::<T, 5, FMA>(left, right, &[a, b, c, d, e]), last_out, add),
+                [a, b, c, d, e, f] => put(dots::<T, 6, FMA>(left, right, &[a, b, c, d, e, f]), last_out, add),
+                [a, b, c, d, e, f, g] => put(dots::<T, 7, FMA>(left, right, &[a, b, c, d, e, f, g]), last_out, add),
+                _ => {}
             }
-            last!(1 2 3 4 5 6 7);
         }
     }
 }
 
 #[inline(always)]
-fn put<T: Real>(sums: [T; AT_ONCE], out: &mut [T], add: bool) {
+fn put<T: Real>(sums: [T; TILE], out: &mut [T], add: bool) {
     for (out, sum) in out.iter_mut().zip(sums) {
         *out = if add { *out + sum } else { sum };
     }
 }
 
-/// Dot products of a run with those that begin at the first `N` of `at`; the others are zero. Each is the same whatever `N` is.
+/// Dot products of a run with those that begin at `at`, then zeros. Each is the same whatever `N` is.
 #[inline(always)]
 #[expect(unsafe_code, reason = "runs are read through pointers")]
-fn dots<T: Real, const N: usize, const FMA: bool>(left: &[T], right: &[T], at: &[usize]) -> [T; AT_ONCE] {
+fn dots<T: Real, const N: usize, const FMA: bool>(left: &[T], right: &[T], at: &[usize; N]) -> [T; TILE] {
     let len = left.len();
     let mut runs = [right.as_ptr(); N];
     for (run, &at) in runs.iter_mut().zip(at) {
         *run = right[at..][..len].as_ptr();
     }
-    let mut sums = [[T::of(0.0); LANES]; AT_ONCE];
+    let mut sums = [[T::of(0.0); LANES]; TILE];
     let whole = len / LANES * LANES;
     let mut i = 0;
     while i < whole {

@@ -60,8 +60,8 @@ pub struct Limit<'a> {
 pub struct Measured {
     /// Bytes.
     pub bytes: u64,
-    /// The same if nothing of the arena of `train` were lost between buffers.
-    pub bound: u64,
+    /// Those of them that are not in the arena.
+    pub besides: u64,
 }
 
 /// All passes. Import comes before them: it binds shapes and computes constants on the way.

@@ -88,7 +88,7 @@ mod tests {
             floats(DType::F32, DType::F16, &[65519.0, 65520.0, -1e30, 3.4e38]),
             [65504.0, 65504.0, -65504.0, 65504.0]
         );
-        let x = [-1e30, 3.39e38];
+        let x = [-1e30, 3.4e38];
         assert_eq!(floats(DType::F32, DType::Bf16, &x), rounded(DType::Bf16, &x));
     }
 

@@ -1,5 +1,5 @@
 //! The gradient at trained entries on a CPU: operands are copied into planes in which each entry is one contiguous dot
-//! product, and tasks own the entries of some output channels and some input channels.
+//! product, and tasks own the entries of some rows and columns of the weight.
 
 use super::Layout;
 use crate::conv::geometry::{self, Geometry};

@@ -185,6 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn many_columns_are_parts() {
+        check(&square(1, 200, 2, 32, 3, 1), &[1.0]);
+        check(&square(1, 200, 2, 32, 1, 1), &[1.0]);
+        // A channel has more taps than a part has columns.
+        let long = Geometry {
+            input: [1, 1, 17_003],
+            output: [1, 1, 4],
+            kernel: [1, 1, 17_000],
+            pads: [0; 3],
+            ..square(1, 2, 3, 8, 3, 1)
+        };
+        check(&long, &[1.0]);
+    }
+
+    #[test]
     fn work_is_cut_into_bands() {
         let tall = Geometry {
             input: [1, 50, 45_000],

@@ -164,6 +164,21 @@ mod tests {
     }
 
     #[test]
+    fn many_columns_are_parts_and_many_places_are_groups() {
+        for shape in [[1, 512, 3, 400], [1, 16, 2000, 300]] {
+            let [_, n, rows, cols] = shape;
+            let (a, b) = (noise(n * rows, 1), noise(n * cols, 2));
+            let idx = places(rows * cols, 0.9);
+            let entry = |i: u32| -> f64 {
+                let (r, c) = (i as usize / cols, i as usize % cols);
+                (0..n).map(|t| a[t * rows + r] * b[t * cols + c]).sum()
+            };
+            let want: Vec<f64> = idx.iter().map(|i| entry(*i)).collect();
+            assert_close(&at(&idx, shape, (false, false), &a, &b), &want, 2e-5);
+        }
+    }
+
+    #[test]
     fn work_is_cut_into_bands() {
         // So many rows that a band is shorter than the tokens.
         let (batch, n, rows, cols) = (1, 1200, 1 << 13, 2);
@@ -181,7 +196,7 @@ mod tests {
         bench.float("b", DType::F32, &b);
         bench.index("idx", &idx);
         bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
-        bench.float("work", DType::F32, &vec![0.0; work_len(batch, n, rows, cols, false, false)]);
+        bench.float("work", DType::F32, &vec![f64::NAN; work_len(batch, n, rows, cols, false, false)]);
         assert_close(&bench.run()["dp"], &want, 2e-5);
     }
 }

@@ -68,7 +68,7 @@ impl<'p> Footprint<'p> {
     /// Bytes alive at the busiest launch, if the backward is `order`.
     pub(super) fn live(&mut self, again: &[bool], order: &[Entry]) -> u64 {
         let graph = self.plain.graph;
-        let forward = graph.block(Block::Forward).iter().map(|node| Entry { node: *node, copy: false });
+        let forward = forward(graph, again, order).into_iter().map(|node| Entry { node, copy: false });
         let entries: Vec<(Entry, bool)> = forward.map(|e| (e, false)).chain(order.iter().map(|e| (*e, true))).collect();
         let mut walk = Walk::new(graph, again, &entries);
         for (at, (entry, backward)) in entries.iter().enumerate() {
@@ -119,6 +119,26 @@ impl<'p> Footprint<'p> {
         }
         walk.live(&self.kept)
     }
+}
+
+/// The nodes of the forward that the loss and the backward depend on.
+fn forward(graph: &Graph, again: &[bool], order: &[Entry]) -> Vec<NodeId> {
+    let mut wanted = vec![false; again.len()];
+    graph.returns.iter().filter(|r| r.0 == LOSS).for_each(|r| wanted[r.1.0 as usize] = true);
+    let read = order.iter().flat_map(|entry| graph.node(entry.node).inputs.iter().flatten());
+    read.filter(|v| !again[v.0 as usize]).for_each(|v| wanted[v.0 as usize] = true);
+    let mut nodes = graph.block(Block::Forward).to_vec();
+    nodes.reverse();
+    nodes.retain(|id| {
+        let node = graph.node(*id);
+        let needed = node.outputs.is_empty() || node.outputs.iter().any(|v| wanted[v.0 as usize]);
+        if needed {
+            node.inputs.iter().flatten().for_each(|v| wanted[v.0 as usize] = true);
+        }
+        needed
+    });
+    nodes.reverse();
+    nodes
 }
 
 /// Bytes that a buffer takes.
@@ -193,7 +213,7 @@ impl<'w> Walk<'w> {
                 walk.root[made] = walk.root[walk.read(*of, *backward)];
             }
         }
-        for (_, value) in &graph.returns {
+        for (_, value) in graph.returns.iter().filter(|r| r.0 == LOSS) {
             let root = walk.root[value.0 as usize];
             walk.last_read[root] = usize::MAX;
         }

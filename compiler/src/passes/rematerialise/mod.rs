@@ -43,7 +43,7 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
     *graph = match &context.limit {
         Some(limit) => {
             let measured = (limit.measure)(&repeated)?;
-            if measured.bytes <= limit.bytes { repeated } else { within(&plain, &free, measured, limit, context)? }
+            if measured.bytes <= limit.bytes { repeated } else { within(&plain, measured, limit, context)? }
         }
         None => repeated,
     };
@@ -72,25 +72,17 @@ fn fix(plain: &Plain<'_>, network: &mut Network, id: NodeId) {
     plain.graph.node(id).outputs.iter().for_each(|v| network.fix(*v));
 }
 
-/// The graph that repeats least and stays within the limit, where `free` does not.
+/// The graph that repeats least and stays within the limit, where the one that costs nothing takes `measured`.
 ///
 /// Ways whose estimate is beyond the limit are not measured. The estimate for single precision is what no placement goes below, so
 /// that neither the cheapest graph nor the least memory is missed.
-fn within(
-    plain: &Plain<'_>,
-    free: &Candidate,
-    measured: Measured,
-    limit: &Limit<'_>,
-    context: &Context<'_>,
-) -> Result<Graph> {
+fn within(plain: &Plain<'_>, measured: Measured, limit: &Limit<'_>, context: &Context<'_>) -> Result<Graph> {
     let mut footprint = Footprint::new(plain, context);
-    // What training takes besides what is alive of a step.
-    let besides = measured.bound.saturating_sub(footprint.live(&free.again, &free.order));
     let mut found = Vec::new();
     for candidate in candidates(plain) {
         let live = footprint.live(&candidate.again, &candidate.order);
         let error = if context.precision == Precision::Single { 0 } else { live / HALF_ERROR };
-        found.push((besides + live - error, candidate));
+        found.push((measured.besides + live - error, candidate));
     }
     let measure = |c: &Candidate| -> Result<(Graph, u64)> {
         let graph = plain.repeated(&c.again, &c.order)?;
@@ -122,7 +114,8 @@ fn candidates(plain: &Plain<'_>) -> Vec<Candidate> {
     let mut ratios: Vec<(u64, NodeId)> = plain.costs.iter().map(|(id, c)| (c.ratio(), *id)).collect();
     ratios.retain(|(ratio, _)| *ratio > FREE);
     ratios.sort_unstable();
-    let all = network(plain);
+    let mut all = network(plain);
+    all.behind();
     let mut seen: HashSet<Vec<bool>> = HashSet::new();
     let mut found = Vec::new();
     for part in 0..SEGMENTS {

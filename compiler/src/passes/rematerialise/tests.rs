@@ -10,7 +10,8 @@ use crate::place::place;
 use crate::select::Chosen;
 use std::collections::HashSet;
 
-/// Views, sums in place, copies, normalisations with three results, a weight that is read through a view.
+/// Views, sums in place, copies, normalisations with three results, a weight that is read through a view, an output that is not
+/// that of the loss.
 const TEXT: &str = r#"graph mixed stage=sparse
   arg    %x f32[64,96]
   weight %v f32[96,192] "v"
@@ -35,7 +36,8 @@ forward
   %t f32[96,96] = Reshape %u {shape=[96,96]}
   %y f32[2,32,96] = MatMul %k, %t {trans_a=0 trans_b=0}
   %e f32[2,32,96] = Unary %y {alpha=0.0 beta=0.0 op=silu}
-return %e
+  %d f32[2,32,96] = Binary %e, %y {op=mul}
+return %e, %d
 "#;
 
 fn context(selection: &Chosen, weights: Residency) -> Context<'_> {
