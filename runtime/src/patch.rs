@@ -158,7 +158,7 @@ fn apply(file: &File, patch: &Patch<'_>) -> Result<(), Result<io::Error, PatchEr
             match stored {
                 Stored::Plain(sara_kernels::DType::F32) => element.copy_from_slice(&value.to_le_bytes()),
                 Stored::Plain(sara_kernels::DType::F64) => element.copy_from_slice(&f64::from(*value).to_le_bytes()),
-                Stored::F16 => element.copy_from_slice(&half::f16::from_f32(*value).to_le_bytes()),
+                Stored::F16 => element.copy_from_slice(&half_precision(*value).to_le_bytes()),
                 Stored::Bf16 => element.copy_from_slice(&half::bf16::from_f32(*value).to_le_bytes()),
                 Stored::Plain(_) => return Err(Err(PatchError::Type(patch.weight.name.clone()))),
             }
@@ -167,6 +167,12 @@ fn apply(file: &File, patch: &Patch<'_>) -> Result<(), Result<io::Error, PatchEr
         at = until;
     }
     Ok(())
+}
+
+/// The nearest finite number, for a finite value; an infinity in a weight would make all that is computed from it NaN.
+fn half_precision(value: f32) -> half::f16 {
+    let most = half::f16::MAX.to_f32();
+    half::f16::from_f32(if value.is_finite() { value.clamp(-most, most) } else { value })
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -200,7 +206,7 @@ mod tests {
         let outside = weight("data", 10, Stored::F16);
         let patches = [
             Patch { weight: &inside, index: &[1, 4], values: &[1.5, -2.0] },
-            Patch { weight: &outside, index: &[0, 5], values: &[0.5, 65504.0] },
+            Patch { weight: &outside, index: &[0, 5], values: &[0.5, 1e6] },
         ];
         let output = folder.path().join("out/tuned.onnx");
         export(&Source::new(&model), &BTreeSet::from(["data".to_owned()]), &patches, &output).unwrap();

@@ -137,6 +137,27 @@ impl Place {
             _ => None,
         }
     }
+
+    /// The sparse weight of which this is a part.
+    pub fn sparse(self) -> Option<u32> {
+        match self {
+            Place::Index(s)
+            | Place::AllIndex(s)
+            | Place::Param(s)
+            | Place::AllParam(s)
+            | Place::Gradient(s)
+            | Place::Moment1(s)
+            | Place::Moment2(s)
+            | Place::Absmax1(s)
+            | Place::Absmax2(s) => Some(s),
+            Place::Arena(_) | Place::Weight(_) | Place::Constant(_) | Place::File(_) | Place::Hyper => None,
+        }
+    }
+
+    /// Whether these are positions of entries.
+    pub fn is_positions(self) -> bool {
+        matches!(self, Place::Index(_) | Place::AllIndex(_))
+    }
 }
 
 /// Element type of an initialiser in its file.

@@ -128,6 +128,15 @@ fn plan() -> Plan {
     }
 }
 
+/// Adds a weight like the first, as `v`, and its positions.
+fn other_weight(plan: &mut Plan) {
+    plan.weights.push(Weight { name: "v".into(), path: "/v".into(), ..plan.weights[0].clone() });
+    plan.sparse.push(Sparse { weight: 1, ..plan.sparse[0].clone() });
+    plan.buffers.push(Buffer { name: "v".into(), dtype: DType::F32, len: 6, place: Place::Weight(1) });
+    plan.buffers.push(Buffer { name: "v.idx".into(), dtype: DType::U32, len: 2, place: Place::Index(1) });
+    plan.verify().unwrap();
+}
+
 /// A way to break a plan, and what it is called.
 type Break = (&'static str, fn(&mut Plan));
 
@@ -355,6 +364,18 @@ fn p07_positions_ascend_inside_their_weight() {
             ("no hash of the base", |p| p.sparse[0].base_sha256.clear()),
             ("a hash in other letters", |p| p.sparse[0].base_sha256 = "0D".repeat(32)),
             ("a low-rank program that is not there", |p| p.sparse[0].low_rank = Some("lowrank:v".into())),
+            ("positions that are a constant", |p| {
+                p.buffers.push(Buffer { name: "i".into(), dtype: DType::U32, len: 2, place: Place::Constant(0) });
+                p.programs[UPDATE].steps[0].args[1] = Some(id(CONSTANT + 1));
+            }),
+            ("positions of another weight", |p| {
+                other_weight(p);
+                p.programs[UPDATE].steps[0].args[1] = Some(id(CONSTANT + 2));
+            }),
+            ("a weight beside positions of another", |p| {
+                other_weight(p);
+                p.programs[UPDATE].steps[0].args[0] = Some(id(CONSTANT + 1));
+            }),
         ],
     );
 }

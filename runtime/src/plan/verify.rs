@@ -10,7 +10,8 @@
 //! - **P06** Weights, values and moments are written only by `update`; gradients also by `train` and the low-rank programs;
 //!   hyper-parameters only by `update`; constants and indices by nothing.
 //! - **P07** Positions ascend and lie inside their weight; a weight is sparse at most once, with a threshold of 0 or more and the hash
-//!   of its base; a low-rank program exists.
+//!   of its base; a low-rank program exists. What a launch takes as positions are those of a sparse weight, and whatever else it takes
+//!   of a sparse weight belongs to the same; so does a weight beside positions.
 //! - **P08** Program names are unique; a program's inputs and outputs fit their buffers.
 //! - **P09** The recorded sizes of the arena and of each program's busiest step are what the steps need.
 
@@ -54,6 +55,7 @@ impl Plan {
                     (rule, format!("step {i} of `{}` ({}): {reason}", program.name, step.kernel.name))
                 };
                 self.launch(step).map_err(at)?;
+                self.positions(step).map_err(at)?;
                 self.writes(program, step).map_err(at)?;
             }
             self.arena_of(program)?;
@@ -154,6 +156,31 @@ impl Plan {
         for ((name, kind), value) in kernel.scalars.iter().zip(&step.scalars) {
             if value.kind() != *kind {
                 return Err(("P01", format!("scalar `{name}` cannot be {value}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Positions guard what a kernel addresses by them, so they are those of the weight whose entries the launch takes.
+    fn positions(&self, step: &Step) -> Check {
+        let args =
+            || step.kernel.args.iter().zip(&step.args).filter_map(|(a, id)| Some((a, self.buffer((*id)?).place)));
+        let sparse = args().find_map(|(_, place)| place.sparse());
+        let weight = args().any(|(_, place)| place.is_positions()).then_some(sparse).flatten();
+        let weight = weight.map(|s| self.sparse[s as usize].weight);
+        for (declared, place) in args() {
+            let legal = match place {
+                Place::Weight(w) | Place::File(w) => weight.is_none_or(|sparse| sparse == w),
+                _ if matches!(declared.types, Types::Only(DType::U32)) => {
+                    place.is_positions() && place.sparse() == sparse
+                }
+                _ => place.sparse().is_none_or(|s| Some(s) == sparse),
+            };
+            if !legal {
+                return Err((
+                    "P07",
+                    format!("argument `{}` does not belong to the launch's sparse weight", declared.name),
+                ));
             }
         }
         Ok(())
