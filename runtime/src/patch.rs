@@ -158,7 +158,11 @@ fn apply(file: &File, patch: &Patch<'_>) -> Result<(), Result<io::Error, PatchEr
             match stored {
                 Stored::Plain(sara_kernels::DType::F32) => element.copy_from_slice(&value.to_le_bytes()),
                 Stored::Plain(sara_kernels::DType::F64) => element.copy_from_slice(&f64::from(*value).to_le_bytes()),
-                Stored::F16 => element.copy_from_slice(&half_precision(*value).to_le_bytes()),
+                // An infinity in a weight would make NaN of what is computed from it; this narrows as training does, to a finite number.
+                Stored::F16 => {
+                    let narrowed = <half::f16 as sara_kernels::Stored<f32>>::narrow(*value);
+                    element.copy_from_slice(&narrowed.to_le_bytes());
+                }
                 Stored::Bf16 => element.copy_from_slice(&half::bf16::from_f32(*value).to_le_bytes()),
                 Stored::Plain(_) => return Err(Err(PatchError::Type(patch.weight.name.clone()))),
             }
@@ -167,12 +171,6 @@ fn apply(file: &File, patch: &Patch<'_>) -> Result<(), Result<io::Error, PatchEr
         at = until;
     }
     Ok(())
-}
-
-/// The nearest finite number, for a finite value; an infinity in a weight would make all that is computed from it NaN.
-fn half_precision(value: f32) -> half::f16 {
-    let most = half::f16::MAX.to_f32();
-    half::f16::from_f32(if value.is_finite() { value.clamp(-most, most) } else { value })
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

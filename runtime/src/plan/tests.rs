@@ -372,6 +372,12 @@ fn p07_positions_ascend_inside_their_weight() {
                 other_weight(p);
                 p.programs[UPDATE].steps[0].args[1] = Some(id(CONSTANT + 2));
             }),
+            ("values of another weight", |p| {
+                other_weight(p);
+                let place = Place::Param(1);
+                p.buffers.push(Buffer { name: "v.p".into(), dtype: DType::F32, len: 2, place });
+                p.programs[UPDATE].steps[0].args[2] = Some(id(CONSTANT + 3));
+            }),
             ("a weight beside positions of another", |p| {
                 other_weight(p);
                 p.programs[UPDATE].steps[0].args[0] = Some(id(CONSTANT + 1));
