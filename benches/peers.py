@@ -1,13 +1,14 @@
 """What others take for the same step on the same machine, in one sitting, and the ratios to ours.
 
-usage: peers.py SARA UNET.onnx [--threshold 2e-4] [--steps 3] [--rounds 2] [--peers onnxruntime,lora,lora-bf16,...]
+usage: peers.py SARA UNET.onnx [--trainable-params 5M] [--steps 3] [--rounds 2] [--peers onnxruntime,lora,lora-bf16,...]
 SARA is the built program, UNET.onnx the SD1.5 UNet as exported by diffusers (inputs sample, timestep,
 encoder_hidden_states). Needs onnxruntime, torch, diffusers, peft. Each peer runs in a process of its own, in turn, and the
 rounds repeat, so that a machine that slows down slows all of them; the shortest step of each counts.
 
 Ours: sara; sara-memory = within 3750 MiB; sara-bf16 = mixed precision within 2150 MiB; sara-streamed = weights in their file,
 within 900 MiB. Peers: onnxruntime = forward only; lora = PEFT, rank 16 on attention; lora-bf16 = the same in bfloat16; sara-like =
-dense gradients of all convolutions and products, of which those of |w| < threshold feed AdamW; full = AdamW on all weights.
+dense gradients of all convolutions and products, of which those of |w| < --threshold feed AdamW, by which ours then choose, too;
+full = AdamW on all weights.
 In single precision where nothing else is said, batch 1; -compiled = by torch.compile. With --device cuda all run on a GPU, and
 memory is what PyTorch allocated there and what our plan holds.
 """
@@ -38,7 +39,8 @@ def dimensions(path):
 
 
 def ours(args, name):
-    flags = [*OURS[name], f"--threshold={args.threshold}"]
+    amount = f"--threshold={args.threshold}" if args.threshold else f"--trainable-params={args.trainable_params}"
+    flags = [*OURS[name], amount]
     with tempfile.TemporaryDirectory() as folder:
         # Compiling reads all weights; in a process of its own it does not count.
         plan = f"{folder}/unet.plan"
@@ -140,14 +142,17 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("sara")
     parser.add_argument("model")
-    parser.add_argument("--threshold", type=float, default=2e-4)
+    parser.add_argument("--trainable-params", default="5M")
+    parser.add_argument("--threshold", type=float)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(__import__("os").sched_getaffinity(0)))
-    parser.add_argument("--peers", default="onnxruntime,lora,lora-bf16,sara-like,full")
+    parser.add_argument("--peers", default="onnxruntime,lora,lora-bf16,full")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if "sara-like" in args.peers.split(",") and not args.threshold:
+        parser.error("sara-like needs --threshold")
     if args.only:
         result = onnxruntime(args) if args.only == "onnxruntime" else torch_step(args, args.only)
         result.setdefault("mib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -67,6 +67,7 @@ pub mod unary_grad;
 
 pub use dtype::{DType, Element, Float, Stored};
 pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Types};
+pub(crate) use pool::scratch_parts;
 pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 pub use rate::dense_rate;
 

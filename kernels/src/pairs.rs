@@ -1,157 +1,95 @@
 //! Matrix products of half precision of one thread: operands are rounded to bfloat16, sums are in single precision.
 
 use crate::Stored;
-use crate::product::{Dims, Mat, product};
+use crate::product::{Dims, Mat};
 use crate::simd::{Job, Real, TILE, dispatch};
 use crate::tile::{PANEL, Pair, Tile, pair};
 
 /// Pairs of terms that are packed at once, at most.
 const PAIRS: usize = 256;
 /// Pairs between rows of the packed left operand beyond those of a row; rows a large power of two apart would share cache sets.
-const GAP: usize = 16;
+pub(crate) const GAP: usize = 16;
 
-/// Pairs of terms in a chunk of a sum of `k`. Chunks are equal, but for the last.
-const fn chunk(k: usize) -> usize {
-    let pairs = k.div_ceil(2);
-    if pairs <= PAIRS { pairs } else { pairs.div_ceil(pairs.div_ceil(PAIRS)) }
+/// Numbers of scratch memory that [`panels`] needs.
+pub(crate) const fn scratch_len(rows: usize, terms: usize) -> usize {
+    rows * (terms.div_ceil(2) + GAP) + (PAIRS + rows) * PANEL
 }
 
-/// Numbers of scratch memory that [`sums`] needs.
-pub(crate) const fn scratch_len(dims: Dims) -> usize {
-    packs_len(dims) + dims.m * dims.n.next_multiple_of(PANEL)
-}
-
-/// Numbers of scratch memory that packed operands take: all rows of the left one, and a panel of the right one.
-const fn packs_len(dims: Dims) -> usize {
-    dims.m * (chunk(dims.k) + GAP) + chunk(dims.k) * PANEL
-}
-
-/// `a @ b`, a row after the other: `row` is called with the number of each and the sums of it.
-pub(crate) fn sums<A: Stored<f32>, B: Stored<f32>>(
-    dims: Dims,
+/// `a @ b`, a panel of columns after the other: `put` is called with the first column of each and its sums, rows of [`PANEL`] or, for
+/// few columns, half as many. `scratch` has [`scratch_len`] numbers.
+pub(crate) fn panels<A: Stored<f32>, B: Stored<f32>>(
+    Dims { m, n, k }: Dims,
     a: Mat<'_, A>,
     b: Mat<'_, B>,
     scratch: &mut [f32],
-    mut row: impl FnMut(usize, &[f32]),
+    mut put: impl FnMut(usize, &[f32]),
 ) {
-    let width = dims.n.next_multiple_of(PANEL);
-    let (packs, sums) = scratch.split_at_mut(packs_len(dims));
-    let sums = &mut sums[..dims.m * width];
-    into(dims, a, b, false, sums, width, packs);
-    for (i, sums) in sums.chunks_exact(width.max(1)).enumerate() {
-        row(i, &sums[..dims.n]);
-    }
-}
-
-/// `c = a @ b`, or `c += a @ b` if `add`. Row `i` of `c` begins at `c[i * pitch]` and has room for a whole number of panels.
-fn into<A: Stored<f32>, B: Stored<f32>>(
-    dims: Dims,
-    a: Mat<'_, A>,
-    b: Mat<'_, B>,
-    add: bool,
-    c: &mut [f32],
-    pitch: usize,
-    scratch: &mut [f32],
-) {
-    let Dims { m, n, k } = dims;
-    let (chunk, line) = (chunk(k), chunk(k) + GAP);
-    let (left, right) = scratch.split_at_mut(m * line);
-    if k == 0 && !add {
-        c.fill(0.0);
-    }
-    for from in (0..k).step_by(2 * chunk.max(1)) {
-        let terms = (2 * chunk).min(k - from);
-        let pairs = terms.div_ceil(2);
-        dispatch(Pack { from: a.from(0, from), lines: m, terms, to: &mut *left, line, pair: 1 });
-        for column in (0..n).step_by(PANEL) {
-            let Mat { data, rs, cs } = b.from(from, column);
-            let lines = PANEL.min(n - column);
-            let width = if lines * 2 <= PANEL { PANEL / 2 } else { PANEL };
-            let to = &mut right[..pairs * width];
-            if lines < width {
-                to.fill(0.0);
-            }
-            dispatch(Pack { from: Mat { data, rs: cs, cs: rs }, lines, terms, to: &mut *to, line: 1, pair: width });
+    let line = k.div_ceil(2) + GAP;
+    let (left, scratch) = scratch.split_at_mut(m * line);
+    let (right, sums) = scratch.split_at_mut(PAIRS * PANEL);
+    pack_rows(a, m, k, left, line);
+    for column in (0..n).step_by(PANEL) {
+        let width = width(n - column);
+        let sums = &mut sums[..m * width];
+        if k == 0 {
+            sums.fill(0.0);
+        }
+        for from in (0..k).step_by(2 * PAIRS) {
+            let terms = (2 * PAIRS).min(k - from);
+            pack_panel(b.from(from, column), PANEL.min(n - column), terms, right, width);
             let tile = Tile {
                 rows: m,
                 width,
-                k: pairs,
-                a: &*left,
+                k: terms.div_ceil(2),
+                a: &left[from / 2..],
                 strides: [line, 1],
-                b: &*to,
-                c: &mut c[column..],
-                pitch,
-                add: add || from > 0,
+                b: &*right,
+                c: &mut *sums,
+                pitch: width,
+                add: from > 0,
             };
             tile.run_pairs();
         }
+        put(column, sums);
     }
 }
 
-/// Numbers for which a product is computed in the precision that a launch asks for.
-pub(crate) trait Multiply: Real {
-    /// `c = alpha * a @ b + beta * c`, row `i` of `c` begins at `c[i * pitch]`. With `half`, scratch memory of
-    /// [`scratch_len`] numbers, in half precision if there is such a form; the second scale is then 0 or 1.
-    fn multiply(
-        _half: Option<&mut [Self]>,
-        dims: Dims,
-        [alpha, beta]: [Self; 2],
-        a: Mat<'_, Self>,
-        b: Mat<'_, Self>,
-        c: &mut [Self],
-        pitch: usize,
-    ) {
-        product(dims, alpha, a, b, beta, c, [pitch, 1]);
+/// Columns of the panel for the first of these.
+pub(crate) const fn width(columns: usize) -> usize {
+    if columns * 2 <= PANEL { PANEL / 2 } else { PANEL }
+}
+
+/// Rounds the rows of a left operand: pair `p` of row `i` goes to `to[i * line + p]`. An odd number of terms ends with a zero.
+pub(crate) fn pack_rows<W: Stored<f32>>(from: Mat<'_, W>, rows: usize, terms: usize, to: &mut [Pair], line: usize) {
+    for at in (0..terms).step_by(2 * PAIRS) {
+        let to = &mut to[at / 2..];
+        dispatch(Pack { from: from.from(0, at), lines: rows, terms: (terms - at).min(2 * PAIRS), to, line, pair: 1 });
     }
 }
 
-impl Multiply for f64 {}
-
-impl Multiply for f32 {
-    fn multiply(
-        half: Option<&mut [f32]>,
-        dims: Dims,
-        [alpha, beta]: [f32; 2],
-        a: Mat<'_, f32>,
-        b: Mat<'_, f32>,
-        c: &mut [f32],
-        pitch: usize,
-    ) {
-        match half {
-            None => product(dims, alpha, a, b, beta, c, [pitch, 1]),
-            Some(scratch) if alpha == 1.0 && dims.n.is_multiple_of(PANEL) => {
-                into(dims, a, b, beta == 1.0, c, pitch, scratch);
-            }
-            Some(scratch) => {
-                sums(dims, a, b, scratch, |i, sums| put(sums, [alpha, beta], &mut c[i * pitch..][..sums.len()]));
-            }
-        }
+/// Rounds columns of a right operand, which make one panel: pair `p` of column `j` goes to `to[p * width + j]`. An odd number of terms
+/// ends with a zero, and columns that the panel has beyond are zero.
+pub(crate) fn pack_panel<W: Stored<f32>>(
+    from: Mat<'_, W>,
+    columns: usize,
+    terms: usize,
+    to: &mut [Pair],
+    width: usize,
+) {
+    let to = &mut to[..terms.div_ceil(2) * width];
+    if columns < width {
+        to.fill(0.0);
+    }
+    for at in (0..terms).step_by(2 * PAIRS) {
+        let (Mat { data, rs, cs }, to) = (from.from(at, 0), &mut to[at / 2 * width..]);
+        let (from, terms) = (Mat { data, rs: cs, cs: rs }, (terms - at).min(2 * PAIRS));
+        dispatch(Pack { from, lines: columns, terms, to, line: 1, pair: width });
     }
 }
 
-/// `out = alpha * sums + beta * out`; with `beta` zero `out` is not read.
-pub(crate) fn put(sums: &[f32], [alpha, beta]: [f32; 2], out: &mut [f32]) {
-    dispatch(Put { sums, alpha, beta, out });
-}
-
-struct Put<'a> {
-    sums: &'a [f32],
-    alpha: f32,
-    beta: f32,
-    out: &'a mut [f32],
-}
-
-impl Job for Put<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let Put { sums, alpha, beta, out } = self;
-        if beta == 0.0 {
-            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = alpha * sum);
-        } else {
-            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = alpha * sum + beta * *out);
-        }
-    }
+/// `out += sums`, of the same length.
+pub(crate) fn add(sums: &[f32], out: &mut [f32]) {
+    out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
 }
 
 /// Lines that are packed together where their terms lie apart, those of a panel at least.

@@ -94,6 +94,12 @@ pub fn scratch<T: Element>(bytes: &mut [u8], len: usize) -> &mut [T] {
     bytemuck::cast_slice_mut(&mut bytes[..len * size_of::<T>()])
 }
 
+/// Views scratch memory as parts of `lens` elements, one after the other.
+pub(crate) fn scratch_parts<T: Element, const N: usize>(bytes: &mut [u8], lens: [usize; N]) -> [&mut [T]; N] {
+    let mut rest = scratch::<T>(bytes, lens.iter().sum());
+    lens.map(|len| rest.split_off_mut(..len).unwrap_or_default())
+}
+
 /// An output that several tasks write at disjoint places.
 #[derive(Clone, Copy)]
 pub struct Shared<'a, T> {

@@ -15,7 +15,7 @@ pub(crate) trait Job {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Job, LANES, TILE};
+    use super::{BLOCK, Job, LANES, STRIP, TILE};
     use std::arch::x86_64::*;
 
     /// The transposed tile.
@@ -41,6 +41,58 @@ mod x86 {
             _mm256_permute2f128_ps::<0x31>(b2, b6),
             _mm256_permute2f128_ps::<0x31>(b3, b7),
         ])
+    }
+
+    /// Turns whole blocks: `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`, multiples of
+    /// [`BLOCK`].
+    ///
+    /// # Safety
+    /// The rows of both matrices must lie in their memory, which must not overlap.
+    #[target_feature(enable = "avx512f")]
+    #[expect(unsafe_code, reason = "blocks are moved through pointers")]
+    pub(super) unsafe fn turn_blocks([source, target]: [(*const f32, usize); 2], [rows, cols]: [usize; 2]) {
+        let ((source, source_row), (target, target_row)) = (source, (target.0.cast_mut(), target.1));
+        for strip in (0..cols).step_by(STRIP) {
+            for i in (0..rows).step_by(BLOCK) {
+                for j in (strip..cols.min(strip + STRIP)).step_by(BLOCK) {
+                    let mut r = [_mm512_setzero_ps(); BLOCK];
+                    let mut u = r;
+                    for (a, r) in r.iter_mut().enumerate() {
+                        // SAFETY: within the source by the caller's promise; a hint does not access memory.
+                        unsafe {
+                            let at = source.add((i + a) * source_row + j);
+                            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(BLOCK * source_row).cast());
+                            *r = _mm512_loadu_ps(at);
+                        }
+                    }
+                    // Four rows of a column come together, then the fours.
+                    for k in (0..BLOCK).step_by(4) {
+                        let (a, b) = (_mm512_unpacklo_ps(r[k], r[k + 1]), _mm512_unpackhi_ps(r[k], r[k + 1]));
+                        let (c, d) = (_mm512_unpacklo_ps(r[k + 2], r[k + 3]), _mm512_unpackhi_ps(r[k + 2], r[k + 3]));
+                        u[k] = _mm512_shuffle_ps::<0x44>(a, c);
+                        u[k + 1] = _mm512_shuffle_ps::<0xee>(a, c);
+                        u[k + 2] = _mm512_shuffle_ps::<0x44>(b, d);
+                        u[k + 3] = _mm512_shuffle_ps::<0xee>(b, d);
+                    }
+                    for c in 0..4 {
+                        let x = _mm512_shuffle_f32x4::<0x88>(u[c], u[4 + c]);
+                        let y = _mm512_shuffle_f32x4::<0xdd>(u[c], u[4 + c]);
+                        let z = _mm512_shuffle_f32x4::<0x88>(u[8 + c], u[12 + c]);
+                        let w = _mm512_shuffle_f32x4::<0xdd>(u[8 + c], u[12 + c]);
+                        let lines = [
+                            _mm512_shuffle_f32x4::<0x88>(x, z),
+                            _mm512_shuffle_f32x4::<0x88>(y, w),
+                            _mm512_shuffle_f32x4::<0xdd>(x, z),
+                            _mm512_shuffle_f32x4::<0xdd>(y, w),
+                        ];
+                        for (four, line) in lines.into_iter().enumerate() {
+                            // SAFETY: within the target by the caller's promise.
+                            unsafe { _mm512_storeu_ps(target.add((j + 4 * four + c) * target_row + i), line) };
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// The total of each accumulator, the additions in the order of [`super::total`].
@@ -122,6 +174,16 @@ pub(crate) trait Real: crate::Float {
     fn turn<const FMA: bool>(tile: [[Self; TILE]; TILE]) -> [[Self; TILE]; TILE] {
         std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
     }
+    /// Turns a matrix as [`Turn`] does, as many rows and columns of it as it has quick means for, and says how many.
+    fn turn_blocks(
+        _source: &[Self],
+        _source_row: usize,
+        _extents: [usize; 2],
+        _target: &mut [Self],
+        _target_row: usize,
+    ) -> [usize; 2] {
+        [0; 2]
+    }
     /// The [`total`] of each accumulator. `FMA` must be that of the [`Job`] that asks.
     #[inline(always)]
     fn totals<const FMA: bool>(sums: [[Self; LANES]; TILE]) -> [Self; TILE] {
@@ -138,25 +200,61 @@ pub(crate) trait ExpParts: Sized {
     fn exp_parts<const FMA: bool>(self) -> (Self, i32);
 }
 
+/// Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits of the sum.
+const ROUND: f32 = 12_582_912.0;
+const LN2_HIGH: f32 = 0.693_359_4;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+/// Coefficients of `(exp(r) - 1 - r) / r^2`, the highest power first.
+const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 5e-1];
+
 impl ExpParts for f32 {
     #[inline(always)]
     fn exp_parts<const FMA: bool>(self) -> (f32, i32) {
-        // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits of the sum.
-        const ROUND: f32 = 12_582_912.0;
-        const LN2_HIGH: f32 = 0.693_359_4;
-        const LN2_LOW: f32 = -2.121_944_4e-4;
         let shifted = self.madd::<FMA>(std::f32::consts::LOG2_E, ROUND);
         let n = shifted - ROUND;
         let r = n.madd::<FMA>(-LN2_HIGH, self);
         let r = n.madd::<FMA>(-LN2_LOW, r);
-        let p = 1.987_569_1e-4_f32.madd::<FMA>(r, 1.398_199_9e-3);
-        let p = p.madd::<FMA>(r, 8.333_452e-3);
-        let p = p.madd::<FMA>(r, 4.166_579_6e-2);
-        let p = p.madd::<FMA>(r, 1.666_666_6e-1);
-        let p = p.madd::<FMA>(r, 5e-1);
+        let mut p = r.madd::<FMA>(EXP[0], EXP[1]);
+        for factor in &EXP[2..] {
+            p = p.madd::<FMA>(r, *factor);
+        }
         let p = p.madd::<FMA>(r * r, r + 1.0);
         (p, (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32))
     }
+}
+
+/// Exponentials of numbers that are not above one, as exact as [`Real::exp_lane`]. NaN stays.
+///
+/// A step is taken for all of them before the next, because each waits for the one before.
+#[inline(always)]
+pub(crate) fn exp_below<const FMA: bool, const N: usize>(x: [f32; N]) -> [f32; N] {
+    let (mut clamped, mut shifted, mut r, mut p) = (x, x, x, x);
+    for v in 0..N {
+        clamped[v] = if -87.0 > x[v] { -87.0 } else { x[v] };
+    }
+    for v in 0..N {
+        shifted[v] = clamped[v].madd::<FMA>(std::f32::consts::LOG2_E, ROUND);
+    }
+    for v in 0..N {
+        r[v] = (shifted[v] - ROUND).madd::<FMA>(-LN2_HIGH, clamped[v]);
+    }
+    for v in 0..N {
+        r[v] = (shifted[v] - ROUND).madd::<FMA>(-LN2_LOW, r[v]);
+        p[v] = EXP[0];
+    }
+    for factor in &EXP[1..] {
+        for v in 0..N {
+            p[v] = p[v].madd::<FMA>(r[v], *factor);
+        }
+    }
+    for v in 0..N {
+        p[v] = p[v].madd::<FMA>(r[v] * r[v], r[v] + 1.0);
+    }
+    for v in 0..N {
+        let power = f32::from_bits((shifted[v].to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
+        p[v] = if x[v] < -87.0 { 0.0 } else { p[v] * power };
+    }
+    p
 }
 
 impl Real for f32 {
@@ -188,6 +286,27 @@ impl Real for f32 {
         } else {
             std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
         }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "calls code compiled for features that were found")]
+    fn turn_blocks(
+        source: &[f32],
+        source_row: usize,
+        extents: [usize; 2],
+        target: &mut [f32],
+        target_row: usize,
+    ) -> [usize; 2] {
+        let [rows, cols] = extents.map(|extent| extent / BLOCK * BLOCK);
+        if rows * cols == 0 || !is_x86_feature_detected!("avx512f") {
+            return [0; 2];
+        }
+        assert!((rows - 1) * source_row + cols <= source.len(), "matrix exceeds its memory");
+        assert!((cols - 1) * target_row + rows <= target.len(), "transpose exceeds its memory");
+        let ends = [(source.as_ptr(), source_row), (target.as_mut_ptr().cast_const(), target_row)];
+        // SAFETY: the processor has the feature, and all that is moved lies in the two by the assertions.
+        unsafe { x86::turn_blocks(ends, [rows, cols]) };
+        [rows, cols]
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -265,6 +384,8 @@ pub(crate) fn dot<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> T {
 
 /// Side of the tiles that [`Turn`] moves.
 pub(crate) const TILE: usize = 8;
+/// Side of the larger blocks that it moves where there are quick means.
+const BLOCK: usize = 16;
 /// Columns that [`Turn`] moves together.
 const STRIP: usize = 512;
 
@@ -288,7 +409,19 @@ impl<T: Real, S: Stored<T>> Job for Turn<'_, T, S> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        transpose::<T, S, FMA>(self.source, self.source_row, self.rows, self.cols, self.target, self.target_row);
+        let Turn { source, source_row, rows, cols, target, target_row } = self;
+        let [height, width] = match S::plain(source) {
+            Some(source) => T::turn_blocks(source, source_row, [rows, cols], target, target_row),
+            None => [0; 2],
+        };
+        if width < cols && height > 0 {
+            let (source, target) = (&source[width..], &mut target[width * target_row..]);
+            transpose::<T, S, FMA>(source, source_row, height, cols - width, target, target_row);
+        }
+        if height < rows {
+            let (source, target) = (&source[height * source_row..], &mut target[height..]);
+            transpose::<T, S, FMA>(source, source_row, rows - height, cols, target, target_row);
+        }
     }
 }
 

@@ -41,6 +41,20 @@ pub(crate) fn pair<W: Stored<f32>>(first: W, second: W) -> Pair {
     bytemuck::cast([first.half(), second.half()])
 }
 
+/// A number rounded to bfloat16 in the fewest steps: where two are as near, to the larger in magnitude. A NaN whose last bits are
+/// all one is lost, so that only what cannot be such a NaN may be rounded.
+#[inline(always)]
+pub(crate) fn half_of_result(x: f32) -> u16 {
+    (x.to_bits().wrapping_add(0x8000) >> 16) as u16
+}
+
+/// The pair of two numbers, each rounded as [`half_of_result`] does.
+#[inline(always)]
+pub(crate) fn pair_of_results(first: f32, second: f32) -> Pair {
+    let [first, second] = [first, second].map(|x| x.to_bits().wrapping_add(0x8000));
+    f32::from_bits(first >> 16 | second & 0xffff_0000)
+}
+
 /// Pointers of a [`Tile`], moved to some of its rows and columns.
 #[derive(Clone, Copy)]
 struct Part {

@@ -57,7 +57,7 @@ impl From<sara_compiler::Error> for Failure {
         match error {
             sara_compiler::Error::Unsupported { .. } => Failure::Unsupported(error.to_string()),
             sara_compiler::Error::Memory { limit, least } => Failure::Memory(format!(
-                "training takes at least {} of memory, and the limit is {}; raise --memory-limit, add --weights streamed or --mixed-precision bf16 or fp16, train fewer entries or lower a --dim",
+                "training takes at least {} of memory, and the limit is {}; raise --memory-limit, train fewer entries, lower a --dim or, where they are not given yet, add --weights streamed or --mixed-precision bf16 or fp16",
                 super::report::bytes(least),
                 super::report::bytes(limit)
             )),

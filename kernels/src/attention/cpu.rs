@@ -2,49 +2,39 @@
 //! sum. Scores are held with the query fastest, so that neither product needs its operands turned and the softmax runs
 //! along vector lanes.
 
-use super::Shape;
-use crate::pairs::{self, Multiply};
-use crate::product::{Dims, Mat};
+use super::{Shape, half};
+use crate::product::{Dims, Mat, product};
 use crate::simd::{Job, LANES, Real, Turn, dispatch};
-use crate::tile::PANEL;
-use crate::{Launch, for_float, scratch};
+use crate::{DType, Launch, for_float, scratch_parts};
 
-/// Queries of a block at most, and of one whose keys and values are rounded for each.
-const QUERIES: [usize; 2] = [64, 256];
+/// Queries of a block at most.
+const QUERIES: usize = 64;
 /// Keys of a block.
 const KEYS: usize = 256;
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("y"), T => typed::<T>(l))
+    let blocks = half::Blocks::of(&Shape::of(l)).filter(|_| l.int("half") != 0 && l.dtype("y") == DType::F32);
+    match blocks {
+        Some(blocks) => half::run(l, blocks),
+        None => for_float!(l.dtype("y"), T => typed::<T>(l)),
+    }
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint rows of the result")]
-fn typed<T: Multiply>(l: &Launch<'_>) {
+fn typed<T: Real>(l: &Launch<'_>) {
     let s = Shape::of(l);
     let (q, k, v, mask) = (l.read::<T>("q"), l.read::<T>("k"), l.read::<T>("v"), l.read_if::<T>("mask"));
     let (y, lse) = (l.shared::<T>("y"), l.shared::<T>("lse"));
     let scale = T::of(l.float("scale"));
     let (dim, value_dim) = (s.dim, s.value_dim);
     let (zero, one) = (T::of(0.0), T::of(1.0));
-    let half = l.int("half") != 0;
-    // Products of half precision are scaled as they are read, so that they can be written where they stay.
-    let (before, after) = if half { (one, scale) } else { (scale, one) };
-    let most = QUERIES[usize::from(half)];
-    let blocks = s.queries.div_ceil(most);
+    let blocks = s.queries.div_ceil(QUERIES);
     l.pool.run(s.images() * blocks, |task, bytes| {
-        let (image, from) = (task / blocks, task % blocks * most);
-        let count = most.min(s.queries - from);
-        let lanes = count.next_multiple_of(if half { PANEL } else { LANES });
-        let keys_of = Dims { m: KEYS, n: lanes, k: dim };
-        let values_of = Dims { m: value_dim, n: lanes, k: KEYS };
-        let packs = if half { pairs::scratch_len(keys_of).max(pairs::scratch_len(values_of)) } else { 0 };
-        let all = scratch::<T>(bytes, lanes * (dim + value_dim + KEYS + 3) + packs);
-        let (packs, rest) = all.split_at_mut(packs);
-        let (turned, rest) = rest.split_at_mut(lanes * dim);
-        let (sums, rest) = rest.split_at_mut(lanes * value_dim);
-        let (scores, rest) = rest.split_at_mut(lanes * KEYS);
-        let (top, rest) = rest.split_at_mut(lanes);
-        let (total, decay) = rest.split_at_mut(lanes);
+        let (image, from) = (task / blocks, task % blocks * QUERIES);
+        let count = QUERIES.min(s.queries - from);
+        let lanes = count.next_multiple_of(LANES);
+        let parts = [lanes * dim, lanes * value_dim, lanes * KEYS, lanes, lanes, lanes];
+        let [turned, sums, scores, top, total, decay] = scratch_parts::<T, 6>(bytes, parts);
         let row = image * s.queries + from;
         turned.fill(zero);
         dispatch(Turn {
@@ -52,7 +42,7 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
             source_row: dim,
             rows: count,
             cols: dim,
-            target: turned,
+            target: &mut *turned,
             target_row: lanes,
         });
         sums.fill(zero);
@@ -62,20 +52,18 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
             let keys = KEYS.min(s.keys - start);
             let at = image * s.keys + start;
             let (a, b) = (Mat::new(&k[at * dim..], dim, 1), Mat::new(&*turned, lanes, 1));
-            let dims = Dims { m: keys, ..keys_of };
-            T::multiply(half.then_some(&mut *packs), dims, [before, zero], a, b, scores, lanes);
+            product(Dims { m: keys, n: lanes, k: dim }, scale, a, b, zero, scores, [lanes, 1]);
             if let Some(mask) = mask {
                 let [_, _, query_stride, key_stride] = s.mask_strides;
                 let mask = &mask[s.mask_start(image) + from * query_stride + start * key_stride..];
                 for (j, scores) in scores[..keys * lanes].chunks_exact_mut(lanes).enumerate() {
                     for (i, score) in scores[..count].iter_mut().enumerate() {
-                        *score = *score * after + mask[i * query_stride + j * key_stride];
+                        *score += mask[i * query_stride + j * key_stride];
                     }
                 }
             }
             dispatch(Soften {
                 lanes,
-                factor: if mask.is_some() { one } else { after },
                 scores: &mut scores[..keys * lanes],
                 top: &mut *top,
                 total: &mut *total,
@@ -83,8 +71,7 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
                 sums: &mut *sums,
             });
             let (a, b) = (Mat::new(&v[at * value_dim..], 1, value_dim), Mat::new(&*scores, lanes, 1));
-            let dims = Dims { k: keys, ..values_of };
-            T::multiply(half.then_some(&mut *packs), dims, [one, one], a, b, sums, lanes);
+            product(Dims { m: value_dim, n: lanes, k: keys }, one, a, b, one, sums, [lanes, 1]);
         }
         // SAFETY: blocks of queries are disjoint.
         let (y, lse) = unsafe { (y.range(row * value_dim, count * value_dim), lse.range(row, count)) };
@@ -106,8 +93,6 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
 /// One step of the running softmax: replaces scores by exponentials and rescales what was summed before.
 struct Soften<'a, T> {
     lanes: usize,
-    /// What scores are to be multiplied by.
-    factor: T,
     scores: &'a mut [T],
     top: &'a mut [T],
     total: &'a mut [T],
@@ -119,7 +104,7 @@ impl<T: Real> Job for Soften<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Soften { lanes, factor, scores, top, total, decay, sums } = self;
+        let Soften { lanes, scores, top, total, decay, sums } = self;
         for first in (0..lanes).step_by(LANES) {
             let mut high = [T::LOWEST; LANES];
             high.copy_from_slice(&top[first..][..LANES]);
@@ -128,8 +113,7 @@ impl<T: Real> Job for Soften<'_, T> {
                 let row = &row[first..][..LANES];
                 for i in 0..LANES {
                     // A NaN stays: it compares false with everything.
-                    let score = row[i] * factor;
-                    high[i] = if high[i] > score { high[i] } else { score };
+                    high[i] = if high[i] > row[i] { high[i] } else { row[i] };
                 }
             }
             let mut shift = high;
@@ -145,7 +129,7 @@ impl<T: Real> Job for Soften<'_, T> {
             for row in scores.chunks_exact_mut(lanes) {
                 let row = &mut row[first..][..LANES];
                 for i in 0..LANES {
-                    row[i] = (row[i] * factor - shift[i]).exp_lane::<FMA>();
+                    row[i] = (row[i] - shift[i]).exp_lane::<FMA>();
                     sum[i] += row[i];
                 }
             }

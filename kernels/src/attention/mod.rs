@@ -9,6 +9,7 @@
 
 mod cpu;
 pub(crate) mod cuda;
+mod half;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
@@ -183,6 +184,7 @@ pub(crate) mod tests {
             Case::new([2, 2, 70, 33, 40, 40], None),
             Case::new([1, 1, 130, 700, 5, 3], None),
             Case::new([1, 3, 1, 77, 16, 16], None),
+            Case::new([1, 1, 547, 35, 6, 7], None),
             Case::new([1, 1, 65, 600, 4, 130], None),
             Case::new([1, 2, 40, 50, 64, 64], None),
             Case::new([1, 1, 33, 70, 75, 75], None),

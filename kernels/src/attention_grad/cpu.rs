@@ -2,43 +2,36 @@
 //! all queries in blocks, so that the gradients of keys and values are summed in scratch memory and only that of the queries
 //! in the result. Scores are held with the key fastest.
 
+use super::half;
 use crate::attention::Shape;
-use crate::pairs::{self, Multiply};
-use crate::product::{Dims, Mat};
+use crate::product::{Dims, Mat, product};
 use crate::simd::{Job, LANES, Real, Turn, dispatch, dot};
-use crate::tile::PANEL;
-use crate::{Launch, SCRATCH_BYTES, for_float, scratch};
+use crate::{DType, Launch, SCRATCH_BYTES, for_float, scratch_parts};
 
-/// Keys of a block at most, and of one whose queries are rounded for each.
-const KEYS: [usize; 2] = [64, 256];
+/// Keys of a block at most.
+const KEYS: usize = 64;
 /// Queries of a block.
 const QUERIES: usize = 256;
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("dq"), T => typed::<T>(l))
+    let blocks = half::Blocks::of(&Shape::of(l)).filter(|_| l.int("half") != 0 && l.dtype("dq") == DType::F32);
+    match blocks {
+        Some(blocks) => half::run(l, blocks),
+        None => for_float!(l.dtype("dq"), T => typed::<T>(l)),
+    }
 }
 
 /// Keys of a block, fewer where wide heads leave less scratch memory.
-fn block_keys<T>(s: &Shape, half: bool) -> usize {
-    let mut keys = KEYS[usize::from(half)];
-    while keys > if half { PANEL } else { LANES }
-        && (keys * 2 * (s.dim + s.value_dim + QUERIES) + if half { packs(s, keys) } else { 0 }) * size_of::<T>()
-            > SCRATCH_BYTES
-    {
+fn block_keys<T>(s: &Shape) -> usize {
+    let mut keys = KEYS;
+    while keys > LANES && keys * 2 * (s.dim + s.value_dim + QUERIES) * size_of::<T>() > SCRATCH_BYTES {
         keys /= 2;
     }
     keys
 }
 
-/// Scratch memory of products of half precision, for blocks of this many keys.
-fn packs(s: &Shape, lanes: usize) -> usize {
-    let wide = s.dim.max(s.value_dim);
-    let products = [[QUERIES, lanes, wide], [wide, lanes, QUERIES], [QUERIES, s.dim, lanes]];
-    products.into_iter().map(|[m, n, k]| pairs::scratch_len(Dims { m, n, k })).max().unwrap_or(0)
-}
-
 #[expect(unsafe_code, reason = "tasks write disjoint parts of the results")]
-fn typed<T: Multiply>(l: &Launch<'_>) {
+fn typed<T: Real>(l: &Launch<'_>) {
     let s = Shape::of(l);
     let (q, k, v, mask) = (l.read::<T>("q"), l.read::<T>("k"), l.read::<T>("v"), l.read_if::<T>("mask"));
     let (y, lse, dy) = (l.read::<T>("y"), l.read::<T>("lse"), l.read::<T>("dy"));
@@ -46,10 +39,7 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
     let scale = T::of(l.float("scale"));
     let (dim, value_dim) = (s.dim, s.value_dim);
     let (zero, one) = (T::of(0.0), T::of(1.0));
-    let half = l.int("half") != 0;
-    // As in the forward.
-    let (before, after) = if half { (one, scale) } else { (scale, one) };
-    let width = block_keys::<T>(&s, half);
+    let width = block_keys::<T>(&s);
     l.pool.run(s.images(), |image, bytes| {
         let (rows, columns) = (image * s.queries, image * s.keys);
         let (q, y, lse, dy) = (&q[rows * dim..], &y[rows * value_dim..], &lse[rows..], &dy[rows * value_dim..]);
@@ -65,15 +55,9 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
         dq.fill(zero);
         for from in (0..s.keys).step_by(width) {
             let count = width.min(s.keys - from);
-            let lanes = count.next_multiple_of(if half { PANEL } else { LANES });
-            let packs = if half { packs(&s, lanes) } else { 0 };
-            let all = scratch::<T>(&mut *bytes, lanes * 2 * (dim + value_dim + QUERIES) + packs);
-            let (packs, rest) = all.split_at_mut(packs);
-            let (kt, rest) = rest.split_at_mut(lanes * dim);
-            let (vt, rest) = rest.split_at_mut(lanes * value_dim);
-            let (dkt, rest) = rest.split_at_mut(lanes * dim);
-            let (dvt, rest) = rest.split_at_mut(lanes * value_dim);
-            let (p, ds) = rest.split_at_mut(lanes * QUERIES);
+            let lanes = count.next_multiple_of(LANES);
+            let parts = [dim, value_dim, dim, value_dim, QUERIES, QUERIES].map(|rows| rows * lanes);
+            let [kt, vt, dkt, dvt, p, ds] = scratch_parts::<T, 6>(&mut *bytes, parts);
             let (k, v) = (&k[from * dim..], &v[from * value_dim..]);
             kt.fill(zero);
             vt.fill(zero);
@@ -88,29 +72,25 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
             });
             dkt.fill(zero);
             dvt.fill(zero);
-            let mut multiply = |dims, scales, a: Mat<'_, T>, b: Mat<'_, T>, c: &mut [T], pitch| {
-                T::multiply(half.then_some(&mut *packs), dims, scales, a, b, c, pitch);
-            };
             for start in (0..s.queries).step_by(QUERIES) {
                 let queries = QUERIES.min(s.queries - start);
                 let (q, dy) = (&q[start * dim..], &dy[start * value_dim..]);
                 let scores = Dims { m: queries, n: lanes, k: dim };
-                multiply(scores, [before, zero], Mat::new(q, dim, 1), Mat::new(&*kt, lanes, 1), p, lanes);
+                product(scores, scale, Mat::new(q, dim, 1), Mat::new(&*kt, lanes, 1), zero, p, [lanes, 1]);
                 if let Some(mask) = mask {
                     let [_, _, query_stride, key_stride] = s.mask_strides;
                     let mask = &mask[s.mask_start(image) + start * query_stride + from * key_stride..];
                     for (i, p) in p[..queries * lanes].chunks_exact_mut(lanes).enumerate() {
                         for (j, p) in p[..count].iter_mut().enumerate() {
-                            *p = *p * after + mask[i * query_stride + j * key_stride];
+                            *p += mask[i * query_stride + j * key_stride];
                         }
                     }
                 }
                 let gains = Dims { k: value_dim, ..scores };
-                multiply(gains, [one, zero], Mat::new(dy, value_dim, 1), Mat::new(&*vt, lanes, 1), ds, lanes);
+                product(gains, one, Mat::new(dy, value_dim, 1), Mat::new(&*vt, lanes, 1), zero, ds, [lanes, 1]);
                 dispatch(Slopes {
                     lanes,
                     value_dim,
-                    factor: if mask.is_some() { one } else { after },
                     scale,
                     y: &y[start * value_dim..],
                     dy,
@@ -119,12 +99,12 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
                     ds: &mut ds[..queries * lanes],
                 });
                 let sums = Dims { m: value_dim, n: lanes, k: queries };
-                multiply(sums, [one, one], Mat::new(dy, 1, value_dim), Mat::new(&*p, lanes, 1), dvt, lanes);
+                product(sums, one, Mat::new(dy, 1, value_dim), Mat::new(&*p, lanes, 1), one, dvt, [lanes, 1]);
                 let sums = Dims { m: dim, ..sums };
-                multiply(sums, [one, one], Mat::new(q, 1, dim), Mat::new(&*ds, lanes, 1), dkt, lanes);
+                product(sums, one, Mat::new(q, 1, dim), Mat::new(&*ds, lanes, 1), one, dkt, [lanes, 1]);
                 let sums = Dims { m: queries, n: dim, k: count };
                 let dq = &mut dq[start * dim..];
-                multiply(sums, [one, one], Mat::new(&*ds, lanes, 1), Mat::new(k, dim, 1), dq, dim);
+                product(sums, one, Mat::new(&*ds, lanes, 1), Mat::new(k, dim, 1), one, dq, [dim, 1]);
             }
             let dk = &mut dk[from * dim..][..count * dim];
             dispatch(Turn { source: dkt, rows: dim, cols: count, target: dk, source_row: lanes, target_row: dim });
@@ -145,8 +125,6 @@ fn typed<T: Multiply>(l: &Launch<'_>) {
 struct Slopes<'a, T> {
     lanes: usize,
     value_dim: usize,
-    /// What scores are to be multiplied by.
-    factor: T,
     scale: T,
     y: &'a [T],
     dy: &'a [T],
@@ -166,7 +144,7 @@ impl<T: Real> Job for Slopes<'_, T> {
             // A query without keys has no probabilities.
             let lse = if self.lse[i] == T::LOWEST { -T::LOWEST } else { self.lse[i] };
             for (p, ds) in p.iter_mut().zip(ds) {
-                *p = (*p * self.factor - lse).exp_lane::<FMA>();
+                *p = (*p - lse).exp_lane::<FMA>();
                 *ds = *p * (*ds - d) * self.scale;
             }
         }

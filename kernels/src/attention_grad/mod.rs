@@ -6,6 +6,7 @@
 
 mod cpu;
 mod cuda;
+mod half;
 
 use crate::attention::{SCALARS, Shape};
 use crate::{Arg, Kernel, Types};

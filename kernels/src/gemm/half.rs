@@ -5,20 +5,20 @@
 use super::cpu::{Batch, two};
 use crate::pairs;
 use crate::product::{Dims, Mat};
+use crate::simd::{Job, dispatch};
 use crate::tile::PANEL;
 use crate::{DType, Launch, Pool, SCRATCH_BYTES, Shared, Stored, scratch};
 use half::bf16;
 
-/// Rows of a block at most.
-const ROWS: usize = 256;
-/// Columns of a block at most.
-const COLUMNS: usize = 512;
+/// Rows of a block at most: what a panel of the right operand is rounded for.
+const ROWS: usize = 512;
+/// Rows of a block, and columns, that are not cut further while the other still can be.
+const LEAST: [usize; 2] = [64, 512];
 /// Blocks that a large product is cut into at least.
 const TASKS: usize = 8;
-const _: () = {
-    let largest = Dims { m: ROWS, n: COLUMNS, k: 1 << 20 };
-    assert!(pairs::scratch_len(largest) * size_of::<f32>() <= SCRATCH_BYTES);
-};
+/// Terms of a sum that are rounded before it begins, at most.
+const TERMS: usize = 1 << 16;
+const _: () = assert!(pairs::scratch_len(8, TERMS) * size_of::<f32>() <= SCRATCH_BYTES);
 
 pub(super) fn run(l: &Launch<'_>) {
     match (l.dtype("a"), l.dtype("b")) {
@@ -46,12 +46,15 @@ fn typed<A: Stored<f32>, B: Stored<f32>>(l: &Launch<'_>, a: &[A], b: &[B]) {
 }
 
 /// Extents of the blocks that a product is cut into.
-fn block(m: usize, n: usize, count: usize) -> [usize; 2] {
-    let (mut rows, mut columns) = (ROWS.min(m.next_multiple_of(8)), COLUMNS.min(n.next_multiple_of(PANEL)));
+fn block(Dims { m, n, k }: Dims, count: usize) -> [usize; 2] {
+    let [mut rows, mut columns] = [ROWS.min(m.next_multiple_of(8)), n.next_multiple_of(PANEL)];
+    while rows > 8 && pairs::scratch_len(rows, k.min(TERMS)) * size_of::<f32>() > SCRATCH_BYTES {
+        rows = (rows / 2).next_multiple_of(8);
+    }
     while count * m.div_ceil(rows) * n.div_ceil(columns) < TASKS {
-        if columns > 4 * PANEL && columns >= rows {
+        if columns > LEAST[1] || columns > 4 * PANEL && rows <= LEAST[0] {
             columns = (columns / 2).next_multiple_of(PANEL);
-        } else if rows > 64 {
+        } else if rows > LEAST[0] {
             rows = (rows / 2).next_multiple_of(8);
         } else {
             break;
@@ -70,7 +73,6 @@ pub(crate) struct Products<'a> {
 
 impl Products<'_> {
     /// Computes them. Element `(i, j)` of a result is `c[i * strides[0] + j * strides[1]]`.
-    #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
     pub(crate) fn run<A: Stored<f32>, B: Stored<f32>>(
         &self,
         pool: &Pool,
@@ -79,32 +81,67 @@ impl Products<'_> {
         c: &Shared<'_, f32>,
         strides: [usize; 2],
     ) {
-        let Products { dims: Dims { m, n, k }, batch, alpha, beta } = self;
-        let (m, n, count) = (*m, *n, batch.count());
+        let Products { dims, batch, alpha, beta } = self;
+        let (Dims { m, n, k }, count) = (*dims, batch.count());
         if m * n * count == 0 {
             return;
         }
-        let [bm, bn] = block(m, n, count);
+        let [bm, bn] = block(*dims, count);
         let (down, across) = (m.div_ceil(bm), n.div_ceil(bn));
         pool.run(count * down * across, |task, bytes| {
             let (index, block) = (task / (down * across), task % (down * across));
             let [ao, bo, co] = batch.at(index);
             let (i, j) = (block % down * bm, block / down * bn);
-            let part = Dims { m: bm.min(m - i), n: bn.min(n - j), k: *k };
-            let (a, b) = (a.skip(ao).from(i, 0), b.skip(bo).from(0, j));
-            pairs::sums(part, a, b, scratch(bytes, pairs::scratch_len(part)), |r, sums| {
-                let start = co + (i + r) * strides[0] + j * strides[1];
-                if strides[1] == 1 {
-                    // SAFETY: blocks are disjoint, and so are the results of a batch.
-                    let out = unsafe { c.range(start, sums.len()) };
-                    return pairs::put(sums, [*alpha, *beta], out);
-                }
-                for (column, sum) in sums.iter().enumerate() {
-                    // SAFETY: as above.
-                    let out = unsafe { c.range(start + column * strides[1], 1) };
-                    pairs::put(&[*sum], [*alpha, *beta], out);
-                }
-            });
+            let [rows, columns] = [bm.min(m - i), bn.min(n - j)];
+            for from in (0..k.max(1)).step_by(TERMS) {
+                let part = Dims { m: rows, n: columns, k: TERMS.min(k - from) };
+                let (a, b) = (a.skip(ao).from(i, from), b.skip(bo).from(from, j));
+                let scales = [*alpha, if from == 0 { *beta } else { 1.0 }];
+                pairs::panels(part, a, b, scratch(bytes, pairs::scratch_len(rows, part.k)), |column, sums| {
+                    let width = PANEL.min(columns - column);
+                    let start = co + i * strides[0] + (j + column) * strides[1];
+                    dispatch(Put { sums, rows, width, scales, out: c, start, strides });
+                });
+            }
         });
+    }
+}
+
+/// `out = alpha * sums + beta * out` for the first `width` sums of each row; with `beta` zero `out` is not read. Element `(i, j)` is
+/// `start + i * strides[0] + j * strides[1]`.
+struct Put<'a> {
+    sums: &'a [f32],
+    rows: usize,
+    width: usize,
+    scales: [f32; 2],
+    out: &'a Shared<'a, f32>,
+    start: usize,
+    strides: [usize; 2],
+}
+
+impl Job for Put<'_> {
+    type Out = ();
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
+    fn run<const FMA: bool>(self) {
+        let Put { sums, rows, width, scales: [alpha, beta], out, start, strides } = self;
+        for (i, sums) in sums.chunks_exact(sums.len() / rows).enumerate() {
+            let (sums, start) = (&sums[..width], start + i * strides[0]);
+            if strides[1] != 1 {
+                for (j, sum) in sums.iter().enumerate() {
+                    // SAFETY: blocks are disjoint, and so are the results of a batch.
+                    let out = unsafe { out.range(start + j * strides[1], 1) };
+                    out[0] = if beta == 0.0 { alpha * sum } else { alpha * sum + beta * out[0] };
+                }
+                continue;
+            }
+            // SAFETY: as above.
+            let out = unsafe { out.range(start, width) };
+            if beta == 0.0 {
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = alpha * sum);
+            } else {
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = alpha * sum + beta * *out);
+            }
+        }
     }
 }
