@@ -2,7 +2,7 @@
 
 use crate::Stored;
 use crate::product::{Dims, Mat};
-use crate::simd::{Job, Real, TILE, dispatch};
+use crate::simd::{BLOCK, Job, dispatch, turn};
 use crate::tile::{PANEL, Pair, Tile, pair};
 
 /// Pairs of terms that are packed at once, at most.
@@ -123,13 +123,13 @@ impl<W: Stored<f32>> Job for Pack<'_, W> {
             }
             // Terms are neighbours before and lines after.
             (1, ..) => {
-                let mut rounded = [[0.0; PAIRS]; TILE];
-                for from in (0..lines).step_by(TILE) {
-                    let count = TILE.min(lines - from);
+                let mut rounded = [[0.0; PAIRS]; BLOCK];
+                for from in (0..lines).step_by(BLOCK) {
+                    let count = BLOCK.min(lines - from);
                     for (l, rounded) in rounded[..count].iter_mut().enumerate() {
                         round(&data[(from + l) * rs..][..terms], bytemuck::cast_slice_mut(&mut rounded[..pairs]));
                     }
-                    turn::<FMA, _>(&rounded, count, pairs, &mut to[from..], step);
+                    turn::<f32, f32, FMA>(rounded.as_flattened(), PAIRS, [count, pairs], &mut to[from..], step);
                 }
             }
             // Lines are neighbours before and after.
@@ -144,11 +144,11 @@ impl<W: Stored<f32>> Job for Pack<'_, W> {
             }
             // Lines are neighbours before and terms after.
             (_, 1, _) => {
-                let mut joined = [[0.0; LINES]; TILE];
+                let mut joined = [[0.0; LINES]; BLOCK];
                 for from in (0..lines).step_by(LINES) {
                     let count = LINES.min(lines - from);
-                    for p in (0..pairs).step_by(TILE) {
-                        let height = TILE.min(pairs - p);
+                    for p in (0..pairs).step_by(BLOCK) {
+                        let height = BLOCK.min(pairs - p);
                         for (q, joined) in joined[..height].iter_mut().enumerate() {
                             let joined = &mut joined[..count];
                             let first = &data[2 * (p + q) * cs + from..];
@@ -157,7 +157,8 @@ impl<W: Stored<f32>> Job for Pack<'_, W> {
                                 false => join(first, &[W::zeroed(); LINES], joined),
                             }
                         }
-                        turn::<FMA, _>(&joined, height, count, &mut to[from * line + p..], line);
+                        let to = &mut to[from * line + p..];
+                        turn::<f32, f32, FMA>(joined.as_flattened(), LINES, [height, count], to, line);
                     }
                 }
             }
@@ -189,31 +190,5 @@ fn round<W: Stored<f32>>(terms: &[W], to: &mut [u16]) {
 fn join<W: Stored<f32>>(first: &[W], second: &[W], to: &mut [Pair]) {
     for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
         *to = pair(*first, *second);
-    }
-}
-
-/// `to[j * pitch + i] = from[i][j]` for `i < rows`, `j < cols`.
-#[inline(always)]
-fn turn<const FMA: bool, const N: usize>(
-    from: &[[Pair; N]; TILE],
-    rows: usize,
-    cols: usize,
-    to: &mut [Pair],
-    pitch: usize,
-) {
-    let whole = if rows == TILE { cols / TILE * TILE } else { 0 };
-    for j in (0..whole).step_by(TILE) {
-        let mut tile = [[0.0; TILE]; TILE];
-        for (tile, from) in tile.iter_mut().zip(from) {
-            tile.copy_from_slice(&from[j..][..TILE]);
-        }
-        for (k, run) in f32::turn::<FMA>(tile).iter().enumerate() {
-            to[(j + k) * pitch..][..TILE].copy_from_slice(run);
-        }
-    }
-    for j in whole..cols {
-        for (i, from) in from[..rows].iter().enumerate() {
-            to[j * pitch + i] = from[j];
-        }
     }
 }

@@ -385,7 +385,7 @@ pub(crate) fn dot<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> T {
 /// Side of the tiles that [`Turn`] moves.
 pub(crate) const TILE: usize = 8;
 /// Side of the larger blocks that it moves where there are quick means.
-const BLOCK: usize = 16;
+pub(crate) const BLOCK: usize = 16;
 /// Columns that [`Turn`] moves together.
 const STRIP: usize = 512;
 
@@ -410,18 +410,30 @@ impl<T: Real, S: Stored<T>> Job for Turn<'_, T, S> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Turn { source, source_row, rows, cols, target, target_row } = self;
-        let [height, width] = match S::plain(source) {
-            Some(source) => T::turn_blocks(source, source_row, [rows, cols], target, target_row),
-            None => [0; 2],
-        };
-        if width < cols && height > 0 {
-            let (source, target) = (&source[width..], &mut target[width * target_row..]);
-            transpose::<T, S, FMA>(source, source_row, height, cols - width, target, target_row);
-        }
-        if height < rows {
-            let (source, target) = (&source[height * source_row..], &mut target[height..]);
-            transpose::<T, S, FMA>(source, source_row, rows - height, cols, target, target_row);
-        }
+        turn::<T, S, FMA>(source, source_row, [rows, cols], target, target_row);
+    }
+}
+
+/// As [`Turn`], for a job.
+#[inline(always)]
+pub(crate) fn turn<T: Real, S: Stored<T>, const FMA: bool>(
+    source: &[S],
+    source_row: usize,
+    [rows, cols]: [usize; 2],
+    target: &mut [T],
+    target_row: usize,
+) {
+    let [height, width] = match S::plain(source) {
+        Some(source) => T::turn_blocks(source, source_row, [rows, cols], target, target_row),
+        None => [0; 2],
+    };
+    if width < cols && height > 0 {
+        let (source, target) = (&source[width..], &mut target[width * target_row..]);
+        transpose::<T, S, FMA>(source, source_row, height, cols - width, target, target_row);
+    }
+    if height < rows {
+        let (source, target) = (&source[height * source_row..], &mut target[height..]);
+        transpose::<T, S, FMA>(source, source_row, rows - height, cols, target, target_row);
     }
 }
 
