@@ -1,6 +1,6 @@
 """What others take for the same step on the same machine, in one sitting, and the ratios to ours.
 
-usage: peers.py SARA UNET.onnx [--trainable-params 5M] [--steps 3] [--rounds 2] [--peers onnxruntime,lora,lora-bf16,...]
+usage: peers.py SARA UNET.onnx [--trainable-params 5M | --threshold T] [--steps 3] [--rounds 2] [--peers onnxruntime,lora,lora-bf16,...]
 SARA is the built program, UNET.onnx the SD1.5 UNet as exported by diffusers (inputs sample, timestep,
 encoder_hidden_states). Needs onnxruntime, torch, diffusers, peft. Each peer runs in a process of its own, in turn, and the
 rounds repeat, so that a machine that slows down slows all of them; the shortest step of each counts.
@@ -151,7 +151,7 @@ def main():
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if "sara-like" in args.peers.split(",") and not args.threshold:
+    if "sara-like" in args.peers and not args.threshold:
         parser.error("sara-like needs --threshold")
     if args.only:
         result = onnxruntime(args) if args.only == "onnxruntime" else torch_step(args, args.only)

@@ -54,7 +54,7 @@ pub(crate) fn panels<A: Stored<f32>, B: Stored<f32>>(
     }
 }
 
-/// Columns of the panel for the first of these.
+/// Width of the panel that holds the first of so many columns.
 pub(crate) const fn width(columns: usize) -> usize {
     if columns * 2 <= PANEL { PANEL / 2 } else { PANEL }
 }

@@ -50,8 +50,11 @@ mod x86 {
     /// The rows of both matrices must lie in their memory, which must not overlap.
     #[target_feature(enable = "avx512f")]
     #[expect(unsafe_code, reason = "blocks are moved through pointers")]
-    pub(super) unsafe fn turn_blocks([source, target]: [(*const f32, usize); 2], [rows, cols]: [usize; 2]) {
-        let ((source, source_row), (target, target_row)) = (source, (target.0.cast_mut(), target.1));
+    pub(super) unsafe fn turn_blocks(
+        (source, source_row): (*const f32, usize),
+        (target, target_row): (*mut f32, usize),
+        [rows, cols]: [usize; 2],
+    ) {
         for strip in (0..cols).step_by(STRIP) {
             for i in (0..rows).step_by(BLOCK) {
                 for j in (strip..cols.min(strip + STRIP)).step_by(BLOCK) {
@@ -210,33 +213,20 @@ const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6
 impl ExpParts for f32 {
     #[inline(always)]
     fn exp_parts<const FMA: bool>(self) -> (f32, i32) {
-        let shifted = self.madd::<FMA>(std::f32::consts::LOG2_E, ROUND);
-        let n = shifted - ROUND;
-        let r = n.madd::<FMA>(-LN2_HIGH, self);
-        let r = n.madd::<FMA>(-LN2_LOW, r);
-        let mut p = r.madd::<FMA>(EXP[0], EXP[1]);
-        for factor in &EXP[2..] {
-            p = p.madd::<FMA>(r, *factor);
-        }
-        let p = p.madd::<FMA>(r * r, r + 1.0);
-        (p, (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32))
+        let ([p], [n]) = exp_parts::<FMA, 1>([self]);
+        (p, n)
     }
 }
 
-/// Exponentials of numbers that are not above one, as exact as [`Real::exp_lane`]. NaN stays.
-///
-/// A step is taken for all of them before the next, because each waits for the one before.
+/// [`ExpParts::exp_parts`] of several numbers. A step is taken for all of them before the next, because each waits for the one before.
 #[inline(always)]
-pub(crate) fn exp_below<const FMA: bool, const N: usize>(x: [f32; N]) -> [f32; N] {
-    let (mut clamped, mut shifted, mut r, mut p) = (x, x, x, x);
+fn exp_parts<const FMA: bool, const N: usize>(x: [f32; N]) -> ([f32; N], [i32; N]) {
+    let (mut shifted, mut r, mut p, mut n) = (x, x, x, [0; N]);
     for v in 0..N {
-        clamped[v] = if -87.0 > x[v] { -87.0 } else { x[v] };
+        shifted[v] = x[v].madd::<FMA>(std::f32::consts::LOG2_E, ROUND);
     }
     for v in 0..N {
-        shifted[v] = clamped[v].madd::<FMA>(std::f32::consts::LOG2_E, ROUND);
-    }
-    for v in 0..N {
-        r[v] = (shifted[v] - ROUND).madd::<FMA>(-LN2_HIGH, clamped[v]);
+        r[v] = (shifted[v] - ROUND).madd::<FMA>(-LN2_HIGH, x[v]);
     }
     for v in 0..N {
         r[v] = (shifted[v] - ROUND).madd::<FMA>(-LN2_LOW, r[v]);
@@ -249,9 +239,22 @@ pub(crate) fn exp_below<const FMA: bool, const N: usize>(x: [f32; N]) -> [f32; N
     }
     for v in 0..N {
         p[v] = p[v].madd::<FMA>(r[v] * r[v], r[v] + 1.0);
+        n[v] = (shifted[v].to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     }
+    (p, n)
+}
+
+/// Exponentials of several numbers, as exact as [`Real::exp_lane`] in fewer steps: those of numbers above 88 are that of 88. NaN stays.
+#[inline(always)]
+pub(crate) fn exp_each<const FMA: bool, const N: usize>(x: [f32; N]) -> [f32; N] {
+    let mut clamped = x;
+    for x in &mut clamped {
+        *x = if -87.0 > *x { -87.0 } else { *x };
+        *x = if 88.0 < *x { 88.0 } else { *x };
+    }
+    let (mut p, n) = exp_parts::<FMA, N>(clamped);
     for v in 0..N {
-        let power = f32::from_bits((shifted[v].to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
+        let power = f32::from_bits((n[v].wrapping_add(127) as u32) << 23);
         p[v] = if x[v] < -87.0 { 0.0 } else { p[v] * power };
     }
     p
@@ -303,9 +306,9 @@ impl Real for f32 {
         }
         assert!((rows - 1) * source_row + cols <= source.len(), "matrix exceeds its memory");
         assert!((cols - 1) * target_row + rows <= target.len(), "transpose exceeds its memory");
-        let ends = [(source.as_ptr(), source_row), (target.as_mut_ptr().cast_const(), target_row)];
+        let (source, target) = ((source.as_ptr(), source_row), (target.as_mut_ptr(), target_row));
         // SAFETY: the processor has the feature, and all that is moved lies in the two by the assertions.
-        unsafe { x86::turn_blocks(ends, [rows, cols]) };
+        unsafe { x86::turn_blocks(source, target, [rows, cols]) };
         [rows, cols]
     }
 
@@ -515,7 +518,7 @@ mod tests {
 
     #[test]
     fn transposes() {
-        for (rows, cols) in [(1, 1), (8, 8), (9, 17), (16, 3), (31, 24), (0, 4)] {
+        for (rows, cols) in [(1, 1), (8, 8), (9, 17), (16, 3), (31, 24), (0, 4), (16, 16), (33, 530), (48, 1030)] {
             let (from, to) = (cols + 2, rows + 3);
             let source: Vec<f32> = (0..rows.max(1) * from).map(|i| i as f32).collect();
             let mut target = vec![-1.0; cols * to];
@@ -543,6 +546,33 @@ mod tests {
     fn totals_are_added_in_one_order() {
         let sums = std::array::from_fn(|k| std::array::from_fn(|l| ((k * 37 + l * 11) % 23) as f32 / 7.0 - 1.0));
         assert_eq!(dispatch(Totals(sums)).map(f32::to_bits), sums.map(|lanes| total(lanes).to_bits()));
+    }
+
+    struct Each<'a>(&'a mut [f32]);
+    impl Job for Each<'_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<const FMA: bool>(self) {
+            for four in self.0.as_chunks_mut::<4>().0 {
+                *four = exp_each::<FMA, 4>(*four);
+            }
+        }
+    }
+
+    #[test]
+    fn exponentials_of_several_numbers_are_those_of_each() {
+        let mut xs: Vec<f32> = (-880..=880).map(|i| i as f32 * 0.1).collect();
+        xs.extend([-0.0, 1e-30, f32::NEG_INFINITY, -1e30, f32::NAN, 1e30, f32::INFINITY]);
+        let (mut wide, mut narrow) = (xs.clone(), xs.clone());
+        dispatch(Each(&mut wide));
+        Each(&mut narrow).run::<false>();
+        for (i, &x) in xs.iter().enumerate() {
+            let want = if x < -87.0 { 0.0 } else { f64::from(x.min(88.0)).exp() };
+            for got in [wide[i], narrow[i]] {
+                let near = (f64::from(got) - want).abs() <= 3e-7 * want;
+                assert!(near || x.is_nan() && got.is_nan(), "exp({x}) = {got}, not {want}");
+            }
+        }
     }
 
     #[test]

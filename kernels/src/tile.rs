@@ -41,8 +41,8 @@ pub(crate) fn pair<W: Stored<f32>>(first: W, second: W) -> Pair {
     bytemuck::cast([first.half(), second.half()])
 }
 
-/// A number rounded to bfloat16 in the fewest steps: where two are as near, to the larger in magnitude. A NaN whose last bits are
-/// all one is lost, so that only what cannot be such a NaN may be rounded.
+/// A number rounded to bfloat16 in the fewest steps: where two are as near, to the larger in magnitude. `f32::NAN` stays, but a NaN
+/// whose upper bits of the fraction are all one or all zero does not, so what may be NaN is to be made that one before.
 #[inline(always)]
 pub(crate) fn half_of_result(x: f32) -> u16 {
     (x.to_bits().wrapping_add(0x8000) >> 16) as u16

@@ -7,7 +7,7 @@
 use super::Shape;
 use crate::pairs::{GAP, pack_panel, pack_rows};
 use crate::product::Mat;
-use crate::simd::{Job, LANES, Real, Turn, dispatch, exp_below};
+use crate::simd::{Job, LANES, Real, Turn, dispatch, exp_each};
 use crate::tile::{PANEL, Pair, Tile, pair_of_results};
 use crate::{Launch, SCRATCH_BYTES, scratch_parts};
 
@@ -37,19 +37,19 @@ impl Blocks {
         Some(Blocks { queries, keys })
     }
 
-    /// Numbers of scratch memory for keys, values, queries, scores, their exponentials, sums, and four for each query.
+    /// Numbers of scratch memory, in the order in which they are used.
     fn parts(&self, s: &Shape) -> [usize; 8] {
         let Blocks { queries, keys } = *self;
         let (terms, pairs) = (s.dim.div_ceil(2), keys / 2);
         [
-            keys * (terms + GAP),
-            s.value_dim * (pairs + GAP),
-            queries * terms,
-            keys * PANEL,
-            pairs * PANEL,
-            queries * s.value_dim,
-            queries,
-            queries,
+            keys * (terms + GAP),        // key_rows
+            s.value_dim * (pairs + GAP), // value_rows
+            queries * terms,             // query_panels
+            keys * PANEL,                // scores
+            pairs * PANEL,               // exponentials
+            queries * s.value_dim,       // sums
+            queries,                     // top
+            queries,                     // total
         ]
     }
 }
@@ -73,9 +73,10 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
         for (p, panel) in query_panels.chunks_mut((terms * PANEL).max(1)).enumerate().take(count.div_ceil(PANEL)) {
             pack_panel(q.from(0, p * PANEL), PANEL.min(count - p * PANEL), dim, panel, PANEL);
         }
-        sums.fill(0.0);
-        top.fill(f32::LOWEST);
-        total.fill(0.0);
+        let lanes = count.next_multiple_of(PANEL);
+        sums[..lanes * value_dim].fill(0.0);
+        top[..lanes].fill(f32::LOWEST);
+        total[..lanes].fill(0.0);
         for start in (0..s.keys).step_by(blocks.keys) {
             let keys = blocks.keys.min(s.keys - start);
             let (pairs, at) = (keys.div_ceil(2), image * s.keys + start);
@@ -140,7 +141,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
         for first in (0..count).step_by(PANEL) {
             let sums = &mut sums[first * value_dim..][..PANEL * value_dim];
             for sums in sums.chunks_exact_mut(PANEL) {
-                sums.iter_mut().zip(&total[first..]).for_each(|(sum, share)| *sum *= share);
+                sums.iter_mut().zip(&total[first..]).for_each(|(sum, reciprocal)| *sum *= reciprocal);
             }
             dispatch(Turn {
                 source: sums,
@@ -178,7 +179,7 @@ impl Job for Soften<'_> {
         high.copy_from_slice(top);
         for row in scores {
             for i in 0..PANEL {
-                // A NaN stays: it compares false with everything.
+                // The next score replaces a NaN, but the exponential of the NaN stays in the total.
                 let score = row[i] * factor;
                 high[i] = if high[i] > score { high[i] } else { score };
             }
@@ -189,12 +190,12 @@ impl Job for Soften<'_> {
             *shift = if *shift == f32::LOWEST { 0.0 } else { *shift };
         }
         for (i, decay) in decay.iter_mut().enumerate() {
-            [*decay] = exp_below::<FMA, 1>([top[i] - shift[i]]);
+            [*decay] = exp_each::<FMA, 1>([top[i] - shift[i]]);
         }
         let mut sum = [0.0; PANEL];
         for (rows, to) in scores.chunks(4).zip(exponentials.as_chunks_mut::<PANEL>().0.chunks_mut(2)) {
             let last = rows.len() - 1;
-            // Copies, so that nothing that is written can be what is read.
+            // Written to copies first: else the loop would check at run time that it does not write what it reads.
             let rows = [rows[0], rows[last.min(1)], rows[last.min(2)], rows[last.min(3)]];
             let (mut first, mut second) = ([0.0; PANEL], [0.0; PANEL]);
             for i in 0..PANEL {
@@ -204,7 +205,7 @@ impl Job for Soften<'_> {
                     rows[2][i].madd::<FMA>(factor, -shift[i]),
                     rows[3][i].madd::<FMA>(factor, -shift[i]),
                 ];
-                let mut e = exp_below::<FMA, 4>(x);
+                let mut e = exp_each::<FMA, 4>(x);
                 for (r, e) in e.iter_mut().enumerate() {
                     *e = if r > last { 0.0 } else { *e };
                 }

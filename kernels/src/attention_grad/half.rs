@@ -8,7 +8,7 @@
 use crate::attention::Shape;
 use crate::pairs::{GAP, add, pack_panel, pack_rows, width};
 use crate::product::Mat;
-use crate::simd::{Job, LANES, Real, Turn, dispatch, dot, exp_below};
+use crate::simd::{Job, LANES, Real, Turn, dispatch, dot, exp_each};
 use crate::tile::{PANEL, Pair, Tile, half_of_result, pair_of_results};
 use crate::{Launch, SCRATCH_BYTES, scratch_parts};
 
@@ -47,23 +47,23 @@ impl Blocks {
         let (terms, value_terms) = (s.dim.div_ceil(2), s.value_dim.div_ceil(2));
         let columns = s.dim.next_multiple_of(PANEL);
         [
-            keys * terms,
-            keys * value_terms,
-            keys / 2 * columns,
-            keys * s.dim,
-            keys * s.value_dim,
-            queries * (terms + GAP),
-            queries * (value_terms + GAP),
-            s.dim * (queries / 2 + GAP),
-            s.value_dim * (queries / 2 + GAP),
-            queries,
-            queries,
-            queries * PANEL,
-            queries * PANEL,
-            queries / 2 * PANEL,
-            queries / 2 * PANEL,
-            queries * (keys / 2 + GAP),
-            queries * columns,
+            keys * terms,                      // key_panels
+            keys * value_terms,                // value_panels
+            keys / 2 * columns,                // key_columns
+            keys * s.dim,                      // dk_sums
+            keys * s.value_dim,                // dv_sums
+            queries * (terms + GAP),           // q_rows
+            queries * (value_terms + GAP),     // dy_rows
+            s.dim * (queries / 2 + GAP),       // q_columns
+            s.value_dim * (queries / 2 + GAP), // dy_columns
+            queries,                           // deltas
+            queries,                           // lse_or_infinity
+            queries * PANEL,                   // scores
+            queries * PANEL,                   // gains
+            queries / 2 * PANEL,               // p_panel
+            queries / 2 * PANEL,               // ds_panel
+            queries * (keys / 2 + GAP),        // ds_rows
+            queries * columns,                 // dq_sums
         ]
     }
 }
@@ -98,7 +98,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
         };
         let parts = scratch_parts::<f32, 17>(bytes, blocks.parts(&s));
         let [key_panels, value_panels, key_columns, dk_sums, dv_sums, parts @ ..] = parts;
-        let [q_rows, dy_rows, q_columns, dy_columns, shares, finite_lse, parts @ ..] = parts;
+        let [q_rows, dy_rows, q_columns, dy_columns, deltas, lse_or_infinity, parts @ ..] = parts;
         let [scores, gains, p_panel, ds_panel, ds_rows, dq_sums] = parts;
         dq.fill(0.0);
         for from in (0..s.keys).step_by(blocks.keys) {
@@ -119,8 +119,9 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                 let to = &mut key_columns[count.div_ceil(2) * column..];
                 pack_panel(Mat::new(&k[column..], dim, 1), PANEL.min(dim - column), count, to, width(dim - column));
             }
-            dk_sums.fill(0.0);
-            dv_sums.fill(0.0);
+            let lanes = count.next_multiple_of(PANEL);
+            dk_sums[..lanes * dim].fill(0.0);
+            dv_sums[..lanes * value_dim].fill(0.0);
             for start in (0..s.queries).step_by(blocks.queries) {
                 let queries = blocks.queries.min(s.queries - start);
                 let (pairs, all) = (queries.div_ceil(2), queries.next_multiple_of(ROWS));
@@ -129,13 +130,14 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                 pack_rows(Mat::new(dy, value_dim, 1), queries, value_dim, dy_rows, value_terms + GAP);
                 pack_rows(Mat::new(q, 1, dim), dim, queries, q_columns, query_line);
                 pack_rows(Mat::new(dy, 1, value_dim), value_dim, queries, dy_columns, query_line);
-                dispatch(Shares { y, dy, value_dim, scale, to: &mut shares[..queries] });
-                for (to, lse) in finite_lse.iter_mut().zip(&lse[start..][..queries]) {
-                    // A query without keys has no probabilities.
+                dispatch(Deltas { y, dy, value_dim, scale, to: &mut deltas[..queries] });
+                for (to, lse) in lse_or_infinity.iter_mut().zip(&lse[start..][..queries]) {
+                    // A query without keys has no probabilities. A NaN becomes one that rounding keeps.
                     *to = if *lse == f32::LOWEST { f32::INFINITY } else { *lse };
+                    *to = if to.is_nan() { f32::NAN } else { *to };
                 }
-                shares[queries..all].fill(0.0);
-                finite_lse[queries..all].fill(0.0);
+                deltas[queries..all].fill(0.0);
+                lse_or_infinity[queries..all].fill(0.0);
                 for first in (0..count).step_by(PANEL) {
                     let (scores, gains) = (&mut scores[..all * PANEL], &mut gains[..all * PANEL]);
                     let (p_panel, ds_panel) = (&mut p_panel[..all / 2 * PANEL], &mut ds_panel[..all / 2 * PANEL]);
@@ -157,8 +159,8 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                         keys: PANEL.min(count - first),
                         factor: if mask.is_some() { 1.0 } else { scale },
                         scale,
-                        shares: &*shares,
-                        lse: &*finite_lse,
+                        deltas: &*deltas,
+                        lse: &*lse_or_infinity,
                         scores,
                         gains,
                         p: &mut *p_panel,
@@ -203,7 +205,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
 }
 
 /// `-scale * dy . y` of each query.
-struct Shares<'a> {
+struct Deltas<'a> {
     y: &'a [f32],
     dy: &'a [f32],
     value_dim: usize,
@@ -211,14 +213,16 @@ struct Shares<'a> {
     to: &'a mut [f32],
 }
 
-impl Job for Shares<'_> {
+impl Job for Deltas<'_> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Shares { y, dy, value_dim, scale, to } = self;
+        let Deltas { y, dy, value_dim, scale, to } = self;
         for (i, to) in to.iter_mut().enumerate() {
             let row = i * value_dim..(i + 1) * value_dim;
             *to = -scale * dot::<f32, FMA>(&y[row.clone()], &dy[row]);
+            // One that rounding keeps.
+            *to = if to.is_nan() { f32::NAN } else { *to };
         }
     }
 }
@@ -232,7 +236,7 @@ struct Slopes<'a> {
     /// What scores are to be multiplied by.
     factor: f32,
     scale: f32,
-    shares: &'a [f32],
+    deltas: &'a [f32],
     lse: &'a [f32],
     scores: &'a [f32],
     /// Products of `dy` and `v`.
@@ -250,16 +254,16 @@ impl Job for Slopes<'_> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Slopes { queries, keys, factor, scale, shares, lse, scores, gains, p, ds, ds_rows, line } = self;
+        let Slopes { queries, keys, factor, scale, deltas, lse, scores, gains, p, ds, ds_rows, line } = self;
         let (scores, gains) = (scores.as_chunks::<PANEL>().0, gains.as_chunks::<PANEL>().0);
         let (p, ds) = (p.as_chunks_mut::<PANEL>().0, ds.as_chunks_mut::<PANEL>().0);
         for (at, (p, ds)) in p.chunks_mut(2).zip(ds.chunks_mut(2)).enumerate() {
             let first = at * ROWS;
             let (scores, gains) = (&scores[first..][..ROWS], &gains[first..][..ROWS]);
-            let (shares, lse) = (&shares[first..][..ROWS], &lse[first..][..ROWS]);
+            let (deltas, lse) = (&deltas[first..][..ROWS], &lse[first..][..ROWS]);
             let (mut probabilities, mut slopes) = ([[0.0; PANEL]; ROWS], [[0.0; PANEL]; ROWS]);
             for j in 0..PANEL {
-                let e = exp_below::<FMA, ROWS>([
+                let e = exp_each::<FMA, ROWS>([
                     scores[0][j].madd::<FMA>(factor, -lse[0]),
                     scores[1][j].madd::<FMA>(factor, -lse[1]),
                     scores[2][j].madd::<FMA>(factor, -lse[2]),
@@ -267,7 +271,7 @@ impl Job for Slopes<'_> {
                 ]);
                 for r in 0..ROWS {
                     probabilities[r][j] = e[r];
-                    slopes[r][j] = e[r] * gains[r][j].madd::<FMA>(scale, shares[r]);
+                    slopes[r][j] = e[r] * gains[r][j].madd::<FMA>(scale, deltas[r]);
                 }
             }
             // Beyond the last query and the last key they may be anything.
@@ -276,6 +280,7 @@ impl Job for Slopes<'_> {
                 slopes[queries - first..].fill([0.0; PANEL]);
             }
             if keys < PANEL {
+                // Probabilities of keys beyond the last are sums that nobody takes; the gradients are terms of those of queries.
                 for slopes in &mut slopes {
                     slopes[keys..].fill(0.0);
                 }

@@ -12,10 +12,12 @@ use half::bf16;
 
 /// Rows of a block at most: what a panel of the right operand is rounded for.
 const ROWS: usize = 512;
-/// Rows of a block, and columns, that are not cut further while the other still can be.
-const LEAST: [usize; 2] = [64, 512];
-/// Blocks that a large product is cut into at least.
-const TASKS: usize = 8;
+/// Rows of a block and columns at least, unless there are too few blocks otherwise.
+const FEW: [usize; 2] = [64, 512];
+/// Columns of a block at least.
+const LEAST: usize = 4 * PANEL;
+/// Blocks for each thread that a large product is cut into at least. Sums do not depend on how it is cut.
+const TASKS: usize = 4;
 /// Terms of a sum that are rounded before it begins, at most.
 const TERMS: usize = 1 << 16;
 const _: () = assert!(pairs::scratch_len(8, TERMS) * size_of::<f32>() <= SCRATCH_BYTES);
@@ -45,22 +47,24 @@ fn typed<A: Stored<f32>, B: Stored<f32>>(l: &Launch<'_>, a: &[A], b: &[B]) {
     }
 }
 
-/// Extents of the blocks that a product is cut into.
-fn block(Dims { m, n, k }: Dims, count: usize) -> [usize; 2] {
+/// Extents of the blocks that a product is cut into, at least so many if it is large.
+fn block(Dims { m, n, k }: Dims, least: usize) -> [usize; 2] {
     let [mut rows, mut columns] = [ROWS.min(m.next_multiple_of(8)), n.next_multiple_of(PANEL)];
     while rows > 8 && pairs::scratch_len(rows, k.min(TERMS)) * size_of::<f32>() > SCRATCH_BYTES {
         rows = (rows / 2).next_multiple_of(8);
     }
-    while count * m.div_ceil(rows) * n.div_ceil(columns) < TASKS {
-        if columns > LEAST[1] || columns > 4 * PANEL && rows <= LEAST[0] {
+    while m.div_ceil(rows) * n.div_ceil(columns) < least {
+        if columns > FEW[1] || columns > LEAST && rows <= FEW[0] {
             columns = (columns / 2).next_multiple_of(PANEL);
-        } else if rows > LEAST[0] {
+        } else if rows > FEW[0] {
             rows = (rows / 2).next_multiple_of(8);
         } else {
             break;
         }
     }
-    [rows, columns]
+    // As many of about the same size.
+    let even = |all: usize, most: usize, unit: usize| all.div_ceil(all.div_ceil(most)).next_multiple_of(unit);
+    [even(m, rows, 8), even(n, columns, PANEL)]
 }
 
 /// A product for each index of a batch.
@@ -86,7 +90,7 @@ impl Products<'_> {
         if m * n * count == 0 {
             return;
         }
-        let [bm, bn] = block(*dims, count);
+        let [bm, bn] = block(*dims, (TASKS * pool.threads()).div_ceil(count));
         let (down, across) = (m.div_ceil(bm), n.div_ceil(bn));
         pool.run(count * down * across, |task, bytes| {
             let (index, block) = (task / (down * across), task % (down * across));
@@ -108,7 +112,7 @@ impl Products<'_> {
 }
 
 /// `out = alpha * sums + beta * out` for the first `width` sums of each row; with `beta` zero `out` is not read. Element `(i, j)` is
-/// `start + i * strides[0] + j * strides[1]`.
+/// `start + i * strides[0] + j * strides[1]`; no other task may access those elements meanwhile.
 struct Put<'a> {
     sums: &'a [f32],
     rows: usize,
