@@ -1,6 +1,6 @@
 //! Threads that kernels run on.
 //!
-//! Work is divided by the shapes of the operands, never by the number of threads, so results do not depend on it.
+//! Sums are divided by the shapes of the operands, never by the number of threads, so results do not depend on it.
 
 use crate::Element;
 use rayon::prelude::*;
