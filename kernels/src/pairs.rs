@@ -87,11 +87,6 @@ pub(crate) fn pack_panel<W: Stored<f32>>(
     }
 }
 
-/// `out += sums`, of the same length.
-pub(crate) fn add(sums: &[f32], out: &mut [f32]) {
-    out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
-}
-
 /// Lines that are packed together where their terms lie apart, those of a panel at least.
 const LINES: usize = 256;
 const _: () = assert!(PANEL <= LINES);

@@ -14,6 +14,20 @@ use crate::{Launch, SCRATCH_BYTES, scratch_parts};
 /// Queries of a block, and keys, at most.
 const MOST: [usize; 2] = [512, 256];
 
+/// The largest extents of blocks, powers of two, whose parts scratch memory holds, if any: the first becomes smaller before the second.
+pub(crate) fn fit<const N: usize>(
+    most: [usize; 2],
+    least: [usize; 2],
+    parts: impl Fn([usize; 2]) -> [usize; N],
+) -> Option<[usize; 2]> {
+    let mut extents = most;
+    while parts(extents).iter().sum::<usize>() * size_of::<f32>() > SCRATCH_BYTES {
+        let smaller = (0..2).find(|&d| extents[d] > least[d])?;
+        extents[smaller] /= 2;
+    }
+    Some(extents)
+}
+
 /// Extents of the blocks that a task visits.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
@@ -24,16 +38,7 @@ pub(super) struct Blocks {
 impl Blocks {
     /// The largest that scratch memory holds, if any.
     pub(super) fn of(s: &Shape) -> Option<Blocks> {
-        let [mut queries, mut keys] = MOST;
-        while (Blocks { queries, keys }).parts(s).iter().sum::<usize>() * size_of::<f32>() > SCRATCH_BYTES {
-            if queries > PANEL {
-                queries /= 2;
-            } else if keys > LANES {
-                keys /= 2;
-            } else {
-                return None;
-            }
-        }
+        let [queries, keys] = fit(MOST, [PANEL, LANES], |[queries, keys]| Blocks { queries, keys }.parts(s))?;
         Some(Blocks { queries, keys })
     }
 

@@ -9,7 +9,7 @@
 
 mod cpu;
 pub(crate) mod cuda;
-mod half;
+pub(crate) mod half;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 

@@ -5,15 +5,15 @@
 //! blocks. Of a block it takes a panel of keys at a time, whose scores stay in a near cache until the probabilities and their
 //! gradients are rounded, in the two orders that the products read them in.
 
-use crate::attention::Shape;
-use crate::pairs::{GAP, add, pack_panel, pack_rows, width};
+use crate::attention::{Shape, half::fit};
+use crate::pairs::{GAP, pack_panel, pack_rows, width};
 use crate::product::Mat;
 use crate::simd::{Job, LANES, Real, Turn, dispatch, dot, exp_each};
 use crate::tile::{PANEL, Pair, Tile, half_of_result, pair_of_results};
-use crate::{Launch, SCRATCH_BYTES, scratch_parts};
+use crate::{Launch, scratch_parts};
 
-/// Queries of a block, and keys, at most.
-const MOST: [usize; 2] = [256, 512];
+/// Keys of a block, and queries, at most.
+const MOST: [usize; 2] = [512, 256];
 
 /// Queries whose probabilities are computed together.
 const ROWS: usize = 4;
@@ -28,16 +28,7 @@ pub(super) struct Blocks {
 impl Blocks {
     /// The largest that scratch memory holds, if any.
     pub(super) fn of(s: &Shape) -> Option<Blocks> {
-        let [mut queries, mut keys] = MOST;
-        while (Blocks { queries, keys }).parts(s).iter().sum::<usize>() * size_of::<f32>() > SCRATCH_BYTES {
-            if keys > PANEL {
-                keys /= 2;
-            } else if queries > LANES {
-                queries /= 2;
-            } else {
-                return None;
-            }
-        }
+        let [keys, queries] = fit(MOST, [PANEL, LANES], |[keys, queries]| Blocks { queries, keys }.parts(s))?;
         Some(Blocks { queries, keys })
     }
 
@@ -190,7 +181,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                 }
                 let dq = &mut dq[start * dim..][..queries * dim];
                 for (dq, sums) in dq.chunks_exact_mut(dim.max(1)).zip(dq_sums.chunks_exact(columns.max(1))) {
-                    add(&sums[..dim], dq);
+                    dq.iter_mut().zip(sums).for_each(|(dq, sum)| *dq += sum);
                 }
             }
             for first in (0..count).step_by(PANEL) {
