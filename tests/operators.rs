@@ -20,6 +20,7 @@ const SECOND_ORDER: &[&str] = &[
     "ConvGradWeight",
     "Fetch",
     "GatherGrad",
+    "GluGrad",
     "GroupNormGrad",
     "GroupNormGradAffine",
     "LayerNormGrad",

@@ -9,7 +9,7 @@
 use crate::cuda::{Param, Task, Work, whole};
 use crate::grid::Grid;
 use crate::{
-    DType, binary, binary_in_place, cast, conv, copy, fill, gemm, group_norm, layer_norm, rms_norm, select, unary,
+    DType, binary, binary_in_place, cast, conv, copy, fill, gemm, glu, group_norm, layer_norm, rms_norm, select, unary,
     unary_grad,
 };
 use std::fmt::Write;
@@ -92,6 +92,7 @@ const FORMS: &[(&str, Form)] = &[
     ("cast", cast::cuda::each),
     ("copy", copy::cuda::each),
     ("fill", fill::cuda::each),
+    ("glu", glu::cuda::each),
     ("select", select::cuda::each),
     ("unary", unary::cuda::each),
     ("unary_grad", unary_grad::cuda::each),

@@ -22,6 +22,8 @@ pub mod fuse;
 pub mod gather;
 pub mod gather_grad;
 pub mod gemm;
+pub mod glu;
+pub mod glu_grad;
 mod grid;
 pub mod group_norm;
 pub mod group_norm_grad;
@@ -89,6 +91,8 @@ pub const KERNELS: &[&Kernel] = &[
     &gather::KERNEL,
     &gather_grad::KERNEL,
     &gemm::KERNEL,
+    &glu::KERNEL,
+    &glu_grad::KERNEL,
     &group_norm::KERNEL,
     &group_norm_grad::KERNEL,
     &group_norm_grad_affine::KERNEL,

@@ -125,6 +125,7 @@ fn describe(op: &Op) -> (bool, String) {
         Op::Unary(u) => (matches!(u.op.as_str(), "silu" | "gelu" | "gelu_tanh" | "quick_gelu"), u.op.clone()),
         Op::Binary(b) => (false, b.op.clone()),
         Op::Reduce(r) => (false, format!("reduce {}", r.op)),
+        Op::Glu(g) => (true, format!("glu {}", g.op)),
         Op::Attention(_) | Op::GroupNorm(_) | Op::LayerNorm(_) | Op::RmsNorm(_) => (true, op.name().to_owned()),
         other => (false, other.name().to_owned()),
     }

@@ -20,6 +20,7 @@ mod embed;
 mod expand;
 mod fetch;
 mod gather;
+mod glu;
 mod group_norm;
 mod index;
 mod layer_norm;
@@ -223,6 +224,7 @@ operators! {
     embed::Embed,
     expand::Expand,
     gather::Gather, gather::GatherGrad,
+    glu::Glu, glu::GluGrad,
     group_norm::GroupNorm, group_norm::GroupNormGrad, group_norm::GroupNormGradAffine,
     layer_norm::LayerNorm, layer_norm::LayerNormGrad, layer_norm::LayerNormGradAffine,
     loss::MseLoss, loss::MseLossGrad,

@@ -4,6 +4,7 @@
 
 mod attention;
 mod gelu;
+mod glu;
 mod group_norm;
 mod layer_norm;
 mod products;
@@ -26,6 +27,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("SiLU", silu::silu),
     ("GELU (erf)", gelu::erf),
     ("GELU (tanh)", gelu::tanh),
+    ("GLU", glu::glu),
     ("Softmax", softmax::softmax),
     ("Attention", attention::attention),
     ("Transpose of Transpose", products::transposes),
