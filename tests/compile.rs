@@ -69,7 +69,7 @@ fn picked(pick: Pick, amount: Amount) -> Result<(Vec<f64>, Vec<u32>), String> {
     let folder = Folder::new(&plain(nodes, &[2, 40], vec![floats("w", &[40, 50]), floats("v", &[50, 3])]));
     let graph = folder.graph();
     let options = select::Options { pick, exclude: Some(Regex::new("^v$").unwrap()), ..select::Options::default() };
-    let chosen = select::choose(&folder.open(), &graph, &options, amount).map_err(|e| e.to_string())?;
+    let chosen = select::choose(&folder.open(), &graph, &options, amount, 2).map_err(|e| e.to_string())?;
     let (_, index) = chosen.index.into_iter().next().unwrap();
     Ok((noise(1, 2000), index))
 }

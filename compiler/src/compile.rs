@@ -133,7 +133,7 @@ fn run_passes(
 /// term, and `train:NAME` and `forward:NAME` for each bucket.
 pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
     let graph = canonical(model, &options.binding, observe)?;
-    let chosen = select::choose(model, &graph, &options.select, options.amount)?;
+    let chosen = select::choose(model, &graph, &options.select, options.amount, options.threads)?;
     compile_chosen(model, graph, chosen, options, observe)
 }
 

@@ -1,16 +1,18 @@
 //! Which weights train: eligibility by what the graph does with them, selection by magnitude.
 
 use crate::error::{Error, Result};
-use crate::import::{Model, read_weight, stored_bytes};
+use crate::import::{Model, stored_bytes};
 use crate::ir::uses::{Forward, Uses};
 use crate::ir::{Block, Def, Graph, NodeId, ValueId};
 use crate::ops::Op;
+use rayon::prelude::*;
 use regex::Regex;
-use sara_kernels::DType;
+use sara_kernels::{DType, Pool};
 use sara_runtime::files::sha256;
 use sara_runtime::plan::{Selection, Weight};
 use sara_runtime::rng::CounterRng;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The threshold of entries that were not chosen by magnitude: all stay below it, so re-selection drops none.
 const NO_THRESHOLD: f64 = f32::MAX as f64;
@@ -184,8 +186,8 @@ pub fn eligible(graph: &Graph, options: &Options) -> Vec<usize> {
         .collect()
 }
 
-/// Chooses the entries that train. Reads every eligible weight.
-pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -> Result<Chosen> {
+/// Chooses the entries that train. Reads every eligible weight, on so many threads.
+pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount, threads: usize) -> Result<Chosen> {
     let weights = eligible(graph, options);
     if weights.is_empty() {
         return Err(Error::Option("no weight is eligible; loosen --target, --exclude or --select".into()));
@@ -193,8 +195,8 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
     check_apart(graph, &weights)?;
     let total = graph.weights.iter().map(|w| w.len()).sum();
     let eligible: u64 = weights.iter().map(|w| graph.weights[*w].len()).sum();
-    let read =
-        |weight: usize| read_weight(model, &graph.weights[weight]).map(|b| bytemuck::pod_collect_to_vec::<u8, f32>(&b));
+    let pool = Pool::new(threads).map_err(|e| Error::Option(format!("no threads could be started: {e}")))?;
+    let read = Reader { model, weights: &graph.weights, chosen: &weights, pool: &pool };
     let threshold = match (amount, options.pick) {
         (Amount::Threshold(t), Pick::Smallest) => t,
         (Amount::Threshold(_), _) => {
@@ -203,15 +205,11 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
                     .into(),
             ));
         }
-        (Amount::Count(count), Pick::Smallest) => threshold_for(count, &weights, read)?,
-        (Amount::Count(count), Pick::Largest) => threshold_for(eligible.saturating_sub(count), &weights, read)?,
+        (Amount::Count(count), Pick::Smallest) => threshold_for(count, &read)?,
+        (Amount::Count(count), Pick::Largest) => threshold_for(eligible.saturating_sub(count), &read)?,
         (Amount::Count(_), Pick::Random(_)) | (Amount::Density(_), _) => 0.0,
     };
-    let mut chosen = Chosen::default();
-    let mut largest: f64 = threshold;
-    let mut smallest = f32::INFINITY;
-    for weight in weights {
-        let values = read(weight)?;
+    let picked = read.each(|weight, bytes, values| {
         if let Some(at) = values.iter().position(|v| !v.is_finite()) {
             let name = &graph.weights[weight].name;
             return Err(Error::file(
@@ -219,27 +217,35 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
                 format!("weight `{name}` is {} at {at}; repair it or exclude it", values[at]),
             ));
         }
-        smallest = values.iter().fold(smallest, |m, v| m.min(v.abs()));
         let below = |wanted: bool| {
-            let found = (0u32..).zip(&values).filter(move |(_, v)| (f64::from(v.abs()) < threshold) == wanted);
+            let found = (0u32..).zip(values).filter(move |(_, v)| (f64::from(v.abs()) < threshold) == wanted);
             found.map(|(i, _)| i).collect()
         };
         let (own, index) = match (options.pick, amount) {
-            (Pick::Smallest, Amount::Density(share)) => smallest_share(&values, share),
+            (Pick::Smallest, Amount::Density(share)) => smallest_share(values, share),
             (Pick::Smallest, _) => (threshold, below(true)),
             (Pick::Largest, Amount::Density(share)) => {
-                (NO_THRESHOLD, all_but(smallest_share(&values, 1.0 - share).1, &values))
+                (NO_THRESHOLD, all_but(smallest_share(values, 1.0 - share).1, values))
             }
             (Pick::Largest, _) => (NO_THRESHOLD, below(false)),
-            (Pick::Random(seed), Amount::Density(share)) => (NO_THRESHOLD, drawn(&values, share, seed, weight)),
+            (Pick::Random(seed), Amount::Density(share)) => (NO_THRESHOLD, drawn(values, share, seed, weight)),
             (Pick::Random(seed), Amount::Count(count)) => {
-                (NO_THRESHOLD, drawn(&values, count as f64 / eligible as f64, seed, weight))
+                (NO_THRESHOLD, drawn(values, count as f64 / eligible as f64, seed, weight))
             }
-            (Pick::Random(_), Amount::Threshold(_)) => continue,
+            (Pick::Random(_), Amount::Threshold(_)) => unreachable!("refused above"),
         };
+        let smallest = values.iter().fold(f32::INFINITY, |m, v| m.min(v.abs()));
+        Ok((own, index, sha256(bytes), smallest))
+    })?;
+    let mut chosen = Chosen::default();
+    let mut largest: f64 = threshold;
+    let mut smallest = f32::INFINITY;
+    for (weight, picked) in weights.into_iter().zip(picked) {
+        let (own, index, hash, least) = picked?;
+        smallest = smallest.min(least);
         largest = largest.max(own);
         chosen.index.insert(weight, index);
-        chosen.base.insert(weight, (own, sha256(&stored_bytes(model, &graph.weights[weight])?)));
+        chosen.base.insert(weight, (own, hash));
     }
     let trainable = chosen.index.values().map(|i| i.len() as u64).sum();
     if trainable == 0 {
@@ -251,24 +257,43 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount) -
     Ok(chosen)
 }
 
+/// The values of the eligible weights.
+struct Reader<'a> {
+    model: &'a Model,
+    weights: &'a [Weight],
+    chosen: &'a [usize],
+    pool: &'a Pool,
+}
+
+impl Reader<'_> {
+    /// What `f` makes of each weight, of its bytes and values, in the order of the weights.
+    fn each<R: Send>(&self, f: impl Fn(usize, &[u8], &[f32]) -> R + Sync) -> Result<Vec<R>> {
+        let one = |room: &mut Vec<f32>, weight: &usize| -> Result<R> {
+            let w = &self.weights[*weight];
+            let bytes = stored_bytes(self.model, w)?;
+            Ok(f(*weight, &bytes, w.stored.values(&bytes, room)))
+        };
+        // The first error in the order of the weights is the one that is told.
+        let made: Vec<Result<R>> = self.pool.enter(|| self.chosen.par_iter().map_init(Vec::new, one).collect());
+        made.into_iter().collect()
+    }
+
+    /// How many values have the bits of whose magnitude `bucket` makes each number.
+    fn counts(&self, bucket: impl Fn(u32) -> Option<u16> + Sync) -> Result<Vec<u64>> {
+        let counts: Vec<AtomicU64> = (0..=u16::MAX).map(|_| AtomicU64::new(0)).collect();
+        self.each(|_, _, values| {
+            let mut own = vec![0; counts.len()];
+            values.iter().filter_map(|v| bucket(v.abs().to_bits())).for_each(|b| own[usize::from(b)] += 1);
+            counts.iter().zip(own).for_each(|(all, own)| _ = all.fetch_add(own, Ordering::Relaxed));
+        })?;
+        Ok(counts.into_iter().map(AtomicU64::into_inner).collect())
+    }
+}
+
 /// The threshold below which about `count` entries lie: bits of `|w|` are counted in steps of the top 16, then refined.
-fn threshold_for(count: u64, weights: &[usize], read: impl Fn(usize) -> Result<Vec<f32>>) -> Result<f64> {
-    let mut coarse = vec![0u64; 1 << 16];
-    for weight in weights {
-        for v in read(*weight)? {
-            coarse[(v.abs().to_bits() >> 16) as usize] += 1;
-        }
-    }
-    let (bucket, below) = first_reaching(&coarse, count);
-    let mut fine = vec![0u64; 1 << 16];
-    for weight in weights {
-        for v in read(*weight)? {
-            let bits = v.abs().to_bits();
-            if (bits >> 16) as usize == bucket {
-                fine[(bits & 0xffff) as usize] += 1;
-            }
-        }
-    }
+fn threshold_for(count: u64, read: &Reader<'_>) -> Result<f64> {
+    let (bucket, below) = first_reaching(&read.counts(|bits| Some((bits >> 16) as u16))?, count);
+    let fine = read.counts(|bits| ((bits >> 16) as usize == bucket).then_some(bits as u16))?;
     let (low, _) = first_reaching(&fine, count.saturating_sub(below));
     // The rule is `|w| < T`, so the threshold is the next number above the last that is in.
     let bits = ((bucket as u32) << 16 | low as u32).saturating_add(1).min(f32::MAX.to_bits());

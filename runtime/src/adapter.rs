@@ -151,7 +151,8 @@ impl Adapter {
                     format!("the adapter has positions beyond the weight's {len} elements"),
                 ));
             }
-            let base = widen(&bytes, weight);
+            let mut room = Vec::new();
+            let base = weight.stored.values(&bytes, &mut room);
             let values = delta.index.iter().zip(&delta.delta).map(|(i, d)| base[*i as usize] + d).collect();
             patches.push((at, delta.index.clone(), values));
         }
@@ -175,7 +176,8 @@ pub fn between(plan: &Plan, source: &Source, values: &[Vec<f32>]) -> Result<Adap
                 format!("has other values of weight `{}` than were trained; put the file of then back", weight.name),
             ));
         }
-        let base = widen(&bytes, weight);
+        let mut room = Vec::new();
+        let base = weight.stored.values(&bytes, &mut room);
         let mut delta = Delta { index: Vec::new(), delta: Vec::new(), base_sha256 };
         for (i, value) in sparse.index.iter().zip(values) {
             let from = base[*i as usize];
@@ -194,16 +196,6 @@ fn stored_bytes(source: &Source, weight: &Weight) -> Result<Vec<u8>> {
     let mut bytes = vec![0; weight.stored_bytes() as usize];
     file.read_exact_at(&mut bytes, weight.offset).map_err(|e| Error::io(&path, e))?;
     Ok(bytes)
-}
-
-fn widen(bytes: &[u8], weight: &Weight) -> Vec<f32> {
-    use crate::plan::Stored;
-    let halves = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    match weight.stored {
-        Stored::F16 => halves.map(|b| half::f16::from_bits(b).to_f32()).collect(),
-        Stored::Bf16 => halves.map(|b| half::bf16::from_bits(b).to_f32()).collect(),
-        Stored::Plain(_) => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    }
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ fn compile(
     };
     if let Some(share) = zeroed {
         let graph = canonical(model, &binding, &mut unobserved())?;
-        let chosen = select::choose(model, &graph, &select::Options::default(), Amount::Density(share))?;
+        let chosen = select::choose(model, &graph, &select::Options::default(), Amount::Density(share), threads)?;
         tuned.extend(chosen.index.into_iter().map(|(weight, index)| (weight, index.clone(), vec![0.0; index.len()])));
     }
     let mut executor = Executor::new(plan, threads, Some(model.path()))?;

@@ -29,7 +29,15 @@ const WORK: usize = 6 << 20;
 /// Widest result, in points; wider rows would not fit a task's buffers.
 const WIDEST: usize = 1024;
 
-const SCRATCH: usize = POINTS * BLOCK * (CHUNK + BAND);
+/// Distance of the matrices of weights. Here and in what follows matrices are not a multiple of many lines apart: the same element of all
+/// would be in one set of a cache, and a tile reads or writes that element of each.
+const PITCH: usize = BLOCK * CHUNK + LANES;
+/// Distance of the matrices of products of a panel.
+const fn sums(panel: usize) -> usize {
+    BLOCK * panel + LANES
+}
+
+const SCRATCH: usize = POINTS * (PITCH + BAND / PANEL * sums(PANEL));
 const _: () = assert!(SCRATCH * size_of::<f32>() <= crate::SCRATCH_BYTES);
 
 /// A convolution or its input gradient, with stride 1 and 3x3 taps.
@@ -100,9 +108,15 @@ impl Winograd {
         (tiles.div_ceil(tiles.div_ceil(most)).next_multiple_of(PANEL), PANEL)
     }
 
+    /// Distance of the matrices of a panel in `work`.
+    fn pitch(&self, panel: usize) -> usize {
+        self.sources * panel + LANES
+    }
+
     /// Elements that `work` must have.
     pub(crate) fn work_len(&self) -> usize {
-        self.points() * self.sources * self.band().0
+        let (band, panel) = self.band();
+        self.points() * band / panel * self.pitch(panel)
     }
 }
 
@@ -219,12 +233,12 @@ impl<const M: usize> Job for Spread<'_, M> {
                     lane += count;
                     tile += count;
                 }
-                let start = group / panel * panel * n * n * w.sources + channel * panel + group % panel;
+                let start = group / panel * n * n * w.pitch(panel) + channel * panel + group % panel;
                 for i in 0..n {
                     let mut d = [[0.0; LANES]; 6];
                     d[..n].copy_from_slice(&lanes[n * i..n * i + n]);
                     for (j, t) in spread_line::<FMA, M>(d).iter().enumerate().take(n) {
-                        let at = start + (n * i + j) * w.sources * panel;
+                        let at = start + (n * i + j) * w.pitch(panel);
                         // SAFETY: each channel belongs to one task.
                         unsafe { work.range(at, LANES) }.copy_from_slice(t);
                     }
@@ -333,17 +347,19 @@ struct Weigh<'a, W, const M: usize> {
 /// The taps of 16 neighbouring channels, tap by tap.
 #[inline(always)]
 fn taps<W: Stored<f32>, const FMA: bool>(weights: &[W]) -> [Lane; 9] {
-    let mut g = [[0.0; LANES]; 9];
-    for half in [0, LANES / 2] {
+    let mut halves = [[[0.0; 8]; 8]; 2];
+    for (half, turned) in halves.iter_mut().enumerate() {
         let mut tile = [[0.0; 8]; 8];
         for (l, tile) in tile.iter_mut().enumerate() {
-            for (tap, stored) in tile.iter_mut().zip(&weights[9 * (half + l)..][..8]) {
+            for (tap, stored) in tile.iter_mut().zip(&weights[9 * (8 * half + l)..][..8]) {
                 *tap = stored.wide();
             }
         }
-        for (g, turned) in g.iter_mut().zip(f32::turn::<FMA>(tile)) {
-            g[half..half + 8].copy_from_slice(&turned);
-        }
+        *turned = f32::turn::<FMA>(tile);
+    }
+    let mut g = [[0.0; LANES]; 9];
+    for tap in 0..8 {
+        g[tap] = bytemuck::cast([halves[0][tap], halves[1][tap]]);
     }
     for l in 0..LANES {
         g[8][l] = weights[9 * l + 8].wide();
@@ -372,11 +388,11 @@ impl<W: Stored<f32>, const M: usize> Job for Weigh<'_, W, M> {
                 let left = weigh_line::<FMA, M>([g[0], g[3], g[6]]);
                 let middle = weigh_line::<FMA, M>([g[1], g[4], g[7]]);
                 let right = weigh_line::<FMA, M>([g[2], g[5], g[8]]);
-                for (i, ((a, b), c)) in left.iter().zip(&middle).zip(&right).enumerate().take(M + 2) {
-                    let row = weigh_line::<FMA, M>([*a, *b, *c]);
-                    for (j, lanes) in row.iter().enumerate().take(M + 2) {
-                        let at = ((M + 2) * i + j) * BLOCK * CHUNK + o * pitch + from;
-                        out[at..][..LANES].copy_from_slice(lanes);
+                let out = &mut out[o * pitch + from..][..((M + 2) * (M + 2) - 1) * PITCH + LANES];
+                for i in 0..M + 2 {
+                    let row = weigh_line::<FMA, M>([left[i], middle[i], right[i]]);
+                    for j in 0..M + 2 {
+                        out[((M + 2) * i + j) * PITCH..][..LANES].copy_from_slice(&row[j]);
                     }
                 }
             }
@@ -398,21 +414,21 @@ fn block<W: Stored<f32>, const M: usize>(
     bytes: &mut [u8],
 ) {
     let (count, points) = (rows.len(), w.points());
-    let (weighed, products) = scratch::<f32>(bytes, SCRATCH).split_at_mut(POINTS * BLOCK * CHUNK);
-    let panels = tiles.len().div_ceil(panel);
+    let (weighed, products) = scratch::<f32>(bytes, SCRATCH).split_at_mut(POINTS * PITCH);
+    let (panels, sums) = (tiles.len().div_ceil(panel), sums(panel));
     for start in (0..w.sources).step_by(CHUNK) {
         let terms = start..w.sources.min(start + CHUNK);
         let k = terms.len();
         dispatch(Weigh::<W, M> { w, weights, rows: rows.clone(), terms, out: &mut *weighed });
-        for (at, products) in products.chunks_exact_mut(points * BLOCK * panel).enumerate().take(panels) {
-            for (point, c) in products.chunks_exact_mut(BLOCK * panel).enumerate() {
+        for (at, products) in products.chunks_exact_mut(points * sums).enumerate().take(panels) {
+            for (point, c) in products.chunks_exact_mut(sums).enumerate() {
                 Tile {
                     rows: count,
                     width: panel,
                     k,
-                    a: &weighed[point * BLOCK * CHUNK..][..BLOCK * CHUNK],
+                    a: &weighed[point * PITCH..][..BLOCK * CHUNK],
                     strides: if w.backward { [1, BLOCK] } else { [CHUNK, 1] },
-                    b: &spread[((at * points + point) * w.sources + start) * panel..][..k * panel],
+                    b: &spread[(at * points + point) * w.pitch(panel) + start * panel..][..k * panel],
                     c,
                     pitch: panel,
                     add: start > 0,
@@ -443,14 +459,14 @@ impl<const M: usize> Job for Gather<'_, M> {
         let Gather { w, products, bias, rows, tiles, panel, result } = self;
         let (across, image_tiles) = w.grid();
         let [height, width] = w.result;
-        let n = M + 2;
+        let (n, sums) = (M + 2, sums(panel));
         for (r, channel) in rows.enumerate() {
             let bias = [bias.map_or(0.0, |b| b[channel]); LANES];
             for group in (0..tiles.len()).step_by(LANES) {
-                let start = group / panel * panel * n * n * BLOCK + r * panel + group % panel;
+                let start = group / panel * n * n * sums + r * panel + group % panel;
                 let product = |point: usize| {
                     let mut lanes = [0.0; LANES];
-                    lanes.copy_from_slice(&products[start + point * BLOCK * panel..][..LANES]);
+                    lanes.copy_from_slice(&products[start + point * sums..][..LANES]);
                     lanes
                 };
                 let mut half = [[[0.0; LANES]; 4]; 6];

@@ -196,6 +196,21 @@ impl Stored {
             Stored::F16 | Stored::Bf16 => DType::F32,
         }
     }
+
+    /// Stored elements that are loaded in single precision: where they lie if they are as they are loaded, else in `room`.
+    pub fn values<'a>(self, bytes: &'a [u8], room: &'a mut Vec<f32>) -> &'a [f32] {
+        let halves = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        room.clear();
+        match self {
+            Stored::F16 => room.extend(halves.map(|b| half::f16::from_bits(b).to_f32())),
+            Stored::Bf16 => room.extend(halves.map(|b| half::bf16::from_bits(b).to_f32())),
+            Stored::Plain(_) => match bytemuck::try_cast_slice(bytes) {
+                Ok(values) if cfg!(target_endian = "little") => return values,
+                _ => room.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+            },
+        }
+        room
+    }
 }
 
 /// An initialiser of the model.
