@@ -1,0 +1,262 @@
+//! Matrices turned on their side.
+
+use super::{Job, Real, TILE};
+use crate::Stored;
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{BLOCK, STRIP, TILE};
+    use std::arch::x86_64::*;
+
+    /// The transposed tile.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    pub(super) fn turn(tile: [[f32; TILE]; TILE]) -> [[f32; TILE]; TILE] {
+        let [r0, r1, r2, r3, r4, r5, r6, r7]: [__m256; TILE] = bytemuck::cast(tile);
+        let (a0, a1) = (_mm256_unpacklo_ps(r0, r1), _mm256_unpackhi_ps(r0, r1));
+        let (a2, a3) = (_mm256_unpacklo_ps(r2, r3), _mm256_unpackhi_ps(r2, r3));
+        let (a4, a5) = (_mm256_unpacklo_ps(r4, r5), _mm256_unpackhi_ps(r4, r5));
+        let (a6, a7) = (_mm256_unpacklo_ps(r6, r7), _mm256_unpackhi_ps(r6, r7));
+        let (b0, b1) = (_mm256_shuffle_ps::<0x44>(a0, a2), _mm256_shuffle_ps::<0xee>(a0, a2));
+        let (b2, b3) = (_mm256_shuffle_ps::<0x44>(a1, a3), _mm256_shuffle_ps::<0xee>(a1, a3));
+        let (b4, b5) = (_mm256_shuffle_ps::<0x44>(a4, a6), _mm256_shuffle_ps::<0xee>(a4, a6));
+        let (b6, b7) = (_mm256_shuffle_ps::<0x44>(a5, a7), _mm256_shuffle_ps::<0xee>(a5, a7));
+        bytemuck::cast([
+            _mm256_permute2f128_ps::<0x20>(b0, b4),
+            _mm256_permute2f128_ps::<0x20>(b1, b5),
+            _mm256_permute2f128_ps::<0x20>(b2, b6),
+            _mm256_permute2f128_ps::<0x20>(b3, b7),
+            _mm256_permute2f128_ps::<0x31>(b0, b4),
+            _mm256_permute2f128_ps::<0x31>(b1, b5),
+            _mm256_permute2f128_ps::<0x31>(b2, b6),
+            _mm256_permute2f128_ps::<0x31>(b3, b7),
+        ])
+    }
+
+    /// Turns whole blocks: `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`, multiples of
+    /// [`BLOCK`].
+    ///
+    /// # Safety
+    /// The rows of both matrices must lie in their memory, which must not overlap.
+    #[target_feature(enable = "avx512f")]
+    #[expect(unsafe_code, reason = "blocks are moved through pointers")]
+    pub(super) unsafe fn turn_blocks(
+        (source, source_row): (*const f32, usize),
+        (target, target_row): (*mut f32, usize),
+        [rows, cols]: [usize; 2],
+    ) {
+        for strip in (0..cols).step_by(STRIP) {
+            for i in (0..rows).step_by(BLOCK) {
+                for j in (strip..cols.min(strip + STRIP)).step_by(BLOCK) {
+                    let mut r = [_mm512_setzero_ps(); BLOCK];
+                    let mut u = r;
+                    for (a, r) in r.iter_mut().enumerate() {
+                        // SAFETY: within the source by the caller's promise; a hint does not access memory.
+                        unsafe {
+                            let at = source.add((i + a) * source_row + j);
+                            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(BLOCK * source_row).cast());
+                            *r = _mm512_loadu_ps(at);
+                        }
+                    }
+                    // Four rows of a column come together, then the fours.
+                    for k in (0..BLOCK).step_by(4) {
+                        let (a, b) = (_mm512_unpacklo_ps(r[k], r[k + 1]), _mm512_unpackhi_ps(r[k], r[k + 1]));
+                        let (c, d) = (_mm512_unpacklo_ps(r[k + 2], r[k + 3]), _mm512_unpackhi_ps(r[k + 2], r[k + 3]));
+                        u[k] = _mm512_shuffle_ps::<0x44>(a, c);
+                        u[k + 1] = _mm512_shuffle_ps::<0xee>(a, c);
+                        u[k + 2] = _mm512_shuffle_ps::<0x44>(b, d);
+                        u[k + 3] = _mm512_shuffle_ps::<0xee>(b, d);
+                    }
+                    for c in 0..4 {
+                        let x = _mm512_shuffle_f32x4::<0x88>(u[c], u[4 + c]);
+                        let y = _mm512_shuffle_f32x4::<0xdd>(u[c], u[4 + c]);
+                        let z = _mm512_shuffle_f32x4::<0x88>(u[8 + c], u[12 + c]);
+                        let w = _mm512_shuffle_f32x4::<0xdd>(u[8 + c], u[12 + c]);
+                        let lines = [
+                            _mm512_shuffle_f32x4::<0x88>(x, z),
+                            _mm512_shuffle_f32x4::<0x88>(y, w),
+                            _mm512_shuffle_f32x4::<0xdd>(x, z),
+                            _mm512_shuffle_f32x4::<0xdd>(y, w),
+                        ];
+                        for (four, line) in lines.into_iter().enumerate() {
+                            // SAFETY: within the target by the caller's promise.
+                            unsafe { _mm512_storeu_ps(target.add((j + 4 * four + c) * target_row + i), line) };
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The transposed tile. `FMA` must be that of the [`Job`] that asks.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "calls code compiled for features that were found")]
+pub(super) fn tile<const FMA: bool>(tile: [[f32; TILE]; TILE]) -> [[f32; TILE]; TILE] {
+    if FMA {
+        // SAFETY: on this architecture jobs run with `FMA` only where AVX2 was found.
+        unsafe { x86::turn(tile) }
+    } else {
+        std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
+    }
+}
+
+/// [`Real::turn_blocks`] in single precision.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls code compiled for features that were found")]
+pub(super) fn blocks(
+    source: &[f32],
+    source_row: usize,
+    extents: [usize; 2],
+    target: &mut [f32],
+    target_row: usize,
+) -> [usize; 2] {
+    let [rows, cols] = extents.map(|extent| extent / BLOCK * BLOCK);
+    if rows * cols == 0 || !is_x86_feature_detected!("avx512f") {
+        return [0; 2];
+    }
+    assert!((rows - 1) * source_row + cols <= source.len(), "matrix exceeds its memory");
+    assert!((cols - 1) * target_row + rows <= target.len(), "transpose exceeds its memory");
+    let (source, target) = ((source.as_ptr(), source_row), (target.as_mut_ptr(), target_row));
+    // SAFETY: the processor has the feature, and all that is moved lies in the two by the assertions.
+    unsafe { x86::turn_blocks(source, target, [rows, cols]) };
+    [rows, cols]
+}
+
+/// Side of the larger blocks that [`Turn`] moves where there are quick means.
+pub(crate) const BLOCK: usize = 16;
+/// Columns that [`Turn`] moves together.
+const STRIP: usize = 512;
+
+/// A matrix to be turned and widened: `target[j * target_row + i] = source[i * source_row + j]` for `i < rows`, `j < cols`.
+pub(crate) struct Turn<'a, T, S = T> {
+    /// Where it is.
+    pub(crate) source: &'a [S],
+    /// Distance of its rows.
+    pub(crate) source_row: usize,
+    /// Rows.
+    pub(crate) rows: usize,
+    /// Columns.
+    pub(crate) cols: usize,
+    /// Where its transpose goes.
+    pub(crate) target: &'a mut [T],
+    /// Distance of the rows of the transpose.
+    pub(crate) target_row: usize,
+}
+
+impl<T: Real, S: Stored<T>> Job for Turn<'_, T, S> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Turn { source, source_row, rows, cols, target, target_row } = self;
+        turn::<T, S, FMA>(source, source_row, [rows, cols], target, target_row);
+    }
+}
+
+/// As [`Turn`], for a job.
+#[inline(always)]
+pub(crate) fn turn<T: Real, S: Stored<T>, const FMA: bool>(
+    source: &[S],
+    source_row: usize,
+    [rows, cols]: [usize; 2],
+    target: &mut [T],
+    target_row: usize,
+) {
+    let [height, width] = match S::plain(source) {
+        Some(source) => T::turn_blocks(source, source_row, [rows, cols], target, target_row),
+        None => [0; 2],
+    };
+    if width < cols && height > 0 {
+        let (source, target) = (&source[width..], &mut target[width * target_row..]);
+        transpose::<T, S, FMA>(source, source_row, height, cols - width, target, target_row);
+    }
+    if height < rows {
+        let (source, target) = (&source[height * source_row..], &mut target[height..]);
+        transpose::<T, S, FMA>(source, source_row, rows - height, cols, target, target_row);
+    }
+}
+
+/// Rows whose elements [`Turn`] asks for before it needs them.
+const AHEAD: usize = TILE;
+
+/// Brings element `at` nearer, if there is such an element.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "the hint takes a pointer")]
+pub(crate) fn prefetch<T>(slice: &[T], at: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    if let Some(element) = slice.get(at) {
+        // SAFETY: a hint does not access memory, and every processor of this architecture has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
+    }
+}
+
+/// Would bring element `at` nearer.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub(crate) fn prefetch<T>(_slice: &[T], _at: usize) {}
+
+#[inline(always)]
+fn transpose<T: Real, S: Stored<T>, const FMA: bool>(
+    source: &[S],
+    source_row: usize,
+    rows: usize,
+    cols: usize,
+    target: &mut [T],
+    target_row: usize,
+) {
+    // A strip reads the source along its rows; the lines of the target that it writes stay in the nearest caches until
+    // the following rows fill them.
+    for strip in (0..cols).step_by(STRIP) {
+        let columns = strip..cols.min(strip + STRIP);
+        for i in (0..rows).step_by(TILE) {
+            let height = TILE.min(rows - i);
+            for j in columns.clone().step_by(TILE) {
+                let width = TILE.min(columns.end - j);
+                if width == TILE && height == TILE {
+                    for a in 0..TILE {
+                        prefetch(source, (i + AHEAD + a) * source_row + j);
+                    }
+                    let mut tile = [[T::of(0.0); TILE]; TILE];
+                    for (a, row) in tile.iter_mut().enumerate() {
+                        let source = &source[(i + a) * source_row + j..][..TILE];
+                        row.iter_mut().zip(source).for_each(|(to, from)| *to = from.wide());
+                    }
+                    for (b, row) in T::turn::<FMA>(tile).iter().enumerate() {
+                        target[(j + b) * target_row + i..][..TILE].copy_from_slice(row);
+                    }
+                } else {
+                    for b in 0..width {
+                        for a in 0..height {
+                            target[(j + b) * target_row + i + a] = source[(i + a) * source_row + j + b].wide();
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::dispatch;
+
+    #[test]
+    fn transposes() {
+        for (rows, cols) in [(1, 1), (8, 8), (9, 17), (16, 3), (31, 24), (0, 4), (16, 16), (33, 530), (48, 1030)] {
+            let (from, to) = (cols + 2, rows + 3);
+            let source: Vec<f32> = (0..rows.max(1) * from).map(|i| i as f32).collect();
+            let mut target = vec![-1.0; cols * to];
+            let (source, target) = (&source, &mut target);
+            dispatch(Turn { source, source_row: from, rows, cols, target, target_row: to });
+            for j in 0..cols {
+                for i in 0..to {
+                    let want = if i < rows { source[i * from + j] } else { -1.0 };
+                    assert_eq!(target[j * to + i], want);
+                }
+            }
+        }
+    }
+}
