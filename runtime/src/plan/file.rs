@@ -5,6 +5,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
+use bytes::Bytes;
 use prost::Message;
 use sara_kernels::{DType, Scalar};
 use sha2::{Digest, Sha256};
@@ -84,8 +85,9 @@ mod message {
     pub(super) struct Sparse {
         #[prost(uint32, tag = "1")]
         pub(super) weight: u32,
-        #[prost(bytes = "vec", tag = "2")]
-        pub(super) index: Vec<u8>,
+        /// Shares the file's memory, since there may be much of it.
+        #[prost(bytes = "bytes", tag = "2")]
+        pub(super) index: bytes::Bytes,
         #[prost(string, optional, tag = "3")]
         pub(super) low_rank: Option<String>,
         #[prost(double, tag = "4")]
@@ -178,13 +180,13 @@ impl Plan {
     /// Reads and verifies a plan.
     pub fn load(path: &Path) -> Result<Plan> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let plan = from_bytes(&bytes).map_err(|reason| Error::file(path, reason))?;
+        let plan = from_bytes(bytes.into()).map_err(|reason| Error::file(path, reason))?;
         plan.verify().map_err(|e| Error::file(path, e.to_string()))?;
         Ok(plan)
     }
 }
 
-fn from_bytes(bytes: &[u8]) -> Result<Plan, String> {
+fn from_bytes(bytes: Bytes) -> Result<Plan, String> {
     let rest = bytes.strip_prefix(MAGIC).ok_or("is not a plan; make one with `sara compile`")?;
     let damaged = "is a damaged plan; compile it again";
     let (version, rest) = rest.split_first_chunk::<4>().ok_or(damaged)?;
@@ -196,7 +198,7 @@ fn from_bytes(bytes: &[u8]) -> Result<Plan, String> {
     if Sha256::digest(payload)[..] != hash[..] {
         return Err(damaged.to_owned());
     }
-    let message = message::Plan::decode(payload).map_err(|e| format!("{damaged} ({e})"))?;
+    let message = message::Plan::decode(bytes.slice_ref(payload)).map_err(|e| format!("{damaged} ({e})"))?;
     from_message(message).map_err(|field| format!("has an illegal {field}; compile it again"))
 }
 
@@ -234,7 +236,7 @@ fn to_message(plan: &Plan) -> message::Plan {
     });
     let sparse = plan.sparse.iter().map(|s| message::Sparse {
         weight: s.weight,
-        index: bytemuck::cast_slice(&s.index).to_vec(),
+        index: Bytes::copy_from_slice(bytemuck::cast_slice(&s.index)),
         low_rank: s.low_rank.clone(),
         threshold: s.threshold,
         base_sha256: s.base_sha256.clone(),
