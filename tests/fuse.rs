@@ -362,7 +362,14 @@ fn random_steps_on_shared_memory_give_the_same_bits() {
             let unary = ["silu", "tanh", "clip", "gelu", "sigmoid"][draw(5) as usize];
             let binary = ["add", "sub", "mul", "max"][draw(4) as usize];
             let (free, pair) = (apart(a, N), apart(a, N) && apart(b, len));
-            match draw(11) {
+            match draw(12) {
+                11 if free => {
+                    // Halves of rows, into the first half of a slot.
+                    let [zero, n, gate] =
+                        [Scalar::Float(0.0), Scalar::Int(COLUMNS as i64 / 2), Scalar::Int(draw(2) as i64)];
+                    let scalars = vec![Scalar::Word(unary.into()), zero.clone(), zero, n, gate];
+                    draft.step("glu", &[(a, DType::F32, N), (y, DType::F32, N / 2)], scalars);
+                }
                 10 if free => {
                     // A transpose.
                     let lists = [[COLUMNS, ROWS], [1, COLUMNS], [ROWS, 1]];

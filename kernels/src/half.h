@@ -134,13 +134,14 @@ struct MultiplyAdd {
     }
 
     // Adds the products of the terms that lanes `owner` of each four have; the operands are those lanes'.
-    DEVICE static void terms(f32 (&sum)[4], u32 top, u32 bottom, u32 left, u32 right) {
+    template <class S>
+    DEVICE static void terms(S (&sum)[4], u32 top, u32 bottom, u32 left, u32 right) {
         UNROLL
         for (int e = 0; e < (TF32 ? 1 : 2); e++) {
-            sum[0] = fma(term(top, e), term(left, e), sum[0]);
-            sum[1] = fma(term(top, e), term(right, e), sum[1]);
-            sum[2] = fma(term(bottom, e), term(left, e), sum[2]);
-            sum[3] = fma(term(bottom, e), term(right, e), sum[3]);
+            sum[0] = fma(S(term(top, e)), S(term(left, e)), sum[0]);
+            sum[1] = fma(S(term(top, e)), S(term(right, e)), sum[1]);
+            sum[2] = fma(S(term(bottom, e)), S(term(left, e)), sum[2]);
+            sum[3] = fma(S(term(bottom, e)), S(term(right, e)), sum[3]);
         }
     }
 
@@ -179,10 +180,16 @@ DEVICE void multiply_add(f32 (&sum)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     MultiplyAdd<TF32> all[WARP];
     FROM_ALL_LANES(own, all);
     const int lane = thread_id() % WARP, group = lane / 4, pair = lane % 4;
+    f64 exact[4] = {sum[0], sum[1], sum[2], sum[3]};
     for (int k = 0; k < 8; k++) {
         const int half = k / 4, owner = k % 4;
         const MultiplyAdd<TF32> &row = all[group * 4 + owner], &left = all[pair * 8 + owner], &right = all[pair * 8 + 4 + owner];
-        MultiplyAdd<TF32>::terms(sum, row.a[2 * half], row.a[2 * half + 1], left.b[half], right.b[half]);
+        MultiplyAdd<TF32>::terms(exact, row.a[2 * half], row.a[2 * half + 1], left.b[half], right.b[half]);
+    }
+    // PTX leaves the rounding of sums open: here, as on many devices, it is towards zero.
+    for (int e = 0; e < 4; e++) {
+        sum[e] = f32(exact[e]);
+        if (fabs(f64(sum[e])) > fabs(exact[e]) && !isinf(sum[e])) sum[e] = of_bits(bits_of(sum[e]) - 1);
     }
 #endif
 #endif

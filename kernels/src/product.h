@@ -188,12 +188,16 @@ DEVICE Sums<T, P> product_tile(i64 row, i64 column, i64 m, i64 n, i64 first, i64
                     }
                     UNROLL
                     for (int j = 0; j < 4; j++) {
-                        // The small products first.
                         if constexpr (PARTS == 2) {
-                            multiply_add(sum.of[i][j], left[PARTS - 1], right[0][j]);
-                            multiply_add(sum.of[i][j], left[0], right[PARTS - 1][j]);
-                        }
-                        multiply_add<P == TENSOR>(sum.of[i][j], left[0], right[0][j]);
+                            // Tensor cores may cut off what a sum has no place for, which over many terms would weigh more than
+                            // what two bfloat16 leave of an operand. So they sum up few terms, the small products first.
+                            f32 few[4] = {};
+                            multiply_add(few, left[PARTS - 1], right[0][j]);
+                            multiply_add(few, left[0], right[PARTS - 1][j]);
+                            multiply_add(few, left[0], right[0][j]);
+                            UNROLL
+                            for (int e = 0; e < 4; e++) sum.of[i][j][e] += few[e];
+                        } else multiply_add<P == TENSOR>(sum.of[i][j], left[0], right[0][j]);
                     }
                 }
             }

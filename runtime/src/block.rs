@@ -10,8 +10,11 @@ use std::ptr::NonNull;
 /// Every slice and every pointer into it is derived from the one pointer of its allocation, so that making a slice leaves the
 /// pointers that were handed out before valid.
 pub(crate) struct Block {
+    /// What was allocated. Allocators have zeroed pages at hand for such alignments as `malloc` gives; for larger ones they would write
+    /// zeros to all of it.
+    whole: (NonNull<u8>, Layout),
     start: NonNull<u8>,
-    layout: Layout,
+    size: usize,
 }
 
 // SAFETY: a block is the only owner of its memory, as a `Box<[u8]>` would be.
@@ -30,16 +33,19 @@ impl Block {
         };
         let align = ALIGN as usize;
         let size = bytes.max(1).checked_next_multiple_of(align).ok_or_else(missing)?;
-        let layout = Layout::from_size_align(size, align).map_err(|_| missing())?;
+        let room = size.checked_add(align).ok_or_else(missing)?;
+        let layout = Layout::from_size_align(room, 1).map_err(|_| missing())?;
         // SAFETY: the size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(missing)?;
-        Ok(Block { start, layout })
+        let whole = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(missing)?;
+        // SAFETY: at most `align` bytes are left out, and there are so many more.
+        let start = unsafe { whole.add(whole.align_offset(align)) };
+        Ok(Block { whole: (whole, layout), start, size })
     }
 
     /// Address of the byte `at`. It may be written through while nobody else uses that byte.
     #[expect(unsafe_code, reason = "addresses memory that it owns")]
     pub(crate) fn address(&self, at: usize) -> *mut u8 {
-        assert!(at <= self.layout.size());
+        assert!(at <= self.size);
         // SAFETY: the sum lies in the allocation or at its end.
         unsafe { self.start.as_ptr().add(at) }
     }
@@ -49,14 +55,14 @@ impl Block {
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: the allocation is initialised and lives as long as `self`; what writes to it borrows the executor, which owns
         // all blocks, exclusively.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.size) }
     }
 
     /// All bytes, to be written.
     #[expect(unsafe_code, reason = "views memory that it owns")]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`, and `self` is borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.size) }
     }
 
     /// `len` elements from the byte `at` on.
@@ -74,7 +80,7 @@ impl Drop for Block {
     #[expect(unsafe_code, reason = "gives back what it took")]
     fn drop(&mut self) {
         // SAFETY: taken by `alloc_zeroed` with this layout, and given back once.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        unsafe { dealloc(self.whole.0.as_ptr(), self.whole.1) }
     }
 }
 

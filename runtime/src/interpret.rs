@@ -68,10 +68,8 @@ impl Memory {
     pub fn run_on(&mut self, buffers: &[Buffer], steps: &[Step], device: &mut dyn Device) -> Result<()> {
         let precision = device.precision();
         let mut addresses = Vec::new();
-        for (data, bytes) in self.data.iter().zip(&self.bytes) {
-            let address = device.take((*bytes).max(1))?;
-            device.write(address, &bytemuck::cast_slice(data)[..*bytes])?;
-            addresses.push(address);
+        for bytes in &self.bytes {
+            addresses.push(device.take((*bytes).max(1))?);
         }
         let mut programs = [0, 1].map(|_| Vec::new());
         let mut scratch = (0, 0);
@@ -107,7 +105,13 @@ impl Memory {
         let [_, program] = programs;
         let orders = 0..program.len();
         device.bind(vec![program])?;
-        device.run(0, orders, &[])?;
+        // The second time a device may do them as one.
+        for _ in 0..2 {
+            for ((data, bytes), address) in self.data.iter().zip(&self.bytes).zip(&addresses) {
+                device.write(*address, &bytemuck::cast_slice(data)[..*bytes])?;
+            }
+            device.run(0, orders.clone(), &[])?;
+        }
         for ((data, bytes), address) in self.data.iter_mut().zip(&self.bytes).zip(addresses) {
             device.read(address, &mut bytemuck::cast_slice_mut(data)[..*bytes])?;
         }

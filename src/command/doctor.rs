@@ -35,10 +35,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Ok(oracle) => say!("             loaded, version {}", oracle.version()),
         Err(error) => say!("onnxruntime  {error}"),
     }
-    if args.fetch_nvrtc && Nvrtc::open().is_err() {
+    if args.fetch_nvrtc && Nvrtc::open(None).is_err() {
         report(&nvrtc::fetch().map_err(|e| Failure::from(Error::Device(e.to_string())))?);
     }
-    match Nvrtc::open() {
+    match Nvrtc::open(None) {
         Ok(found) => say!("nvrtc        {}.{} ({})", found.version.0, found.version.1, found.place.display()),
         Err(error) => say!("nvrtc        {error}"),
     }

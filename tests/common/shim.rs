@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The device on which the CUDA kernels are tested: that which `SARA_TEST_DEVICE` names, such as `cuda:0`, or else one of fibers,
-/// whose order the seed chooses.
+/// whose order the seed chooses. Its products in single precision are as `SARA_TEST_PRECISION` says: highest, high or tf32.
 pub(crate) fn device(seed: u64) -> Box<dyn Device> {
     make(seed, false)
 }
@@ -27,10 +27,20 @@ fn make(seed: u64, apart: bool) -> Box<dyn Device> {
         None => Box::new(Shim { apart, ..Shim::new(seed) }),
         Some(ordinal) => {
             let ordinal = ordinal.trim_start_matches(':').parse().unwrap_or(0);
-            let mut cuda = Cuda::open(ordinal, MatmulPrecision::Highest).unwrap_or_else(|e| panic!("{e}"));
+            let mut cuda = Cuda::open(ordinal, precision()).unwrap_or_else(|e| panic!("{e}"));
             cuda.fuses = !apart;
             Box::new(cuda)
         }
+    }
+}
+
+/// The precision of products in single precision on the device.
+pub(crate) fn precision() -> MatmulPrecision {
+    match std::env::var("SARA_TEST_PRECISION").as_deref() {
+        Err(_) | Ok("highest") => MatmulPrecision::Highest,
+        Ok("high") => MatmulPrecision::High,
+        Ok("tf32") => MatmulPrecision::Tf32,
+        Ok(other) => panic!("SARA_TEST_PRECISION is `{other}`, not highest, high or tf32"),
     }
 }
 
@@ -123,7 +133,7 @@ impl Device for Shim {
     }
 
     fn precision(&self) -> MatmulPrecision {
-        MatmulPrecision::Highest
+        precision()
     }
 
     fn fuses(&self) -> bool {

@@ -433,6 +433,9 @@ void atomic(const void* at, size_t bytes) {
 
 void copy_later(void* to, const void* from, size_t bytes) {
     check(uintptr_t(from), bytes, false);
+    // The bytes may arrive at any time from now on, and until they are waited for nobody can read what was there.
+    check(uintptr_t(to), bytes, true);
+    memset(to, 0xff, bytes);
     state->now->open.push_back({to, from, bytes});
 }
 

@@ -100,6 +100,15 @@ fn the_forms_of_a_warps_product_agree() {
     assert!(y[..64].iter().all(|same| *same == 1.0), "{y:?}");
 }
 
+/// Sums of tensor cores are rounded towards zero here, and what that loses must not add up.
+#[test]
+fn a_product_of_many_terms_loses_no_more_than_one_of_few() {
+    let got = f64::from(run("planted_long_product", 1, Mode::Update, 3).expect("no fault")[0]);
+    let x = |i: usize| f64::from(value(i % 64)).abs();
+    let want: f64 = (0..8192).map(|k| x(k) * x(7 * k)).sum();
+    assert!((got - want).abs() <= 2f64.powi(-16) * want, "{got} is not {want}");
+}
+
 #[test]
 fn signatures_are_compared() {
     assert_eq!(sara_shim::entry("planted_fine"), Some((64, "pp".to_owned())));

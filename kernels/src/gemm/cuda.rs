@@ -20,7 +20,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         w.tiles(
             format!("gemm_{}_{}{}", t.kind("a"), t.kind("b"), t.products(["a", "b"])),
             &split,
-            count - first,
+            MOST_ACROSS.min(count - first),
             params,
         );
     }

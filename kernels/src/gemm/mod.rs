@@ -49,6 +49,7 @@ fn written(call: &Call<'_>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use crate::cuda::MatmulPrecision;
     use crate::harness::{Bench, assert_close, noise, rounded};
     use crate::{DType, Scalar, gemm::KERNEL};
 
@@ -215,5 +216,24 @@ mod tests {
         check(&Case { batch: vec![0], a_batch: vec![35], b_batch: vec![0], ..plain(7, 6, 5) });
         check(&Case { batch: vec![40], a_batch: vec![0], b_batch: vec![64 * 48], ..plain(32, 48, 64) });
         check(&Case { batch: vec![2], a_batch: vec![140 * 90], b_batch: vec![90 * 150], ..plain(140, 150, 90) });
+    }
+    /// As many products of a row and a column with `k` terms.
+    fn products(count: usize, k: usize) -> Vec<Scalar> {
+        let (ints, k) = (|list: &[i64]| Scalar::Ints(list.to_vec()), k as i64);
+        let sizes = [1, 1, k].map(Scalar::Int).to_vec();
+        let batches = [ints(&[count as i64]), ints(&[k]), ints(&[k]), ints(&[1])].to_vec();
+        let strides = [ints(&[k, 1]), ints(&[1, 1]), ints(&[1, 1])].to_vec();
+        [sizes, batches, strides, vec![Scalar::Float(1.0), Scalar::Float(0.0)]].concat()
+    }
+
+    #[test]
+    fn a_device_multiplies_more_than_it_counts_across() {
+        let count = 140_000;
+        let lens = [3 * count, 3 * count, count];
+        let single = [Some(DType::F32); 3];
+        let work =
+            KERNEL.work(&lens, &products(count, 3), &single, MatmulPrecision::Highest).expect("a device's launches");
+        let across: Vec<u32> = work.steps.iter().map(|step| step.grid[2]).collect();
+        assert_eq!(across, [65_535, 65_535, 8930]);
     }
 }

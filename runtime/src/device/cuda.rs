@@ -1,6 +1,6 @@
 //! A CUDA device, by the driver's own interface, which is loaded when it is first needed.
 
-use super::nvrtc::Nvrtc;
+use super::nvrtc::{Compiled, Nvrtc};
 use super::{Device, Launch, Order, Peaks, Source};
 use crate::error::{Error, Result};
 use crate::map::Map;
@@ -118,6 +118,8 @@ unsafe impl Sync for Cuda {}
 impl Cuda {
     /// Opens the device `ordinal`, whose products in single precision are to be so exact.
     #[expect(unsafe_code, reason = "calls the driver")]
+    ///
+    /// Before compute capability 8.0 there are no tensor cores for them, so there they are exact.
     pub fn open(ordinal: usize, precision: MatmulPrecision) -> Result<Cuda> {
         let (devices, _) = devices()?;
         let count = devices.len();
@@ -134,6 +136,7 @@ impl Cuda {
                 info.name, OLDEST.0, OLDEST.1
             )));
         }
+        let precision = if info.capability < (8, 0) { MatmulPrecision::Highest } else { precision };
         let failed = |e: DriverError| Error::Device(format!("{} cannot be opened: {e}", info.name));
         let device = result::device::get(info.ordinal).map_err(failed)?;
         // SAFETY: the device exists; its context is released when this is dropped.
@@ -175,7 +178,7 @@ impl Cuda {
         if missing.is_empty() {
             return Ok(());
         }
-        let nvrtc = Nvrtc::open()?;
+        let nvrtc = Nvrtc::open(Some(self.info.capability))?;
         let (major, minor) = self.info.capability;
         let arch = format!("sm_{major}{minor}");
         let results = Mutex::new(Vec::new());
@@ -194,9 +197,18 @@ impl Cuda {
             }
         });
         for (name, compiled) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let cubin = compiled?.cubin;
-            // SAFETY: the bytes are a whole cubin, which the driver copies.
-            let module = unsafe { result::module::load_data(cubin.as_ptr().cast()) }.map_err(|e| {
+            let mut compiled = compiled?;
+            // SAFETY: the bytes are a cubin or were one when they were kept, and the driver copies and checks them.
+            let load = |c: &Compiled| unsafe { result::module::load_data(c.cubin.as_ptr().cast()) };
+            let mut loaded = load(&compiled);
+            if loaded.is_err() && compiled.kept {
+                let source = missing.iter().find(|s| s.name() == name);
+                if let Some(Ok(anew)) = source.map(|s| nvrtc.compile_and_keep(s, &arch)) {
+                    compiled = anew;
+                    loaded = load(&compiled);
+                }
+            }
+            let module = loaded.map_err(|e| {
                 let (major, minor) = nvrtc.version;
                 self.failed(&format!("the driver cannot load code of NVRTC {major}.{minor}; update the driver, or set CUDA_HOME to an older CUDA toolkit"), e)
             })?;
@@ -216,6 +228,13 @@ impl Cuda {
         let function = unsafe { result::module::get_function(module, name) }.map_err(|e| {
             self.failed(&format!("`{}` has no entry point `{}`", launch.source.name(), launch.entry), e)
         })?;
+        if launch.dynamic > 0 {
+            let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function exists.
+            unsafe { result::function::set_function_attribute(function, most, launch.dynamic as i32) }.map_err(
+                |e| self.failed(&format!("`{}` takes {} bytes of shared memory", launch.entry, launch.dynamic), e),
+            )?;
+        }
         self.functions.insert(launch.entry.clone(), function);
         Ok(function)
     }
@@ -262,13 +281,13 @@ impl Cuda {
         maps: &[(String, Map)],
         mut before: impl FnMut() -> Result<()>,
     ) -> Result<()> {
-        let mut open: Option<&Slot> = None;
+        let mut open: Vec<&Slot> = Vec::new();
         for order in &self.programs[program].orders[orders] {
             before()?;
             match order {
                 Prepared::Launch(ready) => {
                     self.launch(ready)?;
-                    if let Some(slot) = open.take() {
+                    for slot in open.drain(..) {
                         // SAFETY: event and stream live as long as this.
                         unsafe { result::event::record(slot.consumed, self.stream) }
                             .map_err(|e| self.failed("an event cannot be recorded", e))?;
@@ -278,7 +297,7 @@ impl Cuda {
                     let slot = &self.slots[to];
                     self.stage(slot, &maps[*map].1.as_ref()[range.clone()], *to)?;
                     maps[*map].1.give_back(range);
-                    open = Some(slot);
+                    open.push(slot);
                 }
             }
         }
@@ -294,12 +313,15 @@ impl Cuda {
         unsafe {
             result::stream::begin_capture(self.stream, mode).map_err(failed)?;
             let given = self.give(program, orders, &[], || Ok(()));
-            let graph = result::stream::end_capture(self.stream).map_err(failed)?;
-            given?;
+            let graph = result::stream::end_capture(self.stream);
             let mut executable = std::mem::MaybeUninit::uninit();
-            let made = sys::cuGraphInstantiateWithFlags(executable.as_mut_ptr(), graph, 0).result();
-            let _ = result::graph::destroy(graph);
-            made.map_err(failed)?;
+            // What a launch says is told first, since it also ends the capture.
+            let made = given.and_then(|()| {
+                let graph = graph.map_err(failed)?;
+                sys::cuGraphInstantiateWithFlags(executable.as_mut_ptr(), graph, 0).result().map_err(failed)
+            });
+            let _ = graph.map(|graph| result::graph::destroy(graph));
+            made?;
             Ok(executable.assume_init())
         }
     }
@@ -377,7 +399,7 @@ impl Device for Cuda {
         let (single, half) = match self.info.capability {
             (7, _) => (64.0, 512.0),
             (8, 0) => (64.0, 1024.0),
-            (8, _) | (12, _) => (128.0, 512.0),
+            (8, _) | (12, _) => (128.0, 256.0),
             (9, _) => (128.0, 2048.0),
             (10, _) => (128.0, 4096.0),
             _ => return None,
@@ -408,6 +430,8 @@ impl Device for Cuda {
             .map_err(|e| self.failed(&format!("{} MiB of its memory are not available", bytes >> 20), e))?;
         self.taken.push(address);
         self.fill(address, bytes, 0)?;
+        // The stream of copies does not wait for this one.
+        self.wait()?;
         Ok(address)
     }
 

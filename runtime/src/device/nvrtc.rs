@@ -51,23 +51,34 @@ pub struct Compiled {
     pub cubin: Vec<u8>,
     /// What the assembler says of registers, spills and shared memory; empty if it came from the cache.
     pub log: String,
+    /// Whether it came from the cache.
+    pub kept: bool,
 }
 
 type Program = *mut c_void;
 
 impl Nvrtc {
-    /// Finds and loads the library: below `CUDA_HOME` or `CUDA_PATH`, in the cache, or where the system looks.
-    pub fn open() -> Result<Nvrtc> {
+    /// Finds and loads the library: below `CUDA_HOME` or `CUDA_PATH`, in the cache, or where the system looks. It must know devices of
+    /// this compute capability, if one is given.
+    pub fn open(capability: Option<(i32, i32)>) -> Result<Nvrtc> {
         let mut places = Vec::new();
         for home in ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(std::env::var_os) {
             places.extend(libraries(&Path::new(&home).join("lib64")));
         }
         places.extend(cache_dir().iter().flat_map(|dir| libraries(dir)));
         places.extend(NAMES.iter().map(PathBuf::from));
-        for place in places {
-            if let Some(found) = Nvrtc::load(&place) {
+        let mut older = None;
+        for found in places.iter().filter_map(|place| Nvrtc::load(place)) {
+            if capability.is_none_or(|(major, minor)| found.knows(10 * major + minor)) {
                 return Ok(found);
             }
+            older = Some(found);
+        }
+        if let (Some(older), Some((major, minor))) = (older, capability) {
+            let ((old_major, old_minor), place) = (older.version, older.place.display());
+            return Err(Error::Device(format!(
+                "NVRTC {old_major}.{old_minor} ({place}) knows no devices of compute capability {major}.{minor}; install a newer CUDA toolkit, or let `sara doctor --fetch-nvrtc` fetch NVRTC {PINNED_VERSION}"
+            )));
         }
         Err(Error::Device(
             "NVRTC, which compiles the CUDA kernels, is not here; set CUDA_HOME to a CUDA toolkit, install one (libnvrtc.so.12 or .13), or let `sara doctor --fetch-nvrtc` fetch it"
@@ -77,9 +88,9 @@ impl Nvrtc {
 
     /// As [`Nvrtc::open`]; if there is none, the pinned version is downloaded into the cache first.
     pub fn open_or_fetch() -> Result<Nvrtc> {
-        Nvrtc::open().or_else(|_| {
+        Nvrtc::open(None).or_else(|_| {
             fetch().map_err(|e| Error::Device(e.to_string()))?;
-            Nvrtc::open()
+            Nvrtc::open(None)
         })
     }
 
@@ -98,8 +109,34 @@ impl Nvrtc {
         Some(Nvrtc { library, version: (major, minor), place: place.to_owned() })
     }
 
+    /// Whether it compiles for devices of this compute capability, such as 90.
+    #[expect(unsafe_code, reason = "calls the library")]
+    fn knows(&self, capability: c_int) -> bool {
+        type Count = unsafe extern "C" fn(*mut c_int) -> c_int;
+        let mut count = 0;
+        // SAFETY: both have this signature in every version; the list has room for as many as the first says.
+        unsafe {
+            let Ok(number) = self.symbol::<Count>("nvrtcGetNumSupportedArchs") else { return false };
+            let Ok(list) = self.symbol::<Count>("nvrtcGetSupportedArchs") else { return false };
+            if number(&mut count) != 0 {
+                return false;
+            }
+            let mut known = vec![0; count.max(1) as usize];
+            list(known.as_mut_ptr()) == 0 && known.contains(&capability)
+        }
+    }
+
     /// Code of a source for an architecture such as `sm_90`, from the cache if it is there.
     pub fn cached(&self, source: &Source, arch: &str) -> Result<Compiled> {
+        let kept = self.place_in_cache(source, arch).and_then(|path| std::fs::read(path).ok());
+        match kept.filter(|bytes| bytes.starts_with(b"\x7fELF")) {
+            Some(cubin) => Ok(Compiled { cubin, log: String::new(), kept: true }),
+            None => self.compile_and_keep(source, arch),
+        }
+    }
+
+    /// Where the cache has the code of a source for an architecture.
+    fn place_in_cache(&self, source: &Source, arch: &str) -> Option<PathBuf> {
         let text = source.text().unwrap_or_default();
         let mut hash = Sha256::new();
         for part in SHARED.iter().flat_map(|(name, text)| [*name, *text]).chain([HEADER, text, arch]) {
@@ -108,13 +145,14 @@ impl Nvrtc {
         }
         hash.update(format!("{:?} {OPTIONS:?}", self.version));
         let name = format!("{}-{arch}-{}.cubin", source.name(), hex(&hash.finalize()));
-        let path = cache_root().map(|root| root.join("cubin").join(name));
-        if let Some(cubin) = path.as_ref().and_then(|path| std::fs::read(path).ok()).filter(|bytes| !bytes.is_empty()) {
-            return Ok(Compiled { cubin, log: String::new() });
-        }
+        cache_root().map(|root| root.join("cubin").join(name))
+    }
+
+    /// Compiles a source for an architecture such as `sm_90`, and keeps the code in the cache.
+    pub fn compile_and_keep(&self, source: &Source, arch: &str) -> Result<Compiled> {
         let compiled = self.compile(source, arch)?;
         // A cache that cannot be written only costs time.
-        let _ = path.map(|path| keep(&path, &compiled.cubin));
+        let _ = self.place_in_cache(source, arch).map(|path| keep(&path, &compiled.cubin));
         Ok(compiled)
     }
 
@@ -178,7 +216,7 @@ impl Nvrtc {
             let reason = if log.is_empty() { self.reason(status) } else { log };
             return Err(Error::Device(format!("NVRTC {major}.{minor} cannot compile `{name}` for {arch}: {reason}")));
         }
-        Ok(Compiled { cubin: cubin?, log })
+        Ok(Compiled { cubin: cubin?, log, kept: false })
     }
 
     /// Bytes that the library gives in two calls, their number first.
