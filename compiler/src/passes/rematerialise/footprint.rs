@@ -1,6 +1,6 @@
 //! How many bytes are alive at once if these nodes run in this order, without making their graph.
 //!
-//! Each node is lowered once; an order of nodes is then a walk over what their launches touch. For single precision the count is
+//! Each node is lowered once, or once for each operand whose place its result may take; an order of nodes is then a walk over what their launches touch. For single precision the count is
 //! that of the placed program, or less; values kept in half precision are taken to be widened by each node that reads them.
 
 use super::repeat::{Entry, Plain};
@@ -8,7 +8,6 @@ use crate::compile::Residency;
 use crate::ir::verify::LOSS;
 use crate::ir::{Block, Def, Graph, Node, NodeId, ValueId};
 use crate::lower::{Buffers, lower_among, sparse_numbers};
-use crate::ops::Op;
 use crate::passes::{Context, stream};
 use sara_kernels::DType;
 use sara_runtime::plan::{ALIGN, Buffer, BufferId, Place};
@@ -79,7 +78,7 @@ impl<'p> Footprint<'p> {
                 walk.share(node.outputs[0], of, *entry, *backward);
                 continue;
             }
-            let replaced = if matches!(node.op, Op::Binary(_)) { walk.dying(node, at, *backward) } else { None };
+            let replaced = walk.dying(node, at, *backward);
             let touched = self
                 .touched
                 .entry((entry.node, replaced))
@@ -244,7 +243,7 @@ impl<'w> Walk<'w> {
             let (Some(root), Some(value)) = (roots[*slot], node.inputs[*slot]) else { return false };
             let made = ValueId((root % self.again.len()) as u32);
             self.last_read[root] == at
-                && self.graph.ty(value) == self.graph.ty(node.outputs[0])
+                && node.outputs.first().is_some_and(|made| self.graph.ty(value) == self.graph.ty(*made))
                 && roots.iter().filter(|r| **r == Some(root)).count() == 1
                 && matches!(self.graph.value(made).def, Def::Node(..))
         })
