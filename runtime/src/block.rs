@@ -2,17 +2,16 @@
 
 use crate::error::{Error, Result};
 use crate::plan::ALIGN;
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use memmap2::MmapMut;
 use std::ptr::NonNull;
 
 /// Memory aligned to [`ALIGN`] bytes.
 ///
-/// Every slice and every pointer into it is derived from the one pointer of its allocation, so that making a slice leaves the
+/// Every slice and every pointer into it is derived from the one pointer of its mapping, so that making a slice leaves the
 /// pointers that were handed out before valid.
 pub(crate) struct Block {
-    /// What was allocated. Allocators have zeroed pages at hand for such alignments as `malloc` gives; for larger ones they would write
-    /// zeros to all of it.
-    whole: (NonNull<u8>, Layout),
+    /// Keeps the memory, which is reached by `start` alone.
+    _map: MmapMut,
     start: NonNull<u8>,
     size: usize,
 }
@@ -25,21 +24,18 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// Zeroed memory of at least `bytes` bytes.
-    #[expect(unsafe_code, reason = "takes memory of an alignment")]
+    /// Zeroed memory of at least `bytes` bytes, which takes none until it is written.
     pub(crate) fn new(bytes: usize) -> Result<Block> {
         let missing = || {
             Error::Option(format!("{bytes} bytes of memory are not available; use a smaller batch or a smaller model"))
         };
-        let align = ALIGN as usize;
-        let size = bytes.max(1).checked_next_multiple_of(align).ok_or_else(missing)?;
-        let room = size.checked_add(align).ok_or_else(missing)?;
-        let layout = Layout::from_size_align(room, 1).map_err(|_| missing())?;
-        // SAFETY: the size is not zero.
-        let whole = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(missing)?;
-        // SAFETY: at most `align` bytes are left out, and there are so many more.
-        let start = unsafe { whole.add(whole.align_offset(align)) };
-        Ok(Block { whole: (whole, layout), start, size })
+        let size = bytes.max(1).checked_next_multiple_of(ALIGN as usize).ok_or_else(missing)?;
+        let mut map = MmapMut::map_anon(size).map_err(|_| missing())?;
+        // Kernels stride through more pages than processors remember. Without large ones it is only slower.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let start = NonNull::new(map.as_mut_ptr()).ok_or_else(missing)?;
+        Ok(Block { _map: map, start, size })
     }
 
     /// Address of the byte `at`. It may be written through while nobody else uses that byte.
@@ -73,14 +69,6 @@ impl Block {
     /// `len` elements from the byte `at` on, to be written.
     pub(crate) fn view_mut<T: bytemuck::Pod>(&mut self, at: usize, len: usize) -> &mut [T] {
         bytemuck::cast_slice_mut(&mut self.bytes_mut()[at..at + len * size_of::<T>()])
-    }
-}
-
-impl Drop for Block {
-    #[expect(unsafe_code, reason = "gives back what it took")]
-    fn drop(&mut self) {
-        // SAFETY: taken by `alloc_zeroed` with this layout, and given back once.
-        unsafe { dealloc(self.whole.0.as_ptr(), self.whole.1) }
     }
 }
 
