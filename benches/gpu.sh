@@ -74,7 +74,7 @@ run() {
     } > "$doc"
     show $gpu/sara doctor
     printf '\n## Tests on the device\n' >> "$doc"
-    for precision in highest high tf32; do SARA_TEST_PRECISION=$precision show $gpu/operators cuda_; done
+    for precision in highest high tf32; do show env SARA_TEST_PRECISION=$precision $gpu/operators cuda_; done
     show $gpu/reference cuda_ --include-ignored --nocapture --test-threads=1
     printf '\n## Memory and races\n' >> "$doc"
     local sanitizer

@@ -35,14 +35,17 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Ok(oracle) => say!("             loaded, version {}", oracle.version()),
         Err(error) => say!("onnxruntime  {error}"),
     }
-    if args.fetch_nvrtc && Nvrtc::open(None).is_err() {
+    let devices = cuda::devices();
+    // What training would look for.
+    let capability = devices.as_ref().ok().and_then(|(devices, _)| devices.first()).map(|d| d.capability);
+    if args.fetch_nvrtc && Nvrtc::open(capability).is_err() {
         report(&nvrtc::fetch().map_err(|e| Failure::from(Error::Device(e.to_string())))?);
     }
-    match Nvrtc::open(None) {
+    match Nvrtc::open(capability) {
         Ok(found) => say!("nvrtc        {}.{} ({})", found.version.0, found.version.1, found.place.display()),
         Err(error) => say!("nvrtc        {error}"),
     }
-    match cuda::devices() {
+    match devices {
         Ok((devices, (major, minor))) => {
             say!("cuda         driver for CUDA {major}.{minor}");
             for d in &devices {

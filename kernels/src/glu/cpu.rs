@@ -20,7 +20,7 @@ struct Units<'a, T> {
 impl<T: Maths> Use for Units<'_, T> {
     fn with(self, rule: impl Rule) {
         let l = self.l;
-        let (x, halves) = (l.read::<T>("x"), Halves::of(l));
+        let (x, halves) = (l.read::<T>("x"), Halves::of(l, "y"));
         let (alpha, beta) = (T::of(l.float("alpha")), T::of(l.float("beta")));
         l.pool.chunks(l.write::<T>("y"), GRAIN, |i, y| {
             for (len, at, [a, b]) in halves.pieces(i * GRAIN..i * GRAIN + y.len()) {

@@ -37,8 +37,13 @@ pub(crate) struct Halves {
 }
 
 impl Halves {
-    pub(crate) fn of(call: &Call<'_>) -> Halves {
-        Halves { n: call.int("n"), gate: call.int("gate") }
+    /// The halves of `x`, each of which has as many elements as `half`.
+    pub(crate) fn of(call: &Call<'_>, half: &str) -> Halves {
+        let halves = Halves { n: call.int("n"), gate: call.int("gate") };
+        let (whole, half) = (call.len("x"), call.len(half));
+        let fits = whole == 2 * half && half.is_multiple_of(halves.n.max(1)) && halves.gate < 2;
+        assert!(fits, "{whole} elements are no rows of two halves of {}, of which {} is one", halves.n, halves.gate);
+        halves
     }
 
     /// For the elements `range` of `y`, row by row: how many there are, the first in `range`, and the first of `a` and of `b` in `x`.

@@ -21,7 +21,7 @@ impl<T: Maths> Use for Slopes<'_, T> {
     #[expect(unsafe_code, reason = "tasks write disjoint ranges of both halves")]
     fn with(self, rule: impl Rule) {
         let l = self.l;
-        let (dy, x, halves) = (l.read::<T>("dy"), Shared::new(l.write::<T>("x")), Halves::of(l));
+        let (dy, x, halves) = (l.read::<T>("dy"), Shared::new(l.write::<T>("x")), Halves::of(l, "dy"));
         let (alpha, beta) = (T::of(l.float("alpha")), T::of(l.float("beta")));
         l.pool.run(dy.len().div_ceil(GRAIN), |task, _| {
             let dy = &dy[task * GRAIN..dy.len().min((task + 1) * GRAIN)];

@@ -116,10 +116,9 @@ unsafe impl Send for Cuda {}
 unsafe impl Sync for Cuda {}
 
 impl Cuda {
-    /// Opens the device `ordinal`, whose products in single precision are to be so exact.
+    /// Opens the device `ordinal`, whose products in single precision are to be so exact. Before compute capability 8.0 there are no
+    /// tensor cores for them, so there they are as exact as can be.
     #[expect(unsafe_code, reason = "calls the driver")]
-    ///
-    /// Before compute capability 8.0 there are no tensor cores for them, so there they are exact.
     pub fn open(ordinal: usize, precision: MatmulPrecision) -> Result<Cuda> {
         let (devices, _) = devices()?;
         let count = devices.len();
@@ -228,13 +227,6 @@ impl Cuda {
         let function = unsafe { result::module::get_function(module, name) }.map_err(|e| {
             self.failed(&format!("`{}` has no entry point `{}`", launch.source.name(), launch.entry), e)
         })?;
-        if launch.dynamic > 0 {
-            let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function exists.
-            unsafe { result::function::set_function_attribute(function, most, launch.dynamic as i32) }.map_err(
-                |e| self.failed(&format!("`{}` takes {} bytes of shared memory", launch.entry, launch.dynamic), e),
-            )?;
-        }
         self.functions.insert(launch.entry.clone(), function);
         Ok(function)
     }
@@ -399,7 +391,7 @@ impl Device for Cuda {
         let (single, half) = match self.info.capability {
             (7, _) => (64.0, 512.0),
             (8, 0) => (64.0, 1024.0),
-            (8, _) | (12, _) => (128.0, 256.0),
+            (8, _) | (12, _) => (128.0, 512.0),
             (9, _) => (128.0, 2048.0),
             (10, _) => (128.0, 4096.0),
             _ => return None,
