@@ -196,7 +196,7 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount, t
     let total = graph.weights.iter().map(|w| w.len()).sum();
     let eligible: u64 = weights.iter().map(|w| graph.weights[*w].len()).sum();
     let pool = Pool::new(threads).map_err(|e| Error::Option(format!("no threads could be started: {e}")))?;
-    let read = Reader { model, weights: &graph.weights, chosen: &weights, pool: &pool };
+    let read = Reader { model, weights: &graph.weights, eligible: &weights, pool: &pool };
     let threshold = match (amount, options.pick) {
         (Amount::Threshold(t), Pick::Smallest) => t,
         (Amount::Threshold(_), _) => {
@@ -261,7 +261,7 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount, t
 struct Reader<'a> {
     model: &'a Model,
     weights: &'a [Weight],
-    chosen: &'a [usize],
+    eligible: &'a [usize],
     pool: &'a Pool,
 }
 
@@ -274,11 +274,11 @@ impl Reader<'_> {
             Ok(f(*weight, &bytes, w.stored.values(&bytes, room)))
         };
         // The first error in the order of the weights is the one that is told.
-        let made: Vec<Result<R>> = self.pool.enter(|| self.chosen.par_iter().map_init(Vec::new, one).collect());
+        let made: Vec<Result<R>> = self.pool.enter(|| self.eligible.par_iter().map_init(Vec::new, one).collect());
         made.into_iter().collect()
     }
 
-    /// How many values have the bits of whose magnitude `bucket` makes each number.
+    /// How many values fall into each bucket. `bucket` is given the bits of a value's magnitude, and says which, if any.
     fn counts(&self, bucket: impl Fn(u32) -> Option<u16> + Sync) -> Result<Vec<u64>> {
         let counts: Vec<AtomicU64> = (0..=u16::MAX).map(|_| AtomicU64::new(0)).collect();
         self.each(|_, _, values| {

@@ -326,10 +326,8 @@ impl Model {
 
 /// Stored elements in the type they are computed in.
 pub fn widen(bytes: &[u8], stored: Stored) -> Vec<u8> {
-    let pairs = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     match stored {
         Stored::Plain(_) => bytes.to_vec(),
-        Stored::F16 => pairs.flat_map(|b| half::f16::from_bits(b).to_f32().to_le_bytes()).collect(),
-        Stored::Bf16 => pairs.flat_map(|b| half::bf16::from_bits(b).to_f32().to_le_bytes()).collect(),
+        Stored::F16 | Stored::Bf16 => bytemuck::cast_slice(stored.values(bytes, &mut Vec::new())).to_vec(),
     }
 }

@@ -12,6 +12,7 @@ mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod geometry;
 pub(crate) mod pointwise;
+mod transform;
 pub(crate) mod winograd;
 
 pub use geometry::Geometry;

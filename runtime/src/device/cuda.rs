@@ -1,6 +1,6 @@
 //! A CUDA device, by the driver's own interface, which is loaded when it is first needed.
 
-use super::nvrtc::{Compiled, Nvrtc};
+use super::nvrtc::Nvrtc;
 use super::{Device, Launch, Order, Peaks, Source};
 use crate::error::{Error, Result};
 use crate::map::Map;
@@ -196,18 +196,9 @@ impl Cuda {
             }
         });
         for (name, compiled) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let mut compiled = compiled?;
-            // SAFETY: the bytes are a cubin or were one when they were kept, and the driver copies and checks them.
-            let load = |c: &Compiled| unsafe { result::module::load_data(c.cubin.as_ptr().cast()) };
-            let mut loaded = load(&compiled);
-            if loaded.is_err() && compiled.kept {
-                let source = missing.iter().find(|s| s.name() == name);
-                if let Some(Ok(anew)) = source.map(|s| nvrtc.compile_and_keep(s, &arch)) {
-                    compiled = anew;
-                    loaded = load(&compiled);
-                }
-            }
-            let module = loaded.map_err(|e| {
+            let cubin = compiled?.cubin;
+            // SAFETY: the bytes are a whole cubin, which the driver copies.
+            let module = unsafe { result::module::load_data(cubin.as_ptr().cast()) }.map_err(|e| {
                 let (major, minor) = nvrtc.version;
                 self.failed(&format!("the driver cannot load code of NVRTC {major}.{minor}; update the driver, or set CUDA_HOME to an older CUDA toolkit"), e)
             })?;

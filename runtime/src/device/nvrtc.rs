@@ -51,8 +51,6 @@ pub struct Compiled {
     pub cubin: Vec<u8>,
     /// What the assembler says of registers, spills and shared memory; empty if it came from the cache.
     pub log: String,
-    /// Whether it came from the cache.
-    pub kept: bool,
 }
 
 type Program = *mut c_void;
@@ -128,11 +126,14 @@ impl Nvrtc {
 
     /// Code of a source for an architecture such as `sm_90`, from the cache if it is there.
     pub fn cached(&self, source: &Source, arch: &str) -> Result<Compiled> {
-        let kept = self.place_in_cache(source, arch).and_then(|path| std::fs::read(path).ok());
-        match kept.filter(|bytes| bytes.starts_with(b"\x7fELF")) {
-            Some(cubin) => Ok(Compiled { cubin, log: String::new(), kept: true }),
-            None => self.compile_and_keep(source, arch),
+        let path = self.place_in_cache(source, arch);
+        if let Some(cubin) = path.as_ref().and_then(|path| kept(&std::fs::read(path).ok()?)) {
+            return Ok(Compiled { cubin, log: String::new() });
         }
+        let compiled = self.compile(source, arch)?;
+        // A cache that cannot be written only costs time.
+        let _ = path.map(|path| keep(&path, &compiled.cubin));
+        Ok(compiled)
     }
 
     /// Where the cache has the code of a source for an architecture.
@@ -146,14 +147,6 @@ impl Nvrtc {
         hash.update(format!("{:?} {OPTIONS:?}", self.version));
         let name = format!("{}-{arch}-{}.cubin", source.name(), hex(&hash.finalize()));
         cache_root().map(|root| root.join("cubin").join(name))
-    }
-
-    /// Compiles a source for an architecture such as `sm_90`, and keeps the code in the cache.
-    pub fn compile_and_keep(&self, source: &Source, arch: &str) -> Result<Compiled> {
-        let compiled = self.compile(source, arch)?;
-        // A cache that cannot be written only costs time.
-        let _ = self.place_in_cache(source, arch).map(|path| keep(&path, &compiled.cubin));
-        Ok(compiled)
     }
 
     /// Compiles a source for an architecture such as `sm_90`.
@@ -216,7 +209,7 @@ impl Nvrtc {
             let reason = if log.is_empty() { self.reason(status) } else { log };
             return Err(Error::Device(format!("NVRTC {major}.{minor} cannot compile `{name}` for {arch}: {reason}")));
         }
-        Ok(Compiled { cubin: cubin?, log, kept: false })
+        Ok(Compiled { cubin: cubin?, log })
     }
 
     /// Bytes that the library gives in two calls, their number first.
@@ -279,12 +272,36 @@ fn libraries(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Writes a file that appears whole or not at all.
-fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes code after its hash to a file that appears whole or not at all.
+fn keep(path: &Path, code: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    std::io::Write::write_all(&mut file, bytes)?;
+    std::io::Write::write_all(&mut file, &[&Sha256::digest(code)[..], code].concat())?;
     file.persist(path)?;
     Ok(())
+}
+
+/// The code that such a file holds, if it is what was written: the driver is not told where it ends.
+fn kept(file: &[u8]) -> Option<Vec<u8>> {
+    let (hash, code) = file.split_first_chunk::<32>()?;
+    (Sha256::digest(code)[..] == hash[..]).then(|| code.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{keep, kept};
+
+    #[test]
+    fn damaged_code_is_not_used() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("cubin/some.cubin");
+        keep(&path, b"code").expect("a file");
+        let whole = std::fs::read(&path).expect("the file");
+        assert_eq!(kept(&whole), Some(b"code".to_vec()));
+        let zeros = vec![0; whole.len()];
+        for damaged in [&whole[..whole.len() - 1], &whole[..20], &[], &zeros, b"code"] {
+            assert_eq!(kept(damaged), None);
+        }
+    }
 }

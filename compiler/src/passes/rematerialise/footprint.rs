@@ -1,7 +1,8 @@
 //! How many bytes are alive at once if these nodes run in this order, without making their graph.
 //!
-//! Each node is lowered once, or once for each operand whose place its result may take; an order of nodes is then a walk over what their launches touch. For single precision the count is
-//! that of the placed program, or less; values kept in half precision are taken to be widened by each node that reads them.
+//! Each node is lowered once, or once for each operand whose place its result may take; an order of nodes is then a walk over what
+//! their launches touch. For single precision the count is that of the placed program, or less; values kept in half precision are
+//! taken to be widened by each node that reads them.
 
 use super::repeat::{Entry, Plain};
 use crate::compile::Residency;
@@ -243,7 +244,7 @@ impl<'w> Walk<'w> {
             let (Some(root), Some(value)) = (roots[*slot], node.inputs[*slot]) else { return false };
             let made = ValueId((root % self.again.len()) as u32);
             self.last_read[root] == at
-                && node.outputs.first().is_some_and(|made| self.graph.ty(value) == self.graph.ty(*made))
+                && node.outputs.first().is_some_and(|result| self.graph.ty(value) == self.graph.ty(*result))
                 && roots.iter().filter(|r| **r == Some(root)).count() == 1
                 && matches!(self.graph.value(made).def, Def::Node(..))
         })
