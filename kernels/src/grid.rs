@@ -126,18 +126,19 @@ impl<const N: usize> Grid<N> {
     }
 }
 
-/// Visits the elements `start..start + len` of rows of `width` elements: `visit(row, column, at, n)` for each row's part, where
-/// `at` counts from `start`.
+/// The parts of rows of `width` elements that the elements `start..start + len` are: `(row, column, at, n)` of each, where `at` counts
+/// from `start`.
+///
+/// A loop over them is compiled with what the function around it may use, which a closure would not always be.
 #[inline(always)]
-pub(crate) fn rows(start: usize, len: usize, width: usize, mut visit: impl FnMut(usize, usize, usize, usize)) {
+pub(crate) fn rows(start: usize, len: usize, width: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
     let (mut row, mut column, mut done) = (start / width, start % width, 0);
-    while done < len {
+    std::iter::from_fn(move || {
         let n = (width - column).min(len - done);
-        visit(row, column, done, n);
-        done += n;
-        row += 1;
-        column = 0;
-    }
+        let part = (row, column, done, n);
+        (row, column, done) = (row + 1, 0, done + n);
+        (n > 0).then_some(part)
+    })
 }
 
 /// Calls `task(i)` for every `i < tasks`; a single task runs where it is asked for.

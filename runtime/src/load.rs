@@ -19,8 +19,8 @@ pub(crate) struct Loaded {
     pub(crate) at: Vec<Option<(usize, DType)>>,
     /// Those weights.
     pub(crate) block: Block,
-    /// Values of the entries of all sparse weights, one weight after the other. In one piece, so that their memory goes back whole.
-    pub(crate) values: Vec<f32>,
+    /// Values of the entries of all sparse weights in `f32`, one weight after the other. A block, so that their memory goes back at once.
+    pub(crate) values: Block,
 }
 
 /// Reads the weights that launches read from memory, and of each sparse weight the values of its entries. The `.onnx` file must be
@@ -43,8 +43,8 @@ pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<Loaded> 
             files.insert(&w.file, source.open(&w.file)?);
         }
     }
-    let mut values = vec![0.0; plan.sparse.iter().map(|s| s.index.len()).sum()];
-    let mut rest = values.as_mut_slice();
+    let mut values = Block::new(plan.sparse.iter().map(|s| s.index.len() * size_of::<f32>()).sum())?;
+    let mut rest: &mut [f32] = bytemuck::cast_slice_mut(values.bytes_mut());
     let mut sparse: HashMap<usize, Mutex<(&Sparse, &mut [f32])>> = HashMap::new();
     for s in &plan.sparse {
         let (own, others) = rest.split_at_mut(s.index.len());

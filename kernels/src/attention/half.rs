@@ -7,7 +7,7 @@
 use super::Shape;
 use crate::pairs::{GAP, pack_panel, pack_rows};
 use crate::product::Mat;
-use crate::simd::{Job, LANES, Real, Turn, dispatch, exp_each};
+use crate::simd::{Job, LANES, Real, Turn, dispatch, exp_each, exp_to_round};
 use crate::tile::{PANEL, Pair, Tile, pair_of_results};
 use crate::{Launch, SCRATCH_BYTES, scratch_parts};
 
@@ -210,7 +210,7 @@ impl Job for Soften<'_> {
                     rows[2][i].madd::<FMA>(factor, -shift[i]),
                     rows[3][i].madd::<FMA>(factor, -shift[i]),
                 ];
-                let mut e = exp_each::<FMA, 4>(x);
+                let mut e = exp_to_round::<FMA, 4>(x);
                 for (r, e) in e.iter_mut().enumerate() {
                     *e = if r > last { 0.0 } else { *e };
                 }

@@ -8,7 +8,7 @@
 use crate::attention::{Shape, half::fit};
 use crate::pairs::{GAP, pack_panel, pack_rows, width};
 use crate::product::Mat;
-use crate::simd::{Job, LANES, Real, Turn, dispatch, dot, exp_each};
+use crate::simd::{Job, LANES, Real, Turn, dispatch, dot, exp_to_round};
 use crate::tile::{PANEL, Pair, Tile, half_of_result, pair_of_results};
 use crate::{Launch, scratch_parts};
 
@@ -254,7 +254,7 @@ impl Job for Slopes<'_> {
             let (deltas, lse) = (&deltas[first..][..ROWS], &lse[first..][..ROWS]);
             let (mut probabilities, mut slopes) = ([[0.0; PANEL]; ROWS], [[0.0; PANEL]; ROWS]);
             for j in 0..PANEL {
-                let e = exp_each::<FMA, ROWS>([
+                let e = exp_to_round::<FMA, ROWS>([
                     scores[0][j].madd::<FMA>(factor, -lse[0]),
                     scores[1][j].madd::<FMA>(factor, -lse[1]),
                     scores[2][j].madd::<FMA>(factor, -lse[2]),

@@ -3,7 +3,7 @@
 use super::correlate::{Correlation, correlate};
 use super::geometry::Geometry;
 use super::pointwise;
-use super::winograd::{self, Winograd};
+use super::winograd;
 use crate::simd::Real;
 use crate::{DType, Launch, Stored, for_stored};
 
@@ -23,10 +23,11 @@ pub(super) fn run(l: &Launch<'_>) {
 
 fn typed<T: Real, W: Stored<T>>(l: &Launch<'_>) {
     let g = Geometry::of(l);
-    if let Some(w) = Winograd::of(&g, false).filter(|_| l.has("work") && l.dtype("y") == DType::F32) {
-        let (x, bias) = (l.read("x"), l.read_if("bias"));
-        let (y, work) = (l.shared("y"), l.shared("work"));
-        return for_stored!(l.dtype("w"), S => winograd::run::<S>(l.pool, &w, x, l.read("w"), bias, &y, &work));
+    if l.has("work") && l.dtype("y") == DType::F32 {
+        let (x, bias, y, work) = (l.read("x"), l.read_if("bias"), l.shared("y"), l.shared("work"));
+        if for_stored!(l.dtype("w"), S => winograd::run::<S>(l.pool, (&g, false), x, l.read("w"), bias, &y, &work)) {
+            return;
+        }
     }
     let c = Correlation {
         n: g.n,

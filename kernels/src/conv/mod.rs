@@ -5,14 +5,14 @@
 //! kernel]`, `y` is `[n, co, output]`; spatial dimensions are depth, height, width. Padding at the end follows from
 //! the output's extents.
 //!
-//! Where `work` is given, 3x3 taps in `f32` go through a transform that rounds differently (`winograd.rs`).
+//! Where `work` is given, 3x3 taps in `f32` go through a transform that rounds differently (`winograd.rs`), with weights in bfloat16
+//! to bfloat16.
 
 pub(crate) mod correlate;
 mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod geometry;
 pub(crate) mod pointwise;
-mod transform;
 pub(crate) mod winograd;
 
 pub use geometry::Geometry;
@@ -44,6 +44,7 @@ pub fn work_len(g: &Geometry) -> usize {
 pub(crate) mod tests {
     use super::{Geometry, KERNEL, work_len};
     use crate::harness::{Bench, HALVES, assert_close, halves, noise};
+    use crate::tile::multiplies_pairs;
     use crate::{DType, Scalar};
 
     /// Scalars of a launch.
@@ -172,14 +173,22 @@ pub(crate) mod tests {
         ]
     }
 
-    /// What rounding may do: the transform's errors follow the size of the sums and not that of their result.
-    pub(crate) fn tolerance(g: &Geometry, dtype: DType) -> f64 {
+    /// What rounding may do with weights that are stored so: the transform's errors follow the size of the sums and not that of their
+    /// result.
+    pub(crate) fn tolerance(g: &Geometry, stored: DType) -> f64 {
         let transformed = transformed().iter().any(|t| format!("{t:?}") == format!("{g:?}"));
-        match dtype {
-            DType::F32 if transformed => 2e-5 * ((g.ci.max(g.co) * g.taps()) as f64).sqrt(),
-            DType::F32 => 2e-5,
-            _ => 1e-12,
+        let terms = (g.ci.max(g.co) * g.taps()) as f64;
+        match stored {
+            DType::F64 => 1e-12,
+            DType::Bf16 if transformed => 5e-3 * terms.sqrt(),
+            _ if transformed => 2e-5 * terms.sqrt(),
+            _ => 2e-5,
         }
+    }
+
+    /// Whole numbers of which a few may be added and still be numbers of half precision.
+    pub(crate) fn whole(len: usize, seed: u64) -> Vec<f64> {
+        noise(len, seed).iter().map(|v| (3.0 * v).round()).collect()
     }
 
     /// Calls `f(x, w, y)` with the indices of every product of the convolution.
@@ -237,10 +246,27 @@ pub(crate) mod tests {
                             *v += bias[i / g.output_len() % g.co];
                         }
                     }
-                    let tolerance = tolerance(&g, dtype);
-                    assert_close(&bench.run()["y"], &want, tolerance);
+                    if stored == DType::Bf16 && work_len(&g) > 0 {
+                        bench.apart(tolerance(&g, stored));
+                    }
+                    assert_close(&bench.run()["y"], &want, tolerance(&g, stored));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn products_of_half_precision_leave_whole_numbers_whole() {
+        for g in transformed() {
+            let (x, w) = (whole(g.n * g.ci * g.input_len(), 1), whole(g.co * g.ci_group() * g.taps(), 2));
+            let mut want = vec![0.0; g.n * g.co * g.output_len()];
+            each(&g, |xi, wi, yi| want[yi] += x[xi] * w[wi]);
+            let mut bench = Bench::new(&KERNEL, scalars(&g));
+            bench.float("x", DType::F32, &x);
+            bench.float("w", DType::Bf16, &w);
+            bench.float("y", DType::F32, &vec![f64::NAN; want.len()]);
+            bench.float("work", DType::F32, &vec![f64::NAN; work_len(&g)]);
+            assert_close(&bench.run()["y"], &want, if multiplies_pairs() { 0.0 } else { tolerance(&g, DType::F32) });
         }
     }
 }

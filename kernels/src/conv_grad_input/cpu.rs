@@ -4,7 +4,7 @@
 use crate::conv::correlate::{Correlation, correlate};
 use crate::conv::geometry::Geometry;
 use crate::conv::pointwise;
-use crate::conv::winograd::{self, Winograd};
+use crate::conv::winograd;
 use crate::simd::Real;
 use crate::{DType, Launch, Stored, for_stored};
 
@@ -23,9 +23,11 @@ pub(super) fn run(l: &Launch<'_>) {
 
 fn typed<T: Real, W: Stored<T>>(l: &Launch<'_>) {
     let g = Geometry::of(l);
-    if let Some(w) = Winograd::of(&g, true).filter(|_| l.has("work") && l.dtype("dx") == DType::F32) {
+    if l.has("work") && l.dtype("dx") == DType::F32 {
         let (dy, dx, work) = (l.read("dy"), l.shared("dx"), l.shared("work"));
-        return for_stored!(l.dtype("w"), S => winograd::run::<S>(l.pool, &w, dy, l.read("w"), None, &dx, &work));
+        if for_stored!(l.dtype("w"), S => winograd::run::<S>(l.pool, (&g, true), dy, l.read("w"), None, &dx, &work)) {
+            return;
+        }
     }
     let (dy, w, dx) = (l.read::<T>("dy"), l.read::<W>("w"), l.shared::<T>("dx"));
     for phase in 0..g.phases() {

@@ -11,14 +11,14 @@ pub(super) fn run(l: &Launch<'_>) {
     for_element!(l.dtype("x"), T => {
         let x = l.read::<T>("x");
         l.pool.chunks(l.write::<T>("y"), GRAIN, |i, y| {
-            rows(i * GRAIN, y.len(), inner, |line, column, at, n| {
+            for (line, column, at, n) in rows(i * GRAIN, y.len(), inner) {
                 let (outer, j) = (line / index.len(), line % index.len());
                 let y = &mut y[at..][..n];
                 match row(index[j], axis) {
                     Some(from) => y.copy_from_slice(&x[(outer * axis + from) * inner + column..][..n]),
                     None => y.fill(absent as T),
                 }
-            });
+            }
         });
     });
 }

@@ -5,7 +5,7 @@
 use super::cpu::{Batch, two};
 use crate::pairs;
 use crate::product::{Dims, Mat};
-use crate::simd::{Job, dispatch};
+use crate::simd::{Job, LANES, bring, dispatch};
 use crate::tile::PANEL;
 use crate::{DType, Launch, Pool, SCRATCH_BYTES, Shared, Stored, scratch};
 use half::bf16;
@@ -138,6 +138,10 @@ impl Job for Put<'_> {
                     out[0] = if beta == 0.0 { alpha * sum } else { alpha * sum + beta * out[0] };
                 }
                 continue;
+            }
+            // What the next panel's sums are written to, which would otherwise be waited for.
+            for line in (0..PANEL).step_by(LANES) {
+                bring(out.ptr().wrapping_add(start + PANEL + line));
             }
             // SAFETY: as above.
             let out = unsafe { out.range(start, width) };

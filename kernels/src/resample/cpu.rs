@@ -61,21 +61,25 @@ impl<T: Real> Job for Part<'_, T> {
         let Part { table, x, start, y } = self;
         let Table { n_in, n_out, inner, .. } = table;
         if inner == 1 {
-            rows(start, y.len(), n_out, |outer, column, at, n| {
+            for (outer, column, at, n) in rows(start, y.len(), n_out) {
                 let x = &x[outer * n_in..][..n_in];
                 for (j, y) in (column..).zip(&mut y[at..][..n]) {
-                    *y = table.taps(j).fold(T::of(0.0), |sum, (from, weight)| T::of(weight).madd::<FMA>(x[from], sum));
+                    let mut sum = T::of(0.0);
+                    for (from, weight) in table.taps(j) {
+                        sum = T::of(weight).madd::<FMA>(x[from], sum);
+                    }
+                    *y = sum;
                 }
-            });
+            }
             return;
         }
-        rows(start, y.len(), inner, |line, column, at, n| {
+        for (line, column, at, n) in rows(start, y.len(), inner) {
             let (outer, j) = (line / n_out, line % n_out);
             let y = &mut y[at..][..n];
             y.fill(T::of(0.0));
             for (from, weight) in table.taps(j) {
                 axpy::<T, FMA>(T::of(weight), &x[(outer * n_in + from) * inner + column..][..n], y);
             }
-        });
+        }
     }
 }

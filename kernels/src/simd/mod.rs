@@ -3,8 +3,8 @@
 mod exp;
 mod turn;
 
-pub(crate) use exp::{ExpParts, exp_each};
-pub(crate) use turn::{BLOCK, Turn, prefetch, turn};
+pub(crate) use exp::{ExpParts, exp_each, exp_to_round};
+pub(crate) use turn::{BLOCK, Turn, bring, prefetch, turn};
 
 /// A computation whose body is compiled once for each vector width.
 ///

@@ -181,21 +181,27 @@ pub(crate) fn turn<T: Real, S: Stored<T>, const FMA: bool>(
 const AHEAD: usize = TILE;
 
 /// Brings element `at` nearer, if there is such an element.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-#[expect(unsafe_code, reason = "the hint takes a pointer")]
 pub(crate) fn prefetch<T>(slice: &[T], at: usize) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     if let Some(element) = slice.get(at) {
-        // SAFETY: a hint does not access memory, and every processor of this architecture has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
+        bring(element);
     }
 }
 
-/// Would bring element `at` nearer.
+/// Brings what is there nearer, if anything is.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "the hint takes a pointer")]
+pub(crate) fn bring<T>(at: *const T) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a hint does not access memory, and every processor of this architecture has it.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+}
+
+/// Would bring what is there nearer.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-pub(crate) fn prefetch<T>(_slice: &[T], _at: usize) {}
+pub(crate) fn bring<T>(_at: *const T) {}
 
 #[inline(always)]
 fn transpose<T: Real, S: Stored<T>, const FMA: bool>(

@@ -157,7 +157,7 @@ impl Executor {
             attached: None,
             poison,
         };
-        let mut rest = values.as_slice();
+        let mut rest: &[f32] = bytemuck::cast_slice(values.bytes());
         for (sparse, at) in executor.plan.sparse.iter().zip(&executor.state_at) {
             let (own, others) = rest.split_at(at.count);
             executor.state.view_mut(at.index, at.count).copy_from_slice(&sparse.index);

@@ -3,6 +3,9 @@
 //! The left operand is read through strides, one element at a time; the right operand is a panel, term after term. Sums
 //! run over the terms in order, each a fused multiply-add where the processor has them.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use crate::Stored;
 
 /// Columns of a panel, or half as many.
@@ -55,6 +58,14 @@ pub(crate) fn pair_of_results(first: f32, second: f32) -> Pair {
     f32::from_bits(first >> 16 | second & 0xffff_0000)
 }
 
+/// Whether the processor has instructions for pairs.
+pub(crate) fn multiplies_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Pointers of a [`Tile`], moved to some of its rows and columns.
 #[derive(Clone, Copy)]
 struct Part {
@@ -95,178 +106,22 @@ impl Tile<'_> {
     }
 }
 
-/// Functions that compute `R` rows and `V` vectors of a block with vectors of `L` elements.
-#[cfg(target_arch = "x86_64")]
-macro_rules! block {
-    ($name:ident, $features:literal, $lanes:literal, $zero:ident, $splat:ident, $load:ident, $fma:ident, $plus:ident, $store:ident) => {
-        /// # Safety
-        /// The processor must have the features, and `R` rows and `V` vectors of the part lie in its operands.
-        #[target_feature(enable = $features)]
-        #[expect(unsafe_code, reason = "the block is computed through pointers")]
-        unsafe fn $name<const R: usize, const V: usize>(p: Part) {
-            let Part { k, a, rs, cs, b, width, c, pitch, add } = p;
-            let mut sums = [[$zero(); V]; R];
-            let mut vectors = [$zero(); V];
-            for term in 0..k {
-                // SAFETY: within the operands by the caller's promise.
-                unsafe {
-                    for (v, vector) in vectors.iter_mut().enumerate() {
-                        *vector = $load(b.add(term * width + v * $lanes));
-                    }
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let x = $splat(*a.add(r * rs + term * cs));
-                        for (sum, vector) in sums.iter_mut().zip(&vectors) {
-                            *sum = $fma(x, *vector, *sum);
-                        }
-                    }
-                }
-            }
-            for (r, sums) in sums.iter().enumerate() {
-                for (v, sum) in sums.iter().enumerate() {
-                    // SAFETY: as above.
-                    unsafe {
-                        let at = c.add(r * pitch + v * $lanes);
-                        $store(at, if add { $plus($load(at), *sum) } else { *sum });
-                    }
-                }
-            }
-        }
-    };
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::Part;
-    use std::arch::x86_64::*;
-
-    block!(
-        wide,
-        "avx512f",
-        16,
-        _mm512_setzero_ps,
-        _mm512_set1_ps,
-        _mm512_loadu_ps,
-        _mm512_fmadd_ps,
-        _mm512_add_ps,
-        _mm512_storeu_ps
-    );
-    block!(
-        pairs,
-        "avx512f,avx512bf16",
-        16,
-        _mm512_setzero_ps,
-        _mm512_set1_ps,
-        _mm512_loadu_ps,
-        dot,
-        _mm512_add_ps,
-        _mm512_storeu_ps
-    );
-    block!(
-        middle,
-        "avx2,fma",
-        8,
-        _mm256_setzero_ps,
-        _mm256_set1_ps,
-        _mm256_loadu_ps,
-        _mm256_fmadd_ps,
-        _mm256_add_ps,
-        _mm256_storeu_ps
-    );
-
-    /// `x0 * y0 + x1 * y1 + sum` of the pairs in each lane.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    #[inline]
-    fn dot(x: __m512, y: __m512, sum: __m512) -> __m512 {
-        _mm512_dpbf16_ps(sum, as_pairs(x), as_pairs(y))
-    }
-
-    /// The same bits as pairs.
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "reinterprets a vector")]
-    fn as_pairs(x: __m512) -> __m512bh {
-        // SAFETY: both are 64 bytes without invalid values.
-        unsafe { std::mem::transmute::<__m512, __m512bh>(x) }
-    }
-
-    /// Functions that compute a part with the blocks of 16 lanes that `block!` made.
-    macro_rules! parts {
-        ($name:ident, $block:ident, $needs:literal) => {
-            /// # Safety
-            #[doc = concat!("As for [`Part::run`], ", $needs)]
-            #[expect(unsafe_code, reason = "the block is computed through pointers")]
-            pub(super) unsafe fn $name(part: Part, rows: usize) {
-                let mut row = 0;
-                while row < rows {
-                    // SAFETY: the rows lie in the operands, and the processor has the features, by the caller's promise.
-                    unsafe {
-                        let part = part.row(row);
-                        let half = part.width * 2 == super::PANEL;
-                        row += match (rows - row, half) {
-                            (16.., true) => run::<16>(|| $block::<16, 1>(part)),
-                            (8.., true) => run::<8>(|| $block::<8, 1>(part)),
-                            (8.., false) => run::<8>(|| $block::<8, 2>(part)),
-                            (_, true) => run::<1>(|| $block::<1, 1>(part)),
-                            (_, false) => run::<1>(|| $block::<1, 2>(part)),
-                        };
-                    }
-                }
-            }
-        };
-    }
-
-    parts!(run_wide, wide, "on a processor with AVX-512.");
-    parts!(run_pairs, pairs, "of pairs, on a processor with AVX-512 and its bfloat16 instructions.");
-
-    /// # Safety
-    /// As for [`Part::run`], on a processor with AVX2 and fused multiply-adds.
-    #[expect(unsafe_code, reason = "the block is computed through pointers")]
-    pub(super) unsafe fn run_middle(part: Part, rows: usize) {
-        for column in (0..part.width).step_by(16) {
-            let mut row = 0;
-            while row < rows {
-                // SAFETY: as for `run_wide`.
-                unsafe {
-                    let part = part.row(row).column(column);
-                    row += match rows - row {
-                        4.. => run::<4>(|| middle::<4, 2>(part)),
-                        _ => run::<1>(|| middle::<1, 2>(part)),
-                    };
-                }
-            }
-        }
-    }
-
-    /// Calls and says how many rows are done.
-    #[inline(always)]
-    fn run<const R: usize>(block: impl FnOnce()) -> usize {
-        block();
-        R
-    }
-}
-
 impl Part {
     /// # Safety
     /// `rows` rows of the part must lie in its operands.
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "the block is computed through pointers")]
     unsafe fn run<const PAIRS: bool>(self, rows: usize) {
-        if PAIRS {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
-                // SAFETY: by the caller's promise, on a processor that has the features.
-                unsafe { x86::run_pairs(self, rows) }
-            } else {
-                // SAFETY: by the caller's promise.
-                unsafe { self.plain::<true>(rows) }
+        let (wide, middle) = (is_x86_feature_detected!("avx512f"), is_x86_feature_detected!("avx2"));
+        // SAFETY: by the caller's promise, on a processor that has the features.
+        unsafe {
+            match PAIRS {
+                true if multiplies_pairs() => x86::run_pairs(self, rows),
+                true if wide => x86::run_wide_pairs(self, rows),
+                false if wide => x86::run_wide(self, rows),
+                _ if middle && is_x86_feature_detected!("fma") => x86::run_middle::<PAIRS>(self, rows),
+                _ => self.plain::<PAIRS>(rows),
             }
-        } else if is_x86_feature_detected!("avx512f") {
-            // SAFETY: by the caller's promise, on a processor that has the feature.
-            unsafe { x86::run_wide(self, rows) }
-        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: as above.
-            unsafe { x86::run_middle(self, rows) }
-        } else {
-            // SAFETY: by the caller's promise.
-            unsafe { self.plain::<false>(rows) }
         }
     }
 
@@ -354,7 +209,7 @@ mod tests {
                 forms.push(x86::run_wide);
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                forms.push(x86::run_middle);
+                forms.push(x86::run_middle::<false>);
             }
         }
         forms
@@ -395,7 +250,16 @@ mod tests {
     #[test]
     #[expect(unsafe_code, reason = "calls each form of the block")]
     fn every_form_of_pairs_sums_products_of_rounded_numbers() {
-        let forms: [Run; 2] = [Part::plain::<true>, Part::run::<true>];
+        let mut forms: Vec<Run> = vec![Part::plain::<true>, Part::run::<true>];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                forms.push(x86::run_wide_pairs);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                forms.push(x86::run_middle::<true>);
+            }
+        }
         for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (27, 32, 40), (19, 16, 7)] {
             let terms = |len: usize, seed: u64| -> Vec<f32> { noise(len, seed).iter().map(|&v| v as f32).collect() };
             let (x, y) = (terms(rows * 2 * k, 1), terms(2 * k * width, 2));
@@ -407,7 +271,7 @@ mod tests {
             let sum =
                 |r: usize, j: usize| (0..2 * k).map(|p| rounded(x[r * 2 * k + p]) * rounded(at(p, j))).sum::<f64>();
             let want: Vec<f64> = (0..rows * width).map(|i| sum(i / width, i % width)).collect();
-            for form in forms {
+            for form in &forms {
                 let mut c = vec![f32::NAN; rows * width];
                 let (a, b, c_at) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
                 let part = Part { k, a, rs: k, cs: 1, b, width, c: c_at, pitch: width, add: false };
