@@ -96,7 +96,7 @@ pub(crate) struct Bench {
     data: Vec<Data>,
     on_shim: bool,
     /// How far numbers in single precision may be from those of the CUDA form, relative to one and the number, if that is more than usual.
-    apart: f64,
+    cuda_tolerance: f64,
 }
 
 impl Bench {
@@ -106,12 +106,12 @@ impl Bench {
         for (declared, given) in kernel.scalars.iter().zip(&scalars) {
             assert_eq!(declared.1, given.kind(), "scalar {}", declared.0);
         }
-        Bench { kernel, scalars, data: vec![None; kernel.args.len()], on_shim: true, apart: 0.0 }
+        Bench { kernel, scalars, data: vec![None; kernel.args.len()], on_shim: true, cuda_tolerance: 0.0 }
     }
 
-    /// Lets the CUDA form round differently.
-    pub(crate) fn apart(&mut self, tolerance: f64) {
-        self.apart = tolerance;
+    /// Lets numbers in single precision of the CUDA form, which rounds otherwise, be so far apart.
+    pub(crate) fn cuda_tolerance(&mut self, tolerance: f64) {
+        self.cuda_tolerance = tolerance;
     }
 
     /// Leaves the CUDA form out.
@@ -285,7 +285,7 @@ impl Bench {
                 DType::F32 => {
                     let [got, want] = [&got, want].map(|w| &bytemuck::cast_slice::<u64, f32>(w)[..len]);
                     for (i, (g, w)) in got.iter().zip(want).enumerate() {
-                        close(i, (*g).into(), (*w).into(), if half { 8e-3 } else { single.max(self.apart) });
+                        close(i, (*g).into(), (*w).into(), if half { 8e-3 } else { single.max(self.cuda_tolerance) });
                     }
                 }
                 DType::F64 => {

@@ -2,7 +2,7 @@
 
 use crate::Stored;
 use crate::product::{Dims, Mat};
-use crate::simd::{BLOCK, Job, LANES, dispatch, prefetch, turn};
+use crate::simd::{BLOCK, Job, dispatch, prefetch, turn};
 use crate::tile::{PANEL, Pair, Tile, pair};
 
 /// Pairs of terms that are packed at once, at most.
@@ -61,7 +61,7 @@ pub(crate) const fn width(columns: usize) -> usize {
 
 /// Rounds the rows of a left operand: pair `p` of row `i` goes to `to[i * line + p]`. An odd number of terms ends with a zero.
 pub(crate) fn pack_rows<W: Stored<f32>>(from: Mat<'_, W>, rows: usize, terms: usize, to: &mut [Pair], line: usize) {
-    // Rows in one piece are read from end to end.
+    // Terms that are neighbours are read from beginning to end.
     let most = if from.cs == 1 { terms.max(1) } else { 2 * PAIRS };
     for at in (0..terms).step_by(most) {
         let to = &mut to[at / 2..];
@@ -92,6 +92,8 @@ pub(crate) fn pack_panel<W: Stored<f32>>(
 /// Terms that are rounded at once where they are neighbours, and how far ahead of them terms are fetched.
 const NEAR: usize = 64;
 const AHEAD: usize = 1024;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// Lines that are packed together where their terms lie apart, those of a panel at least.
 const LINES: usize = 256;
 const _: () = assert!(PANEL <= LINES);
@@ -121,8 +123,8 @@ impl<W: Stored<f32>> Job for Pack<'_, W> {
                     let to: &mut [u16] = bytemuck::cast_slice_mut(&mut to[..pairs]);
                     for (j, to) in to.chunks_mut(NEAR).enumerate() {
                         let from = &data[i * rs + j * NEAR..][..NEAR.min(terms - j * NEAR)];
-                        for line in (0..NEAR).step_by(LANES) {
-                            prefetch(data, i * rs + j * NEAR + AHEAD + line);
+                        for term in (0..NEAR).step_by(LINE / size_of::<W>()) {
+                            prefetch(data, i * rs + j * NEAR + AHEAD + term);
                         }
                         round(from, to);
                     }

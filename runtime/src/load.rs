@@ -43,8 +43,9 @@ pub(crate) fn load(plan: &Plan, source: &Source, pool: &Pool) -> Result<Loaded> 
             files.insert(&w.file, source.open(&w.file)?);
         }
     }
-    let mut values = Block::new(plan.sparse.iter().map(|s| s.index.len() * size_of::<f32>()).sum())?;
-    let mut rest: &mut [f32] = bytemuck::cast_slice_mut(values.bytes_mut());
+    let entries = plan.sparse.iter().map(|s| s.index.len()).sum();
+    let mut values = Block::new(entries * size_of::<f32>())?;
+    let mut rest: &mut [f32] = values.view_mut(0, entries);
     let mut sparse: HashMap<usize, Mutex<(&Sparse, &mut [f32])>> = HashMap::new();
     for s in &plan.sparse {
         let (own, others) = rest.split_at_mut(s.index.len());

@@ -5,7 +5,7 @@
 use super::cpu::{Batch, two};
 use crate::pairs;
 use crate::product::{Dims, Mat};
-use crate::simd::{Job, LANES, bring, dispatch};
+use crate::simd::{Job, LANES, dispatch, prefetch_at};
 use crate::tile::PANEL;
 use crate::{DType, Launch, Pool, SCRATCH_BYTES, Shared, Stored, scratch};
 use half::bf16;
@@ -104,7 +104,8 @@ impl Products<'_> {
                 pairs::panels(part, a, b, scratch(bytes, pairs::scratch_len(rows, part.k)), |column, sums| {
                     let width = PANEL.min(columns - column);
                     let start = co + i * strides[0] + (j + column) * strides[1];
-                    dispatch(Put { sums, rows, width, scales, out: c, start, strides });
+                    let last = column + width == columns;
+                    dispatch(Put { sums, rows, width, last, scales, out: c, start, strides });
                 });
             }
         });
@@ -117,6 +118,8 @@ struct Put<'a> {
     sums: &'a [f32],
     rows: usize,
     width: usize,
+    /// Whether no panel follows.
+    last: bool,
     scales: [f32; 2],
     out: &'a Shared<'a, f32>,
     start: usize,
@@ -128,7 +131,7 @@ impl Job for Put<'_> {
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
     fn run<const FMA: bool>(self) {
-        let Put { sums, rows, width, scales: [alpha, beta], out, start, strides } = self;
+        let Put { sums, rows, width, last, scales: [alpha, beta], out, start, strides } = self;
         for (i, sums) in sums.chunks_exact(sums.len() / rows).enumerate() {
             let (sums, start) = (&sums[..width], start + i * strides[0]);
             if strides[1] != 1 {
@@ -139,9 +142,11 @@ impl Job for Put<'_> {
                 }
                 continue;
             }
-            // What the next panel's sums are written to, which would otherwise be waited for.
-            for line in (0..PANEL).step_by(LANES) {
-                bring(out.ptr().wrapping_add(start + PANEL + line));
+            if !last {
+                // What the next panel's sums are written to, which would otherwise be waited for.
+                for line in (0..PANEL).step_by(LANES) {
+                    prefetch_at(out.ptr().wrapping_add(start + PANEL + line));
+                }
             }
             // SAFETY: as above.
             let out = unsafe { out.range(start, width) };

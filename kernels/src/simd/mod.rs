@@ -4,7 +4,7 @@ mod exp;
 mod turn;
 
 pub(crate) use exp::{ExpParts, exp_each, exp_to_round};
-pub(crate) use turn::{BLOCK, Turn, bring, prefetch, turn};
+pub(crate) use turn::{BLOCK, Turn, prefetch, prefetch_at, turn};
 
 /// A computation whose body is compiled once for each vector width.
 ///

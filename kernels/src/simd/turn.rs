@@ -184,7 +184,7 @@ const AHEAD: usize = TILE;
 #[inline(always)]
 pub(crate) fn prefetch<T>(slice: &[T], at: usize) {
     if let Some(element) = slice.get(at) {
-        bring(element);
+        prefetch_at(element);
     }
 }
 
@@ -192,16 +192,16 @@ pub(crate) fn prefetch<T>(slice: &[T], at: usize) {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 #[expect(unsafe_code, reason = "the hint takes a pointer")]
-pub(crate) fn bring<T>(at: *const T) {
+pub(crate) fn prefetch_at<T>(at: *const T) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: a hint does not access memory, and every processor of this architecture has it.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }
 
-/// Would bring what is there nearer.
+/// Would prefetch_at what is there nearer.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-pub(crate) fn bring<T>(_at: *const T) {}
+pub(crate) fn prefetch_at<T>(_at: *const T) {}
 
 #[inline(always)]
 fn transpose<T: Real, S: Stored<T>, const FMA: bool>(

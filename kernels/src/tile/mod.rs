@@ -260,25 +260,37 @@ mod tests {
                 forms.push(x86::run_middle::<true>);
             }
         }
-        for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (27, 32, 40), (19, 16, 7)] {
-            let terms = |len: usize, seed: u64| -> Vec<f32> { noise(len, seed).iter().map(|&v| v as f32).collect() };
-            let (x, y) = (terms(rows * 2 * k, 1), terms(2 * k * width, 2));
-            let a: Vec<Pair> = x.chunks_exact(2).map(|t| pair(t[0], t[1])).collect();
-            let at = |term: usize, j: usize| y[term * width + j];
-            let b: Vec<Pair> =
-                (0..k * width).map(|i| pair(at(i / width * 2, i % width), at(i / width * 2 + 1, i % width))).collect();
-            let rounded = |v: f32| v.half().to_f64();
-            let sum =
-                |r: usize, j: usize| (0..2 * k).map(|p| rounded(x[r * 2 * k + p]) * rounded(at(p, j))).sum::<f64>();
-            let want: Vec<f64> = (0..rows * width).map(|i| sum(i / width, i % width)).collect();
-            for form in &forms {
-                let mut c = vec![f32::NAN; rows * width];
-                let (a, b, c_at) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
-                let part = Part { k, a, rs: k, cs: 1, b, width, c: c_at, pitch: width, add: false };
-                // SAFETY: the operands were made for these sizes.
-                unsafe { form(part, rows) };
-                let got: Vec<f64> = c.iter().map(|&v| v.into()).collect();
-                assert_close(&got, &want, 1e-5);
+        for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (27, 32, 40), (19, 16, 7), (3, 32, 0)] {
+            for ((rs, cs), add) in
+                [((k + 2, 1), false), ((k + 2, 1), true), ((1, rows + 3), false), ((1, rows + 3), true)]
+            {
+                let terms =
+                    |len: usize, seed: u64| -> Vec<f32> { noise(len, seed).iter().map(|&v| v as f32).collect() };
+                let (x, y) = (terms(2 * (rows * (k + 2) + k * (rows + 3)), 1), terms(2 * k * width, 2));
+                let a: Vec<Pair> = x.chunks_exact(2).map(|t| pair(t[0], t[1])).collect();
+                let at = |term: usize, j: usize| y[term * width + j];
+                let b: Vec<Pair> = (0..k * width)
+                    .map(|i| pair(at(i / width * 2, i % width), at(i / width * 2 + 1, i % width)))
+                    .collect();
+                let old = terms(rows * width, 3);
+                let rounded = |v: f32| v.half().to_f64();
+                let product =
+                    |r: usize, j: usize, p: usize| rounded(x[2 * (r * rs + p / 2 * cs) + p % 2]) * rounded(at(p, j));
+                let want: Vec<f64> = (0..rows * width)
+                    .map(|i| {
+                        let sum = (0..2 * k).map(|p| product(i / width, i % width, p)).sum::<f64>();
+                        if add { f64::from(old[i]) + sum } else { sum }
+                    })
+                    .collect();
+                for form in &forms {
+                    let mut c = old.clone();
+                    let (a, b, c_at) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+                    let part = Part { k, a, rs, cs, b, width, c: c_at, pitch: width, add };
+                    // SAFETY: the operands were made for these sizes.
+                    unsafe { form(part, rows) };
+                    let got: Vec<f64> = c.iter().map(|&v| v.into()).collect();
+                    assert_close(&got, &want, 1e-5);
+                }
             }
         }
     }

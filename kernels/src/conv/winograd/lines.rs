@@ -19,7 +19,7 @@ pub(super) fn axpy<const FMA: bool>(a: f32, x: &Lane, y: &Lane) -> Lane {
 
 /// `B^T d`, of which the first `M + 2` elements count.
 #[inline(always)]
-pub(super) fn spread_line<const FMA: bool, const M: usize>(d: [Lane; 6]) -> [Lane; 6] {
+pub(super) fn input_line<const FMA: bool, const M: usize>(d: [Lane; 6]) -> [Lane; 6] {
     let [d0, d1, d2, d3, d4, d5] = d;
     if M == 2 {
         let (from, to) = (axpy::<FMA>(-1.0, &d2, &d0), axpy::<FMA>(-1.0, &d3, &d1));
@@ -41,7 +41,7 @@ pub(super) fn spread_line<const FMA: bool, const M: usize>(d: [Lane; 6]) -> [Lan
 
 /// `G g`, of which the first `M + 2` elements count.
 #[inline(always)]
-pub(super) fn weigh_line<const FMA: bool, const M: usize>(g: [Lane; 3]) -> [Lane; 6] {
+pub(super) fn filter_line<const FMA: bool, const M: usize>(g: [Lane; 3]) -> [Lane; 6] {
     let zero = [0.0; LANES];
     if M == 2 {
         let ends = axpy::<FMA>(0.5, &g[0], &axpy::<FMA>(0.5, &g[2], &zero));
@@ -62,7 +62,7 @@ pub(super) fn weigh_line<const FMA: bool, const M: usize>(g: [Lane; 3]) -> [Lane
 
 /// `A^T m`, of which the first `M` elements count.
 #[inline(always)]
-pub(super) fn gather_line<const FMA: bool, const M: usize>(m: [Lane; 6]) -> [Lane; 4] {
+pub(super) fn output_line<const FMA: bool, const M: usize>(m: [Lane; 6]) -> [Lane; 4] {
     let near = axpy::<FMA>(1.0, &m[1], &m[2]);
     if M == 2 {
         let odd = axpy::<FMA>(-1.0, &m[2], &m[1]);

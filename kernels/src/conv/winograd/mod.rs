@@ -6,21 +6,21 @@
 //! that a tile reads, `n = m + 2`, is for all channels one column of `n^2` matrices; `G g G^T` of the weights are the `n^2`
 //! left operands; `A^T m A` of the products gives the tile.
 //! Sources are transformed first, into `work`, in panels of tiles; a task then computes some result channels of all tiles,
-//! and transforms each weight once. Sums run over the source channels in order.
+//! and transforms each weight once. Sums run over the source channels in order, or over pairs of them that are 16 apart.
 //!
 //! With weights in bfloat16, on a processor that multiplies pairs of them, both operands are rounded to it after they are transformed
-//! and sums stay in single precision. Tiles are 2x2 then, whose transforms add four elements at most: those of 4x4 tiles scale
-//! elements apart, so that rounding would cost too much.
+//! and sums stay in single precision. Tiles are 2x2 then, whose transform of the source adds four elements at most: that of 4x4 tiles
+//! scales elements apart, so that rounding would cost too much.
 
-mod gather;
+mod filter;
+mod input;
 mod lines;
-mod spread;
-mod weigh;
+mod output;
 
-use self::gather::Gather;
+use self::filter::TransformFilter;
+use self::input::TransformInput;
 use self::lines::Lane;
-use self::spread::Spread;
-use self::weigh::Weigh;
+use self::output::TransformOutput;
 use super::geometry::Geometry;
 use crate::simd::{LANES, dispatch};
 use crate::tile::{self, PANEL, Pair, Tile, pair};
@@ -33,6 +33,7 @@ const POINTS: usize = 36;
 const BLOCK: usize = 32;
 /// Source channels whose weights are transformed together.
 const CHUNK: usize = 192;
+const _: () = assert!(CHUNK.is_multiple_of(2 * LANES), "a chunk holds whole pairs");
 /// Tiles of a band at most.
 const BAND: usize = 256;
 /// Source channels of a task that transforms the source, or pairs of them.
@@ -55,7 +56,7 @@ const _: () = assert!(SCRATCH * size_of::<f32>() <= crate::SCRATCH_BYTES);
 
 /// A convolution or its input gradient, with stride 1 and 3x3 taps.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Winograd {
+struct Winograd {
     n: usize,
     sources: usize,
     results: usize,
@@ -86,15 +87,22 @@ impl Winograd {
         let [source, result] = if backward { [output, input] } else { [input, output] };
         let pads = if backward { [2 - g.pads[1], 2 - g.pads[2]] } else { [g.pads[1], g.pads[2]] };
         let unit = if pairs { 2 } else { 1 };
-        let w = Winograd { n: g.n, sources, results, source, result, pads, tile: 4, backward, unit };
-        let regular = [w.sources / unit, w.results].iter().all(|c| *c >= LANES && c.is_multiple_of(LANES));
-        let regular = regular && w.sources.min(w.results) >= BLOCK;
-        let points = w.n * w.result[0] * w.result[1];
+        let regular = sources.is_multiple_of(unit * LANES) && results.is_multiple_of(LANES);
+        if !regular || sources.min(results) < BLOCK || result[1] > WIDEST {
+            return None;
+        }
+        let points = g.n * result[0] * result[1];
         // Products of the transform with all lanes filled, and some more for the transforms.
         let pays = |w: &Winograd, share: usize| share * w.points() * w.tiles().next_multiple_of(LANES) <= 36 * points;
-        let small = Winograd { tile: 2, ..w };
-        let chosen = if !pairs && pays(&w, 6) { Some(w) } else { Some(small).filter(|s| pays(s, 5)) };
-        chosen.filter(|w| regular && w.result[1] <= WIDEST)
+        let of = |tile| Winograd { n: g.n, sources, results, source, result, pads, tile, backward, unit };
+        let choices: &[_] = if pairs { &[(2, 5)] } else { &[(4, 6), (2, 5)] };
+        choices.iter().map(|(tile, share)| (of(*tile), *share)).find(|(w, share)| pays(w, *share)).map(|(w, _)| w)
+    }
+
+    /// How weights that are stored as `W` are best convolved with on this processor, if a transform pays.
+    fn best<W: Stored<f32>>(g: &Geometry, backward: bool) -> Option<Winograd> {
+        let pairs = W::views(DType::Bf16) && tile::multiplies_pairs();
+        Winograd::of(g, backward, true).filter(|_| pairs).or_else(|| Winograd::of(g, backward, false))
     }
 
     /// Tiles of a row and of an image.
@@ -154,11 +162,10 @@ pub(crate) fn run<W: Stored<f32>>(
     result: &Shared<'_, f32>,
     work: &Shared<'_, f32>,
 ) -> bool {
-    let pairs = W::views(DType::Bf16) && tile::multiplies_pairs();
-    let Some(w) = Winograd::of(g, backward, pairs) else { return false };
-    match (w.unit, w.tile) {
-        (2, _) => tiles::<W, 2, 2>(pool, &w, source, weights, bias, result, work),
-        (_, 2) => tiles::<W, 2, 1>(pool, &w, source, weights, bias, result, work),
+    let Some(w) = Winograd::best::<W>(g, backward) else { return false };
+    match (w.tile, w.unit) {
+        (2, 2) => tiles::<W, 2, 2>(pool, &w, source, weights, bias, result, work),
+        (2, _) => tiles::<W, 2, 1>(pool, &w, source, weights, bias, result, work),
         _ => tiles::<W, 4, 1>(pool, &w, source, weights, bias, result, work),
     }
     true
@@ -181,7 +188,7 @@ fn tiles<W: Stored<f32>, const M: usize, const U: usize>(
         let units = w.sources / U;
         pool.run(units.div_ceil(UNITS), |task, bytes| {
             let units = task * UNITS..units.min((task + 1) * UNITS);
-            dispatch(Spread::<M, U> { w, source, units, tiles: tiles.clone(), panel, work, bytes });
+            dispatch(TransformInput::<M, U> { w, source, units, tiles: tiles.clone(), panel, work, bytes });
         });
         // SAFETY: the tasks that wrote it have ended.
         let spread = unsafe { &*work.range(0, w.work_len()) };
@@ -213,8 +220,8 @@ fn block<W: Stored<f32>, const M: usize, const U: usize>(
         let k = terms.len() / U;
         let (rows, out) = (rows.clone(), &mut *weighed);
         match w.backward {
-            false => dispatch(Weigh::<W, M, U, false> { w, weights, rows, terms, out }),
-            true => dispatch(Weigh::<W, M, U, true> { w, weights, rows, terms, out }),
+            false => dispatch(TransformFilter::<W, M, U, false> { w, weights, rows, terms, out }),
+            true => dispatch(TransformFilter::<W, M, U, true> { w, weights, rows, terms, out }),
         }
         // The weights of a point stay in the nearest cache for all panels.
         for point in 0..points {
@@ -238,10 +245,10 @@ fn block<W: Stored<f32>, const M: usize, const U: usize>(
             }
         }
     }
-    dispatch(Gather::<M> { w, products, bias, rows, tiles, panel, result });
+    dispatch(TransformOutput::<M> { w, products, bias, rows, tiles, panel, result });
 }
 
-/// The first channel of a unit, counted from where a unit begins.
+/// The first channel of a unit, counted from where a unit begins. Channels are numbered so in a chunk too, because it holds whole pairs.
 #[inline(always)]
 fn channel<const U: usize>(unit: usize) -> usize {
     if U == 1 { unit } else { unit / LANES * (2 * LANES) + unit % LANES }
@@ -249,10 +256,47 @@ fn channel<const U: usize>(unit: usize) -> usize {
 
 /// Pairs of the numbers in each lane, rounded.
 #[inline(always)]
-fn pairs(first: &Lane, second: &Lane) -> [Pair; LANES] {
+fn round_to_pairs(first: &Lane, second: &Lane) -> [Pair; LANES] {
     let mut out = [0.0; LANES];
     for l in 0..LANES {
         out[l] = pair(first[l], second[l]);
     }
     out
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::conv::tests::{each, transformed, whole};
+    use half::bf16;
+
+    /// Whether operands of this convolution, or of its input gradient, are rounded to pairs on this processor.
+    pub(crate) fn rounds(g: &Geometry, backward: bool) -> bool {
+        Winograd::best::<bf16>(g, backward).is_some_and(|w| w.unit == 2)
+    }
+
+    #[test]
+    fn pairs_leave_whole_numbers_whole() {
+        let pool = Pool::new(2).unwrap();
+        let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<_>>();
+        let mut seen = [0; 2];
+        for (g, backward) in transformed().into_iter().flat_map(|g| [(g, false), (g, true)]) {
+            let Some(w) = Winograd::of(&g, backward, true) else { continue };
+            seen[usize::from(backward)] += 1;
+            let planes = [g.n * g.ci * g.input_len(), g.n * g.co * g.output_len()];
+            let [from, to] = if backward { [planes[1], planes[0]] } else { planes };
+            let (source, weights) = (whole(from, 1), whole(g.co * g.ci * g.taps(), 2));
+            let mut want = vec![0.0; to];
+            each(&g, |x, w, y| {
+                let [from, to] = if backward { [y, x] } else { [x, y] };
+                want[to] += source[from] * weights[w];
+            });
+            let weights: Vec<bf16> = weights.iter().map(|v| bf16::from_f64(*v)).collect();
+            let (mut result, mut work) = (vec![f32::NAN; to], vec![f32::NAN; w.work_len()]);
+            let (result_of, work_of) = (&Shared::new(&mut result), &Shared::new(&mut work));
+            tiles::<bf16, 2, 2>(&pool, &w, &single(&source), &weights, None, result_of, work_of);
+            assert_eq!(result, single(&want), "{g:?}, backward: {backward}");
+        }
+        assert!(seen.iter().all(|seen| *seen > 3), "{seen:?}");
+    }
 }

@@ -1,13 +1,13 @@
 //! The transform back: `A^T m A` of the products of each tile.
 
-use super::lines::{axpy, gather_line};
+use super::lines::{axpy, output_line};
 use super::{Winograd, sums};
 use crate::Shared;
 use crate::simd::{Job, LANES};
 use std::ops::Range;
 
 /// Transforms the products back and writes the tiles.
-pub(super) struct Gather<'a, const M: usize> {
+pub(super) struct TransformOutput<'a, const M: usize> {
     pub(super) w: &'a Winograd,
     pub(super) products: &'a [f32],
     pub(super) bias: Option<&'a [f32]>,
@@ -17,12 +17,12 @@ pub(super) struct Gather<'a, const M: usize> {
     pub(super) result: &'a Shared<'a, f32>,
 }
 
-impl<const M: usize> Job for Gather<'_, M> {
+impl<const M: usize> Job for TransformOutput<'_, M> {
     type Out = ();
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint channels")]
     fn run<const FMA: bool>(self) {
-        let Gather { w, products, bias, rows, tiles, panel, result } = self;
+        let TransformOutput { w, products, bias, rows, tiles, panel, result } = self;
         let (across, image_tiles) = w.grid();
         let [height, width] = w.result;
         let (n, sums) = (M + 2, sums(panel));
@@ -38,12 +38,12 @@ impl<const M: usize> Job for Gather<'_, M> {
                 let mut half = [[[0.0; LANES]; 4]; 6];
                 for (j, half) in half.iter_mut().enumerate().take(n) {
                     let column = |i| if i < n { product(n * i + j) } else { [0.0; LANES] };
-                    *half = gather_line::<FMA, M>(std::array::from_fn(column));
+                    *half = output_line::<FMA, M>(std::array::from_fn(column));
                 }
                 // Rows of the 16 tiles side by side.
                 let mut points = [[[0.0; M]; LANES]; 4];
                 for (i, points) in points.iter_mut().enumerate().take(M) {
-                    let line = gather_line::<FMA, M>(std::array::from_fn(|j| half[j][i]));
+                    let line = output_line::<FMA, M>(std::array::from_fn(|j| half[j][i]));
                     let line = line.map(|lanes| axpy::<FMA>(1.0, &lanes, &bias));
                     for (l, point) in points.iter_mut().enumerate() {
                         *point = std::array::from_fn(|c| line[c][l]);

@@ -1,13 +1,13 @@
 //! The transform of the source: `B^T d B` of what each tile reads.
 
-use super::lines::{Lane, spread_line};
-use super::{POINTS, WIDEST, Winograd, channel, pairs};
+use super::lines::{Lane, input_line};
+use super::{POINTS, WIDEST, Winograd, channel, round_to_pairs};
 use crate::simd::{Job, LANES};
 use crate::{Shared, scratch};
 use std::ops::Range;
 
 /// Transforms the source of some channels, for a band of tiles.
-pub(super) struct Spread<'a, const M: usize, const U: usize> {
+pub(super) struct TransformInput<'a, const M: usize, const U: usize> {
     pub(super) w: &'a Winograd,
     pub(super) source: &'a [f32],
     pub(super) units: Range<usize>,
@@ -20,12 +20,12 @@ pub(super) struct Spread<'a, const M: usize, const U: usize> {
 /// Elements of a row of the source with its padding, at most.
 const STRIP: usize = WIDEST + 2 * LANES;
 
-impl<const M: usize, const U: usize> Job for Spread<'_, M, U> {
+impl<const M: usize, const U: usize> Job for TransformInput<'_, M, U> {
     type Out = ();
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint channels")]
     fn run<const FMA: bool>(self) {
-        let Spread { w, source, units, tiles, panel, work, bytes } = self;
+        let TransformInput { w, source, units, tiles, panel, work, bytes } = self;
         let (across, image_tiles) = w.grid();
         let strips = scratch::<f32>(bytes, U * 6 * STRIP);
         let n = M + 2;
@@ -69,13 +69,13 @@ impl<const M: usize, const U: usize> Job for Spread<'_, M, U> {
                 }
                 let start = group / panel * n * n * w.pitch(panel) + unit * panel + group % panel;
                 for i in 0..n {
-                    let a = spread_line::<FMA, M>(line(&lanes[0][n * i..][..n]));
-                    let b = if U == 1 { a } else { spread_line::<FMA, M>(line(&lanes[U - 1][n * i..][..n])) };
+                    let a = input_line::<FMA, M>(line(&lanes[0][n * i..][..n]));
+                    let b = if U == 1 { a } else { input_line::<FMA, M>(line(&lanes[U - 1][n * i..][..n])) };
                     for j in 0..n {
                         let at = start + (n * i + j) * w.pitch(panel);
                         // SAFETY: each channel belongs to one task.
                         let out = unsafe { work.range(at, LANES) };
-                        out.copy_from_slice(&if U == 1 { a[j] } else { pairs(&a[j], &b[j]) });
+                        out.copy_from_slice(&if U == 1 { a[j] } else { round_to_pairs(&a[j], &b[j]) });
                     }
                 }
             }
@@ -106,7 +106,7 @@ impl Winograd {
             for (i, d) in d.iter_mut().enumerate().take(n) {
                 d.copy_from_slice(&strips[i * STRIP + at..][..LANES]);
             }
-            for (i, t) in spread_line::<FMA, M>(d).iter().enumerate().take(n) {
+            for (i, t) in input_line::<FMA, M>(d).iter().enumerate().take(n) {
                 strips[i * STRIP + at..][..LANES].copy_from_slice(t);
             }
         }

@@ -1,14 +1,14 @@
 //! The transform of the weights: `G g G^T` of the taps between two channels.
 
-use super::lines::{Lane, taps, weigh_line};
-use super::{BLOCK, CHUNK, PITCH, Winograd, channel, pairs};
+use super::lines::{Lane, filter_line, taps};
+use super::{BLOCK, CHUNK, PITCH, Winograd, channel, round_to_pairs};
 use crate::Stored;
 use crate::simd::{Job, LANES, prefetch};
 use std::ops::Range;
 
 /// Transforms the weights of `rows` (result channels) and `terms` (source channels) to `out`, matrices of [`BLOCK`] x
 /// [`CHUNK`] elements, or pairs of the latter: stored by rows for a convolution, by columns for its input gradient.
-pub(super) struct Weigh<'a, W, const M: usize, const U: usize, const BACKWARD: bool> {
+pub(super) struct TransformFilter<'a, W, const M: usize, const U: usize, const BACKWARD: bool> {
     pub(super) w: &'a Winograd,
     pub(super) weights: &'a [W],
     pub(super) rows: Range<usize>,
@@ -16,11 +16,13 @@ pub(super) struct Weigh<'a, W, const M: usize, const U: usize, const BACKWARD: b
     pub(super) out: &'a mut [f32],
 }
 
-impl<W: Stored<f32>, const M: usize, const U: usize, const BACKWARD: bool> Job for Weigh<'_, W, M, U, BACKWARD> {
+impl<W: Stored<f32>, const M: usize, const U: usize, const BACKWARD: bool> Job
+    for TransformFilter<'_, W, M, U, BACKWARD>
+{
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Weigh { w, weights, rows, terms, out } = self;
+        let TransformFilter { w, weights, rows, terms, out } = self;
         let n = M + 2;
         // Lanes are neighbours in memory: source channels of a convolution, result channels of its input gradient.
         let (outer, inner) = if BACKWARD { (terms, rows) } else { (rows, terms) };
@@ -41,11 +43,11 @@ impl<W: Stored<f32>, const M: usize, const U: usize, const BACKWARD: bool> Job f
                 let pitch = if BACKWARD { BLOCK } else { CHUNK / U };
                 let out = &mut out[line * pitch + from..][..(n * n - 1) * PITCH + LANES];
                 for i in 0..n {
-                    let a = weigh_line::<FMA, M>([first[0][i], first[1][i], first[2][i]]);
-                    let b = if U == 1 { a } else { weigh_line::<FMA, M>([second[0][i], second[1][i], second[2][i]]) };
+                    let a = filter_line::<FMA, M>([first[0][i], first[1][i], first[2][i]]);
+                    let b = if U == 1 { a } else { filter_line::<FMA, M>([second[0][i], second[1][i], second[2][i]]) };
                     for j in 0..n {
                         let out = &mut out[(n * i + j) * PITCH..][..LANES];
-                        out.copy_from_slice(&if U == 1 { a[j] } else { pairs(&a[j], &b[j]) });
+                        out.copy_from_slice(&if U == 1 { a[j] } else { round_to_pairs(&a[j], &b[j]) });
                     }
                 }
             }
@@ -69,8 +71,8 @@ fn columns<W: Stored<f32>, const FMA: bool, const M: usize, const BACKWARD: bool
         g.reverse();
     }
     [
-        weigh_line::<FMA, M>([g[0], g[3], g[6]]),
-        weigh_line::<FMA, M>([g[1], g[4], g[7]]),
-        weigh_line::<FMA, M>([g[2], g[5], g[8]]),
+        filter_line::<FMA, M>([g[0], g[3], g[6]]),
+        filter_line::<FMA, M>([g[1], g[4], g[7]]),
+        filter_line::<FMA, M>([g[2], g[5], g[8]]),
     ]
 }
