@@ -198,7 +198,7 @@ pub(crate) fn prefetch_at<T>(at: *const T) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }
 
-/// Would prefetch_at what is there nearer.
+/// Would bring what is there nearer.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 pub(crate) fn prefetch_at<T>(_at: *const T) {}

@@ -200,16 +200,16 @@ mod tests {
 
     type Run = unsafe fn(Part, usize);
 
-    /// Every form of the block that this processor can run.
-    fn forms() -> Vec<Run> {
-        let mut forms: Vec<Run> = vec![Part::plain::<false>, Part::run::<false>];
+    /// Every form of the block, of pairs or not, that this processor can run.
+    fn forms<const PAIRS: bool>() -> Vec<Run> {
+        let mut forms: Vec<Run> = vec![Part::plain::<PAIRS>, Part::run::<PAIRS>];
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {
-                forms.push(x86::run_wide);
+                forms.push(if PAIRS { x86::run_wide_pairs } else { x86::run_wide });
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                forms.push(x86::run_middle::<false>);
+                forms.push(x86::run_middle::<PAIRS>);
             }
         }
         forms
@@ -233,7 +233,7 @@ mod tests {
                             want[r * pitch + j] = start + terms.sum::<f64>();
                         }
                     }
-                    for form in forms() {
+                    for form in forms::<false>() {
                         let mut c = old.clone();
                         let (a, b) = (a.as_ptr(), b.as_ptr());
                         let part = Part { k, a, rs, cs, b, width, c: c.as_mut_ptr(), pitch, add };
@@ -250,16 +250,6 @@ mod tests {
     #[test]
     #[expect(unsafe_code, reason = "calls each form of the block")]
     fn every_form_of_pairs_sums_products_of_rounded_numbers() {
-        let mut forms: Vec<Run> = vec![Part::plain::<true>, Part::run::<true>];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                forms.push(x86::run_wide_pairs);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                forms.push(x86::run_middle::<true>);
-            }
-        }
         for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (27, 32, 40), (19, 16, 7), (3, 32, 0)] {
             for ((rs, cs), add) in
                 [((k + 2, 1), false), ((k + 2, 1), true), ((1, rows + 3), false), ((1, rows + 3), true)]
@@ -282,7 +272,7 @@ mod tests {
                         if add { f64::from(old[i]) + sum } else { sum }
                     })
                     .collect();
-                for form in &forms {
+                for form in forms::<true>() {
                     let mut c = old.clone();
                     let (a, b, c_at) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
                     let part = Part { k, a, rs, cs, b, width, c: c_at, pitch: width, add };

@@ -164,16 +164,16 @@ pub(crate) fn run<W: Stored<f32>>(
 ) -> bool {
     let Some(w) = Winograd::best::<W>(g, backward) else { return false };
     match (w.tile, w.unit) {
-        (2, 2) => tiles::<W, 2, 2>(pool, &w, source, weights, bias, result, work),
-        (2, _) => tiles::<W, 2, 1>(pool, &w, source, weights, bias, result, work),
-        _ => tiles::<W, 4, 1>(pool, &w, source, weights, bias, result, work),
+        (2, 2) => compute::<W, 2, 2>(pool, &w, source, weights, bias, result, work),
+        (2, _) => compute::<W, 2, 1>(pool, &w, source, weights, bias, result, work),
+        _ => compute::<W, 4, 1>(pool, &w, source, weights, bias, result, work),
     }
     true
 }
 
 /// Computes the result in tiles of `M` x `M` points, from transformed operands whose elements are `U` source channels each.
 #[expect(unsafe_code, reason = "tasks write disjoint parts of the work memory and of the result")]
-fn tiles<W: Stored<f32>, const M: usize, const U: usize>(
+fn compute<W: Stored<f32>, const M: usize, const U: usize>(
     pool: &Pool,
     w: &Winograd,
     source: &[f32],
@@ -191,10 +191,10 @@ fn tiles<W: Stored<f32>, const M: usize, const U: usize>(
             dispatch(TransformInput::<M, U> { w, source, units, tiles: tiles.clone(), panel, work, bytes });
         });
         // SAFETY: the tasks that wrote it have ended.
-        let spread = unsafe { &*work.range(0, w.work_len()) };
+        let input = unsafe { &*work.range(0, w.work_len()) };
         pool.run(w.results.div_ceil(BLOCK), |task, bytes| {
             let rows = task * BLOCK..w.results.min((task + 1) * BLOCK);
-            block::<W, M, U>(w, spread, weights, bias, rows, tiles.clone(), panel, result, bytes);
+            block::<W, M, U>(w, input, weights, bias, rows, tiles.clone(), panel, result, bytes);
         });
     }
 }
@@ -203,7 +203,7 @@ fn tiles<W: Stored<f32>, const M: usize, const U: usize>(
 #[expect(clippy::too_many_arguments, reason = "the operands of one pass")]
 fn block<W: Stored<f32>, const M: usize, const U: usize>(
     w: &Winograd,
-    spread: &[f32],
+    input: &[f32],
     weights: &[W],
     bias: Option<&[f32]>,
     rows: Range<usize>,
@@ -213,12 +213,12 @@ fn block<W: Stored<f32>, const M: usize, const U: usize>(
     bytes: &mut [u8],
 ) {
     let (count, points) = (rows.len(), w.points());
-    let (weighed, products) = scratch::<f32>(bytes, SCRATCH).split_at_mut(POINTS * PITCH);
+    let (filter, products) = scratch::<f32>(bytes, SCRATCH).split_at_mut(POINTS * PITCH);
     let (panels, sums) = (tiles.len().div_ceil(panel), sums(panel));
     for start in (0..w.sources).step_by(CHUNK) {
         let terms = start..w.sources.min(start + CHUNK);
         let k = terms.len() / U;
-        let (rows, out) = (rows.clone(), &mut *weighed);
+        let (rows, out) = (rows.clone(), &mut *filter);
         match w.backward {
             false => dispatch(TransformFilter::<W, M, U, false> { w, weights, rows, terms, out }),
             true => dispatch(TransformFilter::<W, M, U, true> { w, weights, rows, terms, out }),
@@ -231,9 +231,9 @@ fn block<W: Stored<f32>, const M: usize, const U: usize>(
                     rows: count,
                     width: panel,
                     k,
-                    a: &weighed[point * PITCH..][..BLOCK * CHUNK],
+                    a: &filter[point * PITCH..][..BLOCK * CHUNK],
                     strides: if w.backward { [1, BLOCK] } else { [CHUNK / U, 1] },
-                    b: &spread[(at * points + point) * w.pitch(panel) + start / U * panel..][..k * panel],
+                    b: &input[(at * points + point) * w.pitch(panel) + start / U * panel..][..k * panel],
                     c,
                     pitch: panel,
                     add: start > 0,
@@ -294,7 +294,7 @@ pub(crate) mod tests {
             let weights: Vec<bf16> = weights.iter().map(|v| bf16::from_f64(*v)).collect();
             let (mut result, mut work) = (vec![f32::NAN; to], vec![f32::NAN; w.work_len()]);
             let (result_of, work_of) = (&Shared::new(&mut result), &Shared::new(&mut work));
-            tiles::<bf16, 2, 2>(&pool, &w, &single(&source), &weights, None, result_of, work_of);
+            compute::<bf16, 2, 2>(&pool, &w, &single(&source), &weights, None, result_of, work_of);
             assert_eq!(result, single(&want), "{g:?}, backward: {backward}");
         }
         assert!(seen.iter().all(|seen| *seen > 3), "{seen:?}");
