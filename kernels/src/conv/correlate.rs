@@ -1,12 +1,16 @@
 //! The sum over channels and taps that a convolution and its input gradient have in common.
 //!
 //! The result is cut into blocks of points and channels. A block is computed by one task as a matrix product of the
-//! weights with columns of the source that the task gathers, a chunk of terms at a time, into its scratch memory.
+//! weights with columns of the source that the task gathers, a chunk of terms at a time, into its scratch memory. With weights in
+//! bfloat16, on a processor that multiplies pairs of them, the columns are rounded to it; sums stay in single precision.
 
 use super::geometry::{self, Axis};
+use crate::pairs::{panels, scratch_len};
 use crate::product::{Dims, Mat, product, product_shared};
 use crate::simd::{Job, Real, axpy, dispatch};
-use crate::{Pool, Shared, Stored, scratch};
+use crate::tile::{PANEL, multiplies_pairs};
+use crate::{DType, Pool, Shared, Stored, scratch};
+use half::bf16;
 use std::ops::Range;
 
 /// Terms (channels times taps) of a chunk.
@@ -117,6 +121,9 @@ fn blocks<T: Real, W: Stored<T>>(
     let (source_len, result_len) = (c.source_len(), c.result_len());
     let identity = geometry::is_identity(&c.axes);
     let whole = geometry::is_whole(&c.axes);
+    // All else is in single precision then.
+    let half = W::views(DType::Bf16) && multiplies_pairs();
+    let direct = whole && !half;
     // Only weights that are stored as they are computed with can be read in place.
     let plain = W::plain(weights);
     let in_order = plain.is_some() && c.weights_in_order();
@@ -144,10 +151,10 @@ fn blocks<T: Real, W: Stored<T>>(
 
         let (cols, rest) = split::<T>(bytes, if identity { 0 } else { chunk * width });
         let (packed, rest) = split::<T>(rest, if in_order || strided { 0 } else { chunk * channels });
-        let (tile, _) = split::<T>(rest, if whole { 0 } else { n * rows });
+        let (tile, rest) = split::<T>(rest, if direct { 0 } else { n * rows });
         if let Some(bias) = bias {
             for (r, &b) in bias.iter().enumerate() {
-                if whole {
+                if direct {
                     // SAFETY: rows of points of different blocks are disjoint.
                     unsafe { result.range((first + r) * result_len + from, n) }.fill(b);
                 } else {
@@ -165,6 +172,13 @@ fn blocks<T: Real, W: Stored<T>>(
                 dispatch(Columns { source, axes: &c.axes, terms: some.clone(), range: range.clone(), out: cols });
                 Mat::new(&cols[..k * n], n, 1)
             };
+            let (beta, dims) = (if start == 0 && bias.is_none() { 0.0 } else { 1.0 }, Dims { m: rows, n, k });
+            if half && c.weights_in_order() {
+                let weights = bytemuck::cast_slice::<_, bf16>(&weights[r0 * c.result_stride + start..]);
+                add_pairs(dims, Mat::new(weights, c.result_stride, 1), b, beta, tile, rest);
+                start += k;
+                continue;
+            }
             let a = if in_order {
                 Mat::new(&plain[r0 * c.result_stride + start..], c.result_stride, 1)
             } else if strided {
@@ -175,29 +189,59 @@ fn blocks<T: Real, W: Stored<T>>(
                 dispatch(Weights { c, weights, channels: r0..r0 + rows, terms: some, out: packed });
                 Mat::new(&packed[..rows * k], k, 1)
             };
-            let beta = T::of(if start == 0 && bias.is_none() { 0.0 } else { 1.0 });
-            let dims = Dims { m: rows, n, k };
-            if whole {
+            if half {
+                let a = Mat { data: bytemuck::cast_slice::<_, f32>(a.data), rs: a.rs, cs: a.cs };
+                add_pairs(dims, a, b, beta, tile, rest);
+            } else if whole {
                 let at = first * result_len + from;
                 // SAFETY: blocks are disjoint.
-                unsafe { product_shared(dims, T::of(1.0), a, b, beta, result, at, [result_len, 1]) };
+                unsafe { product_shared(dims, T::of(1.0), a, b, T::of(beta), result, at, [result_len, 1]) };
             } else {
-                product(dims, T::of(1.0), a, b, beta, tile, [n, 1]);
+                product(dims, T::of(1.0), a, b, T::of(beta), tile, [n, 1]);
             }
             start += k;
         }
-        if !whole {
+        if !direct {
             for r in 0..rows {
                 let tile = &tile[r * n..][..n];
                 for run in geometry::runs(&c.axes, &range) {
                     let (target, apart) = run.target(&c.axes);
                     let start = (first + r) * result_len + target;
-                    for (i, &v) in tile[run.before..][..run.widths.len()].iter().enumerate() {
+                    let row = &tile[run.before..][..run.widths.len()];
+                    if apart == 1 {
+                        // SAFETY: as below.
+                        unsafe { result.range(start, row.len()) }.copy_from_slice(row);
+                        continue;
+                    }
+                    for (i, &v) in row.iter().enumerate() {
                         // SAFETY: points of different blocks have different targets.
                         let out = unsafe { result.range(start + i * apart, 1) };
                         out[0] = v;
                     }
                 }
+            }
+        }
+    });
+}
+
+/// `c = a @ b + beta * c` of operands that are rounded to bfloat16, where rows of `c` are contiguous. `T` is `f32`.
+fn add_pairs<T: Real, A: Stored<f32>>(
+    dims: Dims,
+    a: Mat<'_, A>,
+    b: Mat<'_, T>,
+    beta: f64,
+    c: &mut [T],
+    bytes: &mut [u8],
+) {
+    let (Dims { m, n, k }, c) = (dims, bytemuck::cast_slice_mut::<_, f32>(c));
+    let b = Mat { data: bytemuck::cast_slice::<_, f32>(b.data), rs: b.rs, cs: b.cs };
+    panels(dims, a, b, scratch(bytes, scratch_len(m, k)), |column, sums| {
+        for (c, sums) in c.chunks_exact_mut(n).zip(sums.chunks_exact(sums.len() / m)) {
+            let c = &mut c[column..n.min(column + PANEL)];
+            if beta == 0.0 {
+                c.copy_from_slice(&sums[..c.len()]);
+            } else {
+                c.iter_mut().zip(sums).for_each(|(c, sum)| *c += sum);
             }
         }
     });

@@ -13,7 +13,6 @@ pub(crate) fn is_pointwise(g: &Geometry) -> bool {
 }
 
 /// Computes `result = bias + weights * source`, or for the input gradient the product with the transposed weights.
-#[expect(unsafe_code, reason = "tasks write disjoint planes of the result")]
 pub(crate) fn run(
     pool: &Pool,
     (g, backward): (&Geometry, bool),
@@ -25,18 +24,13 @@ pub(crate) fn run(
     let points = g.output_len();
     let (m, k, weights) =
         if backward { (g.ci, g.co, Mat::new(weights, 1, g.ci)) } else { (g.co, g.ci, Mat::new(weights, g.ci, 1)) };
-    if let Some(bias) = bias {
-        pool.run(g.n * m, |plane, _| {
-            // SAFETY: each task has its own plane.
-            unsafe { result.range(plane * points, points) }.fill(bias[plane % m]);
-        });
-    }
     let (sizes, sources, results) = ([g.n as i64], [(k * points) as i64], [(m * points) as i64]);
     let products = Products {
         dims: Dims { m, n: points, k },
         batch: Batch { sizes: &sizes, strides: [&[0], &sources, &results] },
         alpha: 1.0,
-        beta: if bias.is_some() { 1.0 } else { 0.0 },
+        beta: 0.0,
+        bias,
     };
     products.run(pool, weights, Mat::new(source, points, 1), result, [points, 1]);
 }

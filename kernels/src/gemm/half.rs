@@ -39,10 +39,10 @@ fn typed<A: Stored<f32>, B: Stored<f32>>(l: &Launch<'_>, a: &[A], b: &[B]) {
     if sc[0] < sc[1] {
         // Rows of the result are to be contiguous, so the transposed product is computed otherwise.
         batch.strides.swap(0, 1);
-        let products = Products { dims: Dims { m: n, n: m, k }, batch, alpha, beta };
+        let products = Products { dims: Dims { m: n, n: m, k }, batch, alpha, beta, bias: None };
         products.run(l.pool, Mat::new(b, sb[1], sb[0]), Mat::new(a, sa[1], sa[0]), &c, [sc[1], sc[0]]);
     } else {
-        let products = Products { dims: Dims { m, n, k }, batch, alpha, beta };
+        let products = Products { dims: Dims { m, n, k }, batch, alpha, beta, bias: None };
         products.run(l.pool, Mat::new(a, sa[0], sa[1]), Mat::new(b, sb[0], sb[1]), &c, sc);
     }
 }
@@ -72,7 +72,10 @@ pub(crate) struct Products<'a> {
     pub(crate) dims: Dims,
     pub(crate) batch: Batch<'a>,
     pub(crate) alpha: f32,
+    /// What the result is multiplied by before; with zero it is not read.
     pub(crate) beta: f32,
+    /// What is added to each row of a result.
+    pub(crate) bias: Option<&'a [f32]>,
 }
 
 impl Products<'_> {
@@ -85,7 +88,7 @@ impl Products<'_> {
         c: &Shared<'_, f32>,
         strides: [usize; 2],
     ) {
-        let Products { dims, batch, alpha, beta } = self;
+        let Products { dims, batch, alpha, beta, bias } = self;
         let (Dims { m, n, k }, count) = (*dims, batch.count());
         if m * n * count == 0 {
             return;
@@ -101,18 +104,19 @@ impl Products<'_> {
                 let part = Dims { m: rows, n: columns, k: TERMS.min(k - from) };
                 let (a, b) = (a.skip(ao).from(i, from), b.skip(bo).from(from, j));
                 let scales = [*alpha, if from == 0 { *beta } else { 1.0 }];
+                let bias = bias.filter(|_| from == 0).map(|bias| &bias[i..][..rows]);
                 pairs::panels(part, a, b, scratch(bytes, pairs::scratch_len(rows, part.k)), |column, sums| {
                     let width = PANEL.min(columns - column);
                     let start = co + i * strides[0] + (j + column) * strides[1];
                     let last = column + width == columns;
-                    dispatch(Put { sums, rows, width, last, scales, out: c, start, strides });
+                    dispatch(Put { sums, rows, width, last, scales, bias, out: c, start, strides });
                 });
             }
         });
     }
 }
 
-/// `out = alpha * sums + beta * out` for the first `width` sums of each row; with `beta` zero `out` is not read. Element `(i, j)` is
+/// `out = alpha * sums + beta * out + bias` for the first `width` sums of each row; with `beta` zero `out` is not read. Element `(i, j)` is
 /// `start + i * strides[0] + j * strides[1]`; no other task may access those elements meanwhile.
 struct Put<'a> {
     sums: &'a [f32],
@@ -121,6 +125,8 @@ struct Put<'a> {
     /// Whether no panel follows.
     last: bool,
     scales: [f32; 2],
+    /// Of each row.
+    bias: Option<&'a [f32]>,
     out: &'a Shared<'a, f32>,
     start: usize,
     strides: [usize; 2],
@@ -131,14 +137,15 @@ impl Job for Put<'_> {
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
     fn run<const FMA: bool>(self) {
-        let Put { sums, rows, width, last, scales: [alpha, beta], out, start, strides } = self;
+        let Put { sums, rows, width, last, scales: [alpha, beta], bias, out, start, strides } = self;
         for (i, sums) in sums.chunks_exact(sums.len() / rows).enumerate() {
             let (sums, start) = (&sums[..width], start + i * strides[0]);
+            let bias = bias.map_or(0.0, |bias| bias[i]);
             if strides[1] != 1 {
                 for (j, sum) in sums.iter().enumerate() {
                     // SAFETY: blocks are disjoint, and so are the results of a batch.
                     let out = unsafe { out.range(start + j * strides[1], 1) };
-                    out[0] = if beta == 0.0 { alpha * sum } else { alpha * sum + beta * out[0] };
+                    out[0] = if beta == 0.0 { alpha * sum + bias } else { alpha * sum + beta * out[0] + bias };
                 }
                 continue;
             }
@@ -151,9 +158,9 @@ impl Job for Put<'_> {
             // SAFETY: as above.
             let out = unsafe { out.range(start, width) };
             if beta == 0.0 {
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = alpha * sum);
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = alpha * sum + bias);
             } else {
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = alpha * sum + beta * *out);
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = alpha * sum + beta * *out + bias);
             }
         }
     }

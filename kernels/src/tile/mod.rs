@@ -58,6 +58,14 @@ pub(crate) fn pair_of_results(first: f32, second: f32) -> Pair {
     f32::from_bits(first >> 16 | second & 0xffff_0000)
 }
 
+/// As [`pair`] in fewer steps, of sums of numbers in bfloat16: a NaN among those leaves one whose lower bits are zero, and only such a
+/// NaN stays.
+#[inline(always)]
+pub(crate) fn pair_of_halves(first: f32, second: f32) -> Pair {
+    let [first, second] = [first, second].map(|x| x.to_bits().wrapping_add(0x7fff + (x.to_bits() >> 16 & 1)));
+    f32::from_bits(first >> 16 | second & 0xffff_0000)
+}
+
 /// Whether the processor has instructions for pairs.
 pub(crate) fn multiplies_pairs() -> bool {
     #[cfg(target_arch = "x86_64")]
