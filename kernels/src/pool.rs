@@ -136,6 +136,15 @@ impl<'a, T> Shared<'a, T> {
         self.ptr
     }
 
+    /// The same memory as elements of a type of the same size.
+    pub(crate) fn cast<U: Element>(&self) -> Shared<'a, U>
+    where
+        T: Element,
+    {
+        assert!(size_of::<T>() == size_of::<U>() && align_of::<T>() == align_of::<U>(), "elements differ in size");
+        Shared { ptr: self.ptr.cast(), len: self.len, life: PhantomData }
+    }
+
     /// Elements `start..start + len`.
     ///
     /// # Safety

@@ -1,7 +1,8 @@
 //! Products of two matrices at chosen places of the result only.
 //!
-//! Places are given by their positions in the result, which ascend strictly. Every place is a dot product of two contiguous
-//! runs of elements, computed whole by one task, in pieces whose lengths depend on nothing but the run's.
+//! Places are given by their positions in the result, which ascend strictly. Every place is a dot product of two runs of elements,
+//! computed whole by one task, in pieces whose lengths depend on nothing but the run's. A run of the right operand may be lines that lie
+//! apart.
 
 use crate::simd::{Job, LANES, Real, TILE, dispatch, prefetch};
 use crate::{Pool, SCRATCH_BYTES, Shared};
@@ -22,6 +23,11 @@ const USES: usize = 8;
 /// Tasks that there should be at least.
 const TASKS: usize = 16;
 const _: () = assert!(2 * ROWS * size_of::<u32>() + (COLUMNS + PLACES) * size_of::<usize>() <= SCRATCH_BYTES);
+
+/// Elements of a piece of a run of `len` elements, which has at most about so many: the pieces are about as long as each other.
+pub(crate) fn piece(len: usize, most: usize) -> usize {
+    len.div_ceil(len.div_ceil(most)).next_multiple_of(LANES)
+}
 
 /// Dot products at places of a result.
 pub(crate) struct Sampled<'a, T, L, R> {
@@ -45,6 +51,10 @@ pub(crate) struct Sampled<'a, T, L, R> {
     pub(crate) right_pitch: usize,
     /// Elements of a run, at least one.
     pub(crate) len: usize,
+    /// Elements of a line of a run, all of it or a multiple of [`LANES`] that divides it.
+    pub(crate) line: usize,
+    /// Distance of the lines of a run of the right operand, if it has several.
+    pub(crate) right_line: usize,
     /// Elements of a piece at most.
     pub(crate) piece: usize,
     /// Whether to add to what is there.
@@ -65,7 +75,8 @@ where
         if self.idx.is_empty() || rows * cols == 0 {
             return;
         }
-        let piece = len.div_ceil(len.div_ceil(self.piece)).next_multiple_of(LANES);
+        let piece =
+            if self.line < len { piece(len, self.piece).next_multiple_of(self.line) } else { piece(len, self.piece) };
         // As many columns as a cache has room for, and more where places are so few that rows are hardly used otherwise.
         let room = PANEL / piece * taps;
         let used = (USES * rows * cols).div_ceil(self.idx.len());
@@ -188,7 +199,11 @@ impl<T: Real, L: Fn(usize) -> (usize, usize), R> Job for Piece<'_, '_, T, L, R> 
     #[expect(unsafe_code, reason = "tasks write disjoint places")]
     fn run<const FMA: bool>(self) {
         let Piece { of, rows, ends, mut offsets, piece } = self;
-        let (right, len, add) = (&of.right[piece.start..], piece.len(), of.add || piece.start > 0);
+        let (len, add) = (piece.len(), of.add || piece.start > 0);
+        let (right, lines) = match of.line < of.len {
+            true => (&of.right[piece.start / of.line * of.right_line..], [of.line, of.right_line]),
+            false => (&of.right[piece.start..], [len, len]),
+        };
         for (row, ends) in rows.zip(ends.chunks_exact(2)) {
             let (first, count) = (ends[0] as usize, (ends[1] - ends[0]) as usize);
             if count == 0 {
@@ -202,16 +217,18 @@ impl<T: Real, L: Fn(usize) -> (usize, usize), R> Job for Piece<'_, '_, T, L, R> 
             let (eights, last) = here.as_chunks::<TILE>();
             let (out, last_out) = out.as_chunks_mut::<TILE>();
             for (at, out) in eights.iter().zip(out) {
-                put(dots::<T, TILE, FMA>(left, right, at), out, add);
+                put(dots::<T, TILE, FMA>(left, right, lines, at), out, add);
             }
             match *last {
-                [a] => put(dots::<T, 1, FMA>(left, right, &[a]), last_out, add),
-                [a, b] => put(dots::<T, 2, FMA>(left, right, &[a, b]), last_out, add),
-                [a, b, c] => put(dots::<T, 3, FMA>(left, right, &[a, b, c]), last_out, add),
-                [a, b, c, d] => put(dots::<T, 4, FMA>(left, right, &[a, b, c, d]), last_out, add),
-                [a, b, c, d, e] => put(dots::<T, 5, FMA>(left, right, &[a, b, c, d, e]), last_out, add),
-                [a, b, c, d, e, f] => put(dots::<T, 6, FMA>(left, right, &[a, b, c, d, e, f]), last_out, add),
-                [a, b, c, d, e, f, g] => put(dots::<T, 7, FMA>(left, right, &[a, b, c, d, e, f, g]), last_out, add),
+                [a] => put(dots::<T, 1, FMA>(left, right, lines, &[a]), last_out, add),
+                [a, b] => put(dots::<T, 2, FMA>(left, right, lines, &[a, b]), last_out, add),
+                [a, b, c] => put(dots::<T, 3, FMA>(left, right, lines, &[a, b, c]), last_out, add),
+                [a, b, c, d] => put(dots::<T, 4, FMA>(left, right, lines, &[a, b, c, d]), last_out, add),
+                [a, b, c, d, e] => put(dots::<T, 5, FMA>(left, right, lines, &[a, b, c, d, e]), last_out, add),
+                [a, b, c, d, e, f] => put(dots::<T, 6, FMA>(left, right, lines, &[a, b, c, d, e, f]), last_out, add),
+                [a, b, c, d, e, f, g] => {
+                    put(dots::<T, 7, FMA>(left, right, lines, &[a, b, c, d, e, f, g]), last_out, add)
+                }
                 _ => {}
             }
         }
@@ -225,34 +242,44 @@ fn put<T: Real>(sums: [T; TILE], out: &mut [T], add: bool) {
     }
 }
 
-/// Dot products of a run with those that begin at `at`, then zeros. Each is the same whatever `N` is.
+/// Dot products of a run with those that begin at `at`, then zeros. Each is the same whatever `N` is. A run of the right operand has lines
+/// of `line` elements, `apart` from each other.
 #[inline(always)]
 #[expect(unsafe_code, reason = "runs are read through pointers")]
-fn dots<T: Real, const N: usize, const FMA: bool>(left: &[T], right: &[T], at: &[usize; N]) -> [T; TILE] {
-    let len = left.len();
+fn dots<T: Real, const N: usize, const FMA: bool>(
+    left: &[T],
+    right: &[T],
+    [line, apart]: [usize; 2],
+    at: &[usize; N],
+) -> [T; TILE] {
+    let lines = left.len() / line;
+    let reach = (lines - 1) * apart + line;
     let mut runs = [right.as_ptr(); N];
     for (run, &at) in runs.iter_mut().zip(at) {
-        *run = right[at..][..len].as_ptr();
+        *run = right[at..][..reach].as_ptr();
     }
     let mut sums = [[T::of(0.0); LANES]; TILE];
-    let whole = len / LANES * LANES;
-    let mut i = 0;
-    while i < whole {
-        // SAFETY: all runs have `len` elements, and `i + LANES` is not beyond them.
-        unsafe {
-            let a = *left.as_ptr().add(i).cast::<[T; LANES]>();
-            for n in 0..N {
-                step::<T, FMA>(&a, &*runs[n].add(i).cast::<[T; LANES]>(), &mut sums[n]);
+    let whole = line / LANES * LANES;
+    for (l, left) in left.chunks_exact(line).enumerate() {
+        let mut i = 0;
+        while i < whole {
+            // SAFETY: line `l` of each run has `line` elements, and `i + LANES` is not beyond them.
+            unsafe {
+                let a = *left.as_ptr().add(i).cast::<[T; LANES]>();
+                for n in 0..N {
+                    step::<T, FMA>(&a, &*runs[n].add(l * apart + i).cast::<[T; LANES]>(), &mut sums[n]);
+                }
             }
+            i += LANES;
         }
-        i += LANES;
     }
-    if whole < len {
+    if whole < line {
+        // There is one line.
         let mut a = [T::of(0.0); LANES];
-        a[..len - whole].copy_from_slice(&left[whole..]);
+        a[..line - whole].copy_from_slice(&left[whole..line]);
         for n in 0..N {
             let mut b = [T::of(0.0); LANES];
-            b[..len - whole].copy_from_slice(&right[at[n] + whole..][..len - whole]);
+            b[..line - whole].copy_from_slice(&right[at[n] + whole..][..line - whole]);
             step::<T, FMA>(&a, &b, &mut sums[n]);
         }
     }
@@ -261,7 +288,7 @@ fn dots<T: Real, const N: usize, const FMA: bool>(left: &[T], right: &[T], at: &
 
 /// `sum += a * b`, lane by lane.
 #[inline(always)]
-fn step<T: Real, const FMA: bool>(a: &[T; LANES], b: &[T; LANES], sum: &mut [T; LANES]) {
+pub(crate) fn step<T: Real, const FMA: bool>(a: &[T; LANES], b: &[T; LANES], sum: &mut [T; LANES]) {
     for l in 0..LANES {
         sum[l] = a[l].madd::<FMA>(b[l], sum[l]);
     }

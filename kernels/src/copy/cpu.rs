@@ -2,7 +2,7 @@
 //! other than the innermost is contiguous in `x`, blocks of these two are transposed in registers.
 
 use crate::grid::{Dim, GRAIN, Grid, RANK, tasks};
-use crate::simd::{Job, Real, dispatch};
+use crate::simd::{Job, Real, copy, dispatch, turn_shared};
 use crate::{DType, Element, Launch, Shared};
 use half::{bf16, f16};
 
@@ -12,6 +12,8 @@ const TILE: usize = 8;
 const BLOCK: usize = 64;
 /// Elements of such a block.
 const AREA: usize = BLOCK * BLOCK;
+/// Elements from which on the copy of the library is quicker than one of few instructions.
+const LONG: usize = 256;
 
 /// Elements as they are moved, whatever they mean.
 trait Word: Element {
@@ -19,6 +21,22 @@ trait Word: Element {
     #[inline(always)]
     fn turn<const FMA: bool>(tile: [[Self; TILE]; TILE]) -> [[Self; TILE]; TILE] {
         std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
+    }
+
+    /// Turns whole blocks if there are quick means, as [`turn_shared`] does.
+    ///
+    /// # Safety
+    /// As for that.
+    #[expect(unsafe_code, reason = "tasks write disjoint places")]
+    unsafe fn turn_blocks(
+        _x: &[Self],
+        _x_row: usize,
+        _extents: [usize; 2],
+        _y: &Shared<'_, Self>,
+        _start: usize,
+        _y_row: usize,
+    ) -> [usize; 2] {
+        [0; 2]
     }
 }
 impl Word for u8 {}
@@ -28,6 +46,19 @@ impl Word for u32 {
     #[inline(always)]
     fn turn<const FMA: bool>(tile: [[u32; TILE]; TILE]) -> [[u32; TILE]; TILE] {
         bytemuck::cast(<f32 as Real>::turn::<FMA>(bytemuck::cast(tile)))
+    }
+
+    #[expect(unsafe_code, reason = "tasks write disjoint places")]
+    unsafe fn turn_blocks(
+        x: &[u32],
+        x_row: usize,
+        extents: [usize; 2],
+        y: &Shared<'_, u32>,
+        start: usize,
+        y_row: usize,
+    ) -> [usize; 2] {
+        // SAFETY: by the caller's promise.
+        unsafe { turn_shared(bytemuck::cast_slice(x), x_row, extents, &y.cast(), start, y_row) }
     }
 }
 
@@ -123,6 +154,7 @@ fn words<W: Word>(l: &Launch<'_>, x: &[W], y: &mut [W]) {
         });
         return;
     }
+    let grid = if (xs, ys) == (1, 1) && inner.size < LONG { nearest(&grid) } else { grid };
     tasks(l.pool, grid.len().div_ceil(GRAIN), |task| {
         let start = task * GRAIN;
         grid.runs(start, GRAIN.min(grid.len() - start), |[xo, yo], _, n| {
@@ -131,6 +163,7 @@ fn words<W: Word>(l: &Launch<'_>, x: &[W], y: &mut [W]) {
             // disjoint.
             let target = unsafe { y.range((y0 + yo) as usize, (n - 1) * ys as usize + 1) };
             match (xs, ys) {
+                (1, 1) if n < LONG => copy(&x[from as usize..][..n], target),
                 (1, 1) => target.copy_from_slice(&x[from as usize..][..n]),
                 (0, 1) => target.fill(x[from as usize]),
                 _ => {
@@ -141,6 +174,18 @@ fn words<W: Word>(l: &Launch<'_>, x: &[W], y: &mut [W]) {
             }
         });
     });
+}
+
+/// The order of `x` or that of `y`, in which fewer runs follow each other far apart in the other one.
+fn nearest(grid: &Grid<2>) -> Grid<2> {
+    let mut dims = [grid.inner(); RANK];
+    let dims = &mut dims[..grid.dims().len()];
+    dims.copy_from_slice(grid.dims());
+    if let [outer @ .., _] = &mut *dims {
+        outer.sort_by_key(|d| std::cmp::Reverse(d.strides[0]));
+    }
+    let apart = |dims: &[Dim<2>]| dims.iter().rev().nth(1).map_or(0, |d| d.size);
+    if apart(dims) < apart(grid.dims()) { Grid::new(dims.iter().copied()) } else { *grid }
 }
 
 /// Writes `y[to + p * y_stride + q] = x[from + p + q * x_stride]` for `p < height`, `q < width`.
@@ -161,9 +206,16 @@ impl<W: Word> Job for Turn<'_, W> {
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint places of the result")]
     fn run<const FMA: bool>(self) {
+        let mut done = [0; 2];
+        if let (Ok(from), Ok(row)) = (usize::try_from(self.from), usize::try_from(self.x_stride)) {
+            let extents = [self.width, self.height];
+            // SAFETY: different blocks are disjoint.
+            done = unsafe { W::turn_blocks(&self.x[from..], row, extents, &self.y, self.to, self.y_stride) };
+        }
         for p in (0..self.height).step_by(TILE) {
             let high = TILE.min(self.height - p);
-            for q in (0..self.width).step_by(TILE) {
+            let turned = if p < done[1] { done[0] } else { 0 };
+            for q in (turned..self.width).step_by(TILE) {
                 let wide = TILE.min(self.width - q);
                 let mut tile = [[<W as bytemuck::Zeroable>::zeroed(); TILE]; TILE];
                 for (a, line) in tile[..wide].iter_mut().enumerate() {

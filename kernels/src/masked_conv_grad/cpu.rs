@@ -4,7 +4,7 @@
 use super::Layout;
 use crate::conv::geometry::{self, Geometry};
 use crate::sampled::Sampled;
-use crate::simd::{Job, Real, dispatch};
+use crate::simd::{Job, Real, copy, dispatch};
 use crate::{Launch, Shared, for_float};
 use std::ops::Range;
 
@@ -33,7 +33,8 @@ fn typed<T: Real>(l: &Launch<'_>) {
     if layout.in_place {
         for image in 0..g.n {
             let (x, dy) = (&x[image * g.ci * input_len..], &dy[image * g.co * output_len..]);
-            sample(l, &g, &layout, idx, x, dy, &out, image > 0);
+            let runs = Runs { pitch: output_len, len: output_len, line: output_len };
+            sample(l, &g, &layout, idx, x, dy, &runs, &out, image > 0);
         }
         return;
     }
@@ -45,7 +46,9 @@ fn typed<T: Real>(l: &Launch<'_>) {
         for depth in (0..g.output[0]).step_by(layout.band[0]) {
             for height in (0..g.output[1]).step_by(layout.band[1]) {
                 let at = Band { images: image..g.n.min(image + layout.images), start: [depth, height, 0] };
-                l.pool.run(g.co + g.ci, |task, _| {
+                let first = if layout.dy_in_place { g.co } else { 0 };
+                l.pool.run(g.co + g.ci - first, |task, _| {
+                    let task = first + task;
                     // SAFETY: each task writes the planes of one channel.
                     let plane = unsafe {
                         if task < g.co {
@@ -58,8 +61,16 @@ fn typed<T: Real>(l: &Launch<'_>) {
                 });
                 // SAFETY: the tasks that wrote it have ended.
                 let planes = unsafe { &*work.range(0, layout.len(&g)) };
-                let (dy, x) = planes.split_at(x_start);
-                sample(l, &g, &layout, idx, x, dy, &out, add);
+                let (dy_planes, x) = planes.split_at(x_start);
+                let row = g.output[2];
+                if layout.dy_in_place {
+                    let len = layout.band[1].min(g.output[1] - height) * row;
+                    let dy = &dy[image * g.co * output_len + height * row..];
+                    sample(l, &g, &layout, idx, x, dy, &Runs { pitch: output_len, len, line: row }, &out, add);
+                } else {
+                    let len = layout.dy_plane;
+                    sample(l, &g, &layout, idx, x, dy_planes, &Runs { pitch: len, len, line: len }, &out, add);
+                }
                 add = true;
             }
         }
@@ -98,7 +109,7 @@ impl<T: Real> Job for Spread<'_, T> {
                 for d in 0..layout.band[0].min(od - band.start[0]) {
                     for h in 0..layout.band[1].min(oh - band.start[1]) {
                         let row = &source[((band.start[0] + d) * oh + band.start[1] + h) * ow..][..ow];
-                        geometry::copy(row, &mut plane[i * image_len + (d * eh + h) * ew..][..ow]);
+                        copy(row, &mut plane[i * image_len + (d * eh + h) * ew..][..ow]);
                     }
                 }
             }
@@ -134,7 +145,7 @@ impl<T: Real> Job for Spread<'_, T> {
                         let row = &source[(sd * ih + sh) * iw + first as usize..];
                         let target = &mut plane[i * image_len + (d * eh + h) * ew..][low..high];
                         if g.strides[2] == 1 {
-                            geometry::copy(row, target);
+                            copy(row, target);
                         } else {
                             for (t, &s) in target.iter_mut().zip(row.iter().step_by(g.strides[2])) {
                                 *t = s;
@@ -147,6 +158,16 @@ impl<T: Real> Job for Spread<'_, T> {
     }
 }
 
+/// Where the output gradient of a channel is.
+struct Runs {
+    /// Distance of channels.
+    pitch: usize,
+    /// Elements.
+    len: usize,
+    /// Elements of a row, or all where rows are as far apart as those of the input.
+    line: usize,
+}
+
 /// Computes the entries from planes.
 #[expect(clippy::too_many_arguments, reason = "the operands of one pass")]
 fn sample<T: Real>(
@@ -156,6 +177,7 @@ fn sample<T: Real>(
     idx: &[u32],
     x: &[T],
     dy: &[T],
+    runs: &Runs,
     out: &Shared<'_, T>,
     add: bool,
 ) {
@@ -178,11 +200,13 @@ fn sample<T: Real>(
         cols: row_len,
         taps,
         left: dy,
-        left_at: |row| (row * layout.dy_plane, row / co_group * ci_group * channel_len),
+        left_at: |row| (row * runs.pitch, row / co_group * ci_group * channel_len),
         right: x,
         tap_at,
         right_pitch: channel_len,
-        len: layout.dy_plane,
+        len: runs.len,
+        line: runs.line,
+        right_line: ew,
         piece: PIECE,
         add,
         out,

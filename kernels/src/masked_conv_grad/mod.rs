@@ -38,7 +38,7 @@ const WORK: usize = 4 << 20;
 ///
 /// Both have the pitches of the padded input, divided by the strides, so that a tap reads the input planes at a constant
 /// distance from the output element. Input elements with different remainders modulo the strides have different planes.
-/// What the output planes have between their rows is zero.
+/// What the output planes have between their rows is zero. Where those rows are whole vectors the output gradient is read in place.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
     /// Images of a band.
@@ -49,7 +49,7 @@ struct Layout {
     extent: [usize; 3],
     /// Remainders that taps have, in each dimension.
     phases: [usize; 3],
-    /// Elements of an output plane; they are rounded up, and input channels have as many more elements.
+    /// Elements of an output plane, none if it is read in place; they are rounded up, and input channels have as many more elements.
     dy_plane: usize,
     /// Elements of an input plane.
     x_plane: usize,
@@ -57,6 +57,8 @@ struct Layout {
     x_channel: usize,
     /// Whether both operands already have this layout, one image at a time.
     in_place: bool,
+    /// Whether rows of the output gradient are read in place, those of one image at a time.
+    dy_in_place: bool,
 }
 
 impl Layout {
@@ -71,9 +73,10 @@ impl Layout {
             let in_place = g.taps() == 1 && g.input == g.output && g.strides == [1; 3] && g.pads == [0; 3];
             let missing: usize = (0..3).map(|d| reach[d] * extent[d + 1..].iter().product::<usize>()).sum();
             let run = x_plane.saturating_sub(missing);
-            let dy_plane = if in_place { run } else { run.next_multiple_of(LANES) };
-            let x_channel = x_plane * phases.iter().product::<usize>() + dy_plane - run;
-            Layout { images, band, extent, phases, dy_plane, x_plane, x_channel, in_place }
+            let dy_in_place = in_place || g.output[0] == 1 && g.output[2].is_multiple_of(LANES);
+            let dy_plane = if dy_in_place { 0 } else { run.next_multiple_of(LANES) };
+            let x_channel = x_plane * phases.iter().product::<usize>() + dy_plane.saturating_sub(run);
+            Layout { images, band, extent, phases, dy_plane, x_plane, x_channel, in_place, dy_in_place }
         };
         let [depth, height, _] = g.output;
         let fits = |l: &Layout| l.len(g) <= WORK;
@@ -82,7 +85,8 @@ impl Layout {
             return whole;
         }
         if fits(&whole) {
-            return at((WORK / whole.len(g).max(1)).clamp(1, g.n.max(1)), depth, height);
+            let images = if whole.dy_in_place { 1 } else { (WORK / whole.len(g).max(1)).clamp(1, g.n.max(1)) };
+            return at(images, depth, height);
         }
         // Lengths grow linearly with the extent of a band, apart from what taps reach beyond it.
         let most = |extent: usize, at: &dyn Fn(usize) -> Layout| {
@@ -152,9 +156,18 @@ mod tests {
         }
     }
 
+    /// Every path, and rows of whole vectors: several images, strides, distances between taps, several pieces.
+    fn all() -> Vec<Geometry> {
+        let mut all = shapes();
+        let dilated = Geometry { dilations: [1, 2, 3], pads: [0, 2, 3], ..square(1, 4, 3, 16, 3, 1) };
+        let deep = Geometry { input: [3, 5, 16], output: [1, 5, 16], kernel: [3, 3, 3], ..square(2, 3, 4, 16, 3, 1) };
+        all.extend([square(2, 3, 4, 16, 3, 1), square(1, 3, 4, 32, 3, 2), square(1, 3, 4, 48, 3, 1), dilated, deep]);
+        all
+    }
+
     #[test]
     fn is_the_dense_gradient_at_the_entries() {
-        for g in shapes() {
+        for g in all() {
             check(&g, &[0.0, 0.02, 0.3, 1.0]);
         }
         check(&Geometry { n: 5, ..square(1, 3, 4, 5, 3, 1) }, &[0.1]);
@@ -162,7 +175,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_the_same_whatever_else_trains() {
-        for g in shapes() {
+        for g in all() {
             let x = noise(g.n * g.ci * g.input_len(), 1);
             let dy = noise(g.n * g.co * g.output_len(), 2);
             let at = |idx: &[u32]| {
@@ -210,6 +223,9 @@ mod tests {
         };
         assert!(Layout::new(&tall).band[1] < 50);
         check(&tall, &[0.5]);
+        let whole = Geometry { input: [1, 50, 90_000], output: [1, 50, 90_000], ..tall };
+        assert!(Layout::new(&whole).dy_in_place && Layout::new(&whole).band[1] < 50);
+        check(&whole, &[0.5]);
         let deep =
             Geometry { input: [50, 1, 45_000], output: [50, 1, 45_000], kernel: [3, 1, 1], pads: [1, 0, 0], ..tall };
         assert!(Layout::new(&deep).band[0] < 50);

@@ -1,13 +1,14 @@
 //! The gradient at trained entries on a CPU. Operands are turned into `work`, channel by channel, a band of tokens at a time; then
 //! each entry is one contiguous dot product.
 
+use super::few::Few;
 use super::{Layout, TURNED};
 use crate::sampled::Sampled;
 use crate::simd::{Real, Turn, dispatch};
 use crate::{Launch, Shared, for_float};
 
 /// Tokens that are summed at once, if there are more.
-const PIECE: usize = 512;
+pub(super) const PIECE: usize = 512;
 
 pub(super) fn run(l: &Launch<'_>) {
     for_float!(l.dtype("dp"), T => typed::<T>(l))
@@ -28,6 +29,10 @@ fn typed<T: Real>(l: &Launch<'_>) {
     }
     let (out, work) = (Shared::new(out), l.shared::<T>("work"));
     let operands = [l.read::<T>("a"), l.read::<T>("b")];
+    let few = Few { idx, channels: [rows, cols], operands };
+    if few.pays(&layout, l.pool.threads()) {
+        return few.run(l.pool, &layout, &out, &work);
+    }
     let Layout { batch, n, .. } = layout;
     for image in 0..batch {
         for from in (0..n).step_by(layout.band) {
@@ -62,6 +67,8 @@ fn typed<T: Real>(l: &Launch<'_>) {
                 tap_at: |_| 0,
                 right_pitch,
                 len: tokens,
+                line: tokens,
+                right_line: 0,
                 piece: PIECE,
                 add: image > 0 || from > 0,
                 out: &out,

@@ -7,6 +7,7 @@
 
 mod cpu;
 mod cuda;
+mod few;
 
 use crate::{Arg, DType, Kernel, ScalarKind, Types};
 

@@ -1,10 +1,12 @@
 //! Compiles a piece of code for the vector units this processor may have and picks one when it runs.
 
+mod copy;
 mod exp;
 mod turn;
 
+pub(crate) use copy::copy;
 pub(crate) use exp::{ExpParts, exp_each, exp_to_round};
-pub(crate) use turn::{BLOCK, Turn, prefetch, prefetch_at, turn};
+pub(crate) use turn::{BLOCK, Turn, prefetch, prefetch_at, turn, turn_shared};
 
 /// A computation whose body is compiled once for each vector width.
 ///

@@ -1,7 +1,7 @@
 //! Matrices turned on their side.
 
 use super::{Job, Real, TILE};
-use crate::Stored;
+use crate::{Shared, Stored};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -104,7 +104,7 @@ pub(super) fn tile<const FMA: bool>(tile: [[f32; TILE]; TILE]) -> [[f32; TILE]; 
 
 /// [`Real::turn_blocks`] in single precision.
 #[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "calls code compiled for features that were found")]
+#[expect(unsafe_code, reason = "the transpose goes to memory that tasks may share")]
 pub(super) fn blocks(
     source: &[f32],
     source_row: usize,
@@ -112,16 +112,34 @@ pub(super) fn blocks(
     target: &mut [f32],
     target_row: usize,
 ) -> [usize; 2] {
+    // SAFETY: the target is borrowed alone.
+    unsafe { turn_shared(source, source_row, extents, &Shared::new(target), 0, target_row) }
+}
+
+/// As [`Real::turn_blocks`] to memory that tasks share, from the element `start` on.
+///
+/// # Safety
+/// No other task may access the elements of the transpose meanwhile.
+#[expect(unsafe_code, reason = "tasks write disjoint places, by code compiled for features that were found")]
+pub(crate) unsafe fn turn_shared(
+    source: &[f32],
+    source_row: usize,
+    extents: [usize; 2],
+    target: &Shared<'_, f32>,
+    start: usize,
+    target_row: usize,
+) -> [usize; 2] {
     let [rows, cols] = extents.map(|extent| extent / BLOCK * BLOCK);
-    if rows * cols == 0 || !is_x86_feature_detected!("avx512f") {
-        return [0; 2];
+    #[cfg(target_arch = "x86_64")]
+    if rows * cols > 0 && is_x86_feature_detected!("avx512f") {
+        assert!((rows - 1) * source_row + cols <= source.len(), "matrix exceeds its memory");
+        assert!(start + (cols - 1) * target_row + rows <= target.len(), "transpose exceeds its memory");
+        // SAFETY: the processor has the feature, all that is moved lies in the two by the assertions, and no other task accesses it by
+        // the caller's promise.
+        unsafe { x86::turn_blocks((source.as_ptr(), source_row), (target.ptr().add(start), target_row), [rows, cols]) };
+        return [rows, cols];
     }
-    assert!((rows - 1) * source_row + cols <= source.len(), "matrix exceeds its memory");
-    assert!((cols - 1) * target_row + rows <= target.len(), "transpose exceeds its memory");
-    let (source, target) = ((source.as_ptr(), source_row), (target.as_mut_ptr(), target_row));
-    // SAFETY: the processor has the feature, and all that is moved lies in the two by the assertions.
-    unsafe { x86::turn_blocks(source, target, [rows, cols]) };
-    [rows, cols]
+    [0; 2]
 }
 
 /// Side of the larger blocks that [`Turn`] moves where there are quick means.
