@@ -69,7 +69,7 @@ impl<T: Real> Few<'_, T> {
                 out.copy_from_slice(first);
             }
             for sums in pieces {
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = *out + *sum);
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out += *sum);
             }
         });
     }
