@@ -54,14 +54,15 @@ impl<T: Real> Few<'_, T> {
     #[expect(unsafe_code, reason = "tasks write disjoint sums")]
     pub(super) fn run(&self, pool: &Pool, layout: &Layout, out: &Shared<'_, T>, work: &Shared<'_, T>) {
         let entries = self.idx.len();
-        let pieces: Vec<_> = pieces(layout).collect();
-        pool.run(pieces.len(), |task, bytes| {
+        let count = pieces(layout).count();
+        pool.run(count, |task, bytes| {
             // SAFETY: each task has the sums of its piece.
             let sums = unsafe { work.range(task * entries, entries) };
-            dispatch(Piece { of: self, tokens: pieces[task].clone(), bytes, sums });
+            let tokens = pieces(layout).nth(task).unwrap_or_default();
+            dispatch(Piece { of: self, tokens, bytes, sums });
         });
         // SAFETY: the tasks that wrote them have ended, and nothing else accesses the result.
-        let (sums, out) = unsafe { (&*work.range(0, pieces.len() * entries), out.range(0, entries)) };
+        let (sums, out) = unsafe { (&*work.range(0, count * entries), out.range(0, entries)) };
         pool.chunks(out, GRAIN, |i, out| {
             let len = out.len();
             let mut pieces = sums.chunks_exact(entries).map(|sums| &sums[i * GRAIN..][..len]);
