@@ -2,7 +2,7 @@
 //!
 //! The result is cut into blocks of points and channels. A block is computed by one task as a matrix product of the
 //! weights with columns of the source that the task gathers, a chunk of terms at a time, into its scratch memory. With weights in
-//! bfloat16, on a processor that multiplies pairs of them, the columns are rounded to it; sums stay in single precision.
+//! bfloat16, on a processor that multiplies pairs of them, the columns are rounded to it where sums are long; sums stay in single precision.
 
 use super::geometry::{self, Axis};
 use crate::pairs::{panels, scratch_len};
@@ -21,6 +21,8 @@ const POINTS: usize = 256;
 const CHANNELS: usize = 384;
 /// Blocks that a large launch is cut into at least.
 const TASKS: usize = 8;
+/// Terms from which on products of pairs pay for rounding the operands. The few channels of a model's input, like a latent's, have less.
+const PAIRED: usize = 128;
 /// Result channels of a group up to which the sums are computed directly.
 const DIRECT: usize = 4;
 /// Result elements that a task of the direct form computes.
@@ -122,7 +124,7 @@ fn blocks<T: Real, W: Stored<T>>(
     let identity = geometry::is_identity(&c.axes);
     let whole = geometry::is_whole(&c.axes);
     // All else is in single precision then.
-    let half = W::views(DType::Bf16) && multiplies_pairs();
+    let half = W::views(DType::Bf16) && terms >= PAIRED && multiplies_pairs();
     let direct = whole && !half;
     // Only weights that are stored as they are computed with can be read in place.
     let plain = W::plain(weights);
