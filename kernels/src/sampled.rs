@@ -55,7 +55,7 @@ pub(crate) struct Sampled<'a, T, L, R> {
     pub(crate) line: usize,
     /// Distance of the lines of a run of the right operand, if it has several.
     pub(crate) right_line: usize,
-    /// Elements of a piece at most.
+    /// Elements of a piece, about, and at most unless a line has more.
     pub(crate) piece: usize,
     /// Whether to add to what is there.
     pub(crate) add: bool,

@@ -21,7 +21,7 @@ const POINTS: usize = 256;
 const CHANNELS: usize = 384;
 /// Blocks that a large launch is cut into at least.
 const TASKS: usize = 8;
-/// Terms from which on products of pairs pay for rounding the operands. The few channels of a model's input, like a latent's, have less.
+/// Terms from which on products of pairs pay for rounding the operands. The few channels of a model's input, like a latent's, have fewer.
 const PAIRED: usize = 128;
 /// Result channels of a group up to which the sums are computed directly.
 const DIRECT: usize = 4;

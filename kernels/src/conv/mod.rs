@@ -100,9 +100,12 @@ pub(crate) mod tests {
             square(2, 8, 8, 9, 1, 2),
             square(1, 6, 9, 11, 3, 2),
             square(1, 6, 8, 10, 3, 2),
-            // Sums long enough for pairs, of an odd number of terms, forward and in each class of the input gradient.
+            // Sums long enough for pairs: forward of an odd number of terms, in each class of the input gradient, of one tap.
             square(1, 15, 144, 9, 3, 2),
             Geometry { groups: 2, ..square(2, 30, 288, 8, 3, 2) },
+            square(1, 20, 144, 9, 1, 2),
+            square(1, 144, 20, 9, 1, 2),
+            Geometry { groups: 2, ..square(1, 1200, 12, 6, 1, 1) },
             square(1, 70, 14, 17, 3, 1),
             square(1, 9, 130, 8, 3, 1),
             square(1, 6, 3, 40, 3, 1),

@@ -159,8 +159,8 @@ fn words<W: Word>(l: &Launch<'_>, x: &[W], y: &mut [W]) {
         let start = task * GRAIN;
         grid.runs(start, GRAIN.min(grid.len() - start), |[xo, yo], _, n| {
             let from = x0 + xo;
-            // SAFETY: each stride in `y` exceeds what the dimensions after it reach, so the spans of different runs are
-            // disjoint.
+            // SAFETY: in the order of `y` each stride exceeds what the dimensions after it reach, so the spans of different
+            // runs are disjoint.
             let target = unsafe { y.range((y0 + yo) as usize, (n - 1) * ys as usize + 1) };
             match (xs, ys) {
                 (1, 1) if n < LONG => copy(&x[from as usize..][..n], target),

@@ -38,7 +38,7 @@ const WORK: usize = 4 << 20;
 ///
 /// Both have the pitches of the padded input, divided by the strides, so that a tap reads the input planes at a constant
 /// distance from the output element. Input elements with different remainders modulo the strides have different planes.
-/// What the output planes have between their rows is zero. Where those rows are whole vectors the output gradient is read in place.
+/// What the output planes have between their rows is zero. Where those rows are whole vectors and lie in one depth the output gradient is read in place.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
     /// Images of a band.
@@ -161,7 +161,10 @@ mod tests {
         let mut all = shapes();
         let dilated = Geometry { dilations: [1, 2, 3], pads: [0, 2, 3], ..square(1, 4, 3, 16, 3, 1) };
         let deep = Geometry { input: [3, 5, 16], output: [1, 5, 16], kernel: [3, 3, 3], ..square(2, 3, 4, 16, 3, 1) };
-        all.extend([square(2, 3, 4, 16, 3, 1), square(1, 3, 4, 32, 3, 2), square(1, 3, 4, 48, 3, 1), dilated, deep]);
+        let groups = Geometry { groups: 2, ..square(2, 4, 6, 16, 3, 1) };
+        // The last piece is shorter.
+        let uneven = Geometry { input: [1, 43, 48], output: [1, 43, 48], ..square(1, 3, 4, 48, 3, 1) };
+        all.extend([square(2, 3, 4, 16, 3, 1), square(1, 3, 4, 32, 3, 2), uneven, groups, dilated, deep]);
         all
     }
 

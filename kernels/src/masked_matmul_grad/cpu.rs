@@ -1,5 +1,5 @@
 //! The gradient at trained entries on a CPU. Operands are turned into `work`, channel by channel, a band of tokens at a time; then
-//! each entry is one contiguous dot product.
+//! each entry is one contiguous dot product. Few entries go another way.
 
 use super::few::Few;
 use super::{Layout, TURNED};

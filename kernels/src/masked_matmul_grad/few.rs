@@ -14,7 +14,7 @@ use std::ops::Range;
 /// Elements that are turned at once, unless those of [`LANES`] tokens are more.
 const NEAR: usize = 96 << 10;
 /// Tokens that are turned at once, at most.
-const TOKENS: usize = 64;
+const MOST_TOKENS: usize = 64;
 
 /// The gradient of a weight whose operands are both token-major.
 pub(super) struct Few<'a, T> {
@@ -35,14 +35,15 @@ impl<T: Real> Few<'_, T> {
         turned && entries <= channels && pieces >= threads && pieces * entries <= layout.len && self.fits()
     }
 
-    /// Tokens that are turned at once.
-    fn tokens(&self) -> usize {
-        (NEAR / (self.channels[0] + self.channels[1]) / LANES * LANES).clamp(LANES, TOKENS)
+    /// Tokens that are turned at once, and the distance of turned channels.
+    fn pitch(&self) -> usize {
+        (NEAR / (self.channels[0] + self.channels[1]) / LANES * LANES).clamp(LANES, MOST_TOKENS)
     }
 
-    /// Bytes of the parts of scratch memory: where the runs of the entries begin, their sums, and the turned operands.
+    /// Bytes of the parts of scratch memory: where the runs of the entries begin, their sums, and the turned operands. All
+    /// begin at a cache line.
     fn parts(&self) -> [usize; 3] {
-        let (entries, turned) = (self.idx.len(), (self.channels[0] + self.channels[1]) * self.tokens());
+        let (entries, turned) = (self.idx.len(), (self.channels[0] + self.channels[1]) * self.pitch());
         [entries.next_multiple_of(8) * size_of::<[u32; 2]>(), entries * LANES * size_of::<T>(), turned * size_of::<T>()]
     }
 
@@ -100,7 +101,7 @@ impl<T: Real> Job for Piece<'_, '_, T> {
     fn run<const FMA: bool>(self) {
         let Piece { of, tokens, bytes, sums } = self;
         let Few { idx, channels: [rows, cols], operands } = *of;
-        let pitch = of.tokens();
+        let pitch = of.pitch();
         let [starts, lanes, turned] = of.parts();
         let (starts, bytes) = bytes.split_at_mut(starts);
         let (lanes, bytes) = bytes.split_at_mut(lanes);

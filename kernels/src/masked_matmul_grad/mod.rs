@@ -191,6 +191,7 @@ mod tests {
             .iter()
             .map(|&i| (0..n).map(|t| a[t * rows + i as usize / cols] * b[t * cols + i as usize % cols]).sum())
             .collect();
+        let shape = [batch, n, rows, cols];
         let int = |v: usize| Scalar::Int(v as i64);
         let mut bench = Bench::new(&KERNEL, vec![int(batch), int(n), int(rows), int(cols), int(0), int(0)]);
         bench.float("a", DType::F32, &a);
@@ -198,6 +199,10 @@ mod tests {
         bench.index("idx", &idx);
         bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
         bench.float("work", DType::F32, &vec![f64::NAN; work_len(batch, n, rows, cols, false, false)]);
-        assert_close(&bench.run()["dp"], &want, 2e-5);
+        let few = &bench.run()["dp"];
+        assert_close(few, &want, 2e-5);
+        // All entries are too many for one task.
+        let all = at(&places(rows * cols, 1.0), shape, (false, false), &a, &b);
+        assert_same_bits(few, idx.iter().map(|&i| all[i as usize]));
     }
 }
