@@ -38,7 +38,8 @@ const WORK: usize = 4 << 20;
 ///
 /// Both have the pitches of the padded input, divided by the strides, so that a tap reads the input planes at a constant
 /// distance from the output element. Input elements with different remainders modulo the strides have different planes.
-/// What the output planes have between their rows is zero. Where those rows are whole vectors and lie in one depth the output gradient is read in place.
+/// What the output planes have between their rows is zero. Where those rows are whole vectors and lie in one depth the
+/// output gradient is read in place.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
     /// Images of a band.

@@ -1,10 +1,10 @@
 //! The transform of the weights: `G g G^T` of the taps between two channels.
 
 use super::lines::{Lane, filter_line, taps};
-use super::{BLOCK, CHUNK, PITCH, Winograd, channel};
+use super::{BLOCK, CHUNK, PITCH, Winograd, channel, pairs};
 use crate::Stored;
 use crate::simd::{Job, LANES, prefetch};
-use crate::tile::{Pair, pair_of_halves};
+use crate::tile::pair_of_halves;
 use std::ops::Range;
 
 /// Transforms the weights of `rows` (result channels) and `terms` (source channels) to `out`, matrices of [`BLOCK`] x
@@ -48,7 +48,7 @@ impl<W: Stored<f32>, const M: usize, const U: usize, const BACKWARD: bool> Job
                     let b = if U == 1 { a } else { filter_line::<FMA, M>([second[0][i], second[1][i], second[2][i]]) };
                     for j in 0..n {
                         let out = &mut out[(n * i + j) * PITCH..][..LANES];
-                        out.copy_from_slice(&if U == 1 { a[j] } else { pairs(&a[j], &b[j]) });
+                        out.copy_from_slice(&if U == 1 { a[j] } else { pairs(&a[j], &b[j], pair_of_halves) });
                     }
                 }
             }
@@ -76,14 +76,4 @@ fn columns<W: Stored<f32>, const FMA: bool, const M: usize, const BACKWARD: bool
         filter_line::<FMA, M>([g[1], g[4], g[7]]),
         filter_line::<FMA, M>([g[2], g[5], g[8]]),
     ]
-}
-
-/// Pairs of the numbers in each lane, rounded.
-#[inline(always)]
-fn pairs(first: &Lane, second: &Lane) -> [Pair; LANES] {
-    let mut out = [0.0; LANES];
-    for l in 0..LANES {
-        out[l] = pair_of_halves(first[l], second[l]);
-    }
-    out
 }

@@ -1,8 +1,9 @@
 //! The transform of the source: `B^T d B` of what each tile reads.
 
 use super::lines::{Lane, input_line};
-use super::{POINTS, WIDEST, Winograd, channel, round_to_pairs};
+use super::{POINTS, WIDEST, Winograd, channel, pairs};
 use crate::simd::{Job, LANES};
+use crate::tile::pair;
 use crate::{Shared, scratch};
 use std::ops::Range;
 
@@ -75,7 +76,7 @@ impl<const M: usize, const U: usize> Job for TransformInput<'_, M, U> {
                         let at = start + (n * i + j) * w.pitch(panel);
                         // SAFETY: each channel belongs to one task.
                         let out = unsafe { work.range(at, LANES) };
-                        out.copy_from_slice(&if U == 1 { a[j] } else { round_to_pairs(&a[j], &b[j]) });
+                        out.copy_from_slice(&if U == 1 { a[j] } else { pairs(&a[j], &b[j], pair) });
                     }
                 }
             }

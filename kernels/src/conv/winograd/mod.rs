@@ -23,7 +23,7 @@ use self::lines::Lane;
 use self::output::TransformOutput;
 use super::geometry::Geometry;
 use crate::simd::{LANES, dispatch};
-use crate::tile::{self, PANEL, Pair, Tile, pair};
+use crate::tile::{self, PANEL, Pair, Tile};
 use crate::{DType, Pool, Shared, Stored, scratch};
 use std::ops::Range;
 
@@ -254,9 +254,9 @@ fn channel<const U: usize>(unit: usize) -> usize {
     if U == 1 { unit } else { unit / LANES * (2 * LANES) + unit % LANES }
 }
 
-/// Pairs of the numbers in each lane, rounded.
+/// Pairs of the numbers in each lane, as `pair` rounds them.
 #[inline(always)]
-fn round_to_pairs(first: &Lane, second: &Lane) -> [Pair; LANES] {
+fn pairs(first: &Lane, second: &Lane, pair: impl Fn(f32, f32) -> Pair) -> [Pair; LANES] {
     let mut out = [0.0; LANES];
     for l in 0..LANES {
         out[l] = pair(first[l], second[l]);
