@@ -59,18 +59,6 @@ fn pick<T: Maths>(condition: bool, yes: T, no: T) -> T {
     if condition { yes } else { no }
 }
 
-/// The normal distribution function.
-#[inline(always)]
-fn normal<T: Maths, const FMA: bool>(x: T) -> T {
-    c::<T>(0.5) * (x * c(-std::f64::consts::FRAC_1_SQRT_2)).erfc::<FMA>()
-}
-
-/// The density of the normal distribution.
-#[inline(always)]
-fn density<T: Maths, const FMA: bool>(x: T) -> T {
-    c::<T>(0.398_942_280_401_432_7) * (x * x * c(-0.5)).exp_full::<FMA>()
-}
-
 /// Twice the argument of the hyperbolic tangent in GELU's approximation: `2 * sqrt(2 / pi) * (x + 0.044715 * x^3)`.
 #[inline(always)]
 fn twice_cubic<T: Maths>(x: T) -> T {
@@ -132,7 +120,7 @@ functions! {
         let d = c::<T>(1.0) / (n + c(2.0));
         n * d + x.gate(c::<T>(4.0) * (n + c(1.0)) * d * d * x.sigmoid::<FMA>() * pick(x > c(40.0), c(0.0), c(1.0)))
     };
-    Gelu "gelu": |x, _, _| x.gate(normal::<T, FMA>(x)), normal::<T, FMA>(x) + x.gate(density::<T, FMA>(x));
+    Gelu "gelu": |x, _, _| x.gate(x.normal::<FMA>()), x.normal::<FMA>() + x.gate(x.density::<FMA>());
     GeluTanh "gelu_tanh": |x, _, _| x.gate(twice_cubic(x).sigmoid::<FMA>()), {
         let u = twice_cubic(x);
         let du = x * (x * x * c(3.0 * 0.071_354_816_272_6) + c(1.595_769_121_605_730_7));

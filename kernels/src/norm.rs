@@ -1,6 +1,6 @@
 //! Normalisation of rows with a factor for each column, with and without a mean: layer_norm and rms_norm on a CPU.
 
-use crate::rows::{gradient_sums, lanes_at, one_at, share, spread, sum};
+use crate::rows::{gradient_sums, lanes_at, one_at, parts, share, spread, sum};
 use crate::simd::{Job, LANES, Real, dispatch};
 use crate::{Launch, Shared};
 
@@ -51,17 +51,18 @@ impl<T: Real> Job for Forward<'_, T> {
             }
             let rstd = 1.0 / (spread::<T, FMA>(x, center) / size + epsilon).sqrt();
             *out = T::of(rstd);
+            let ([high, low], rstd) = (parts::<T>(center), T::of(rstd));
             let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks_mut::<LANES>());
             for (k, (x, y)) in x.iter().zip(y).enumerate() {
                 let (scale, bias) = (lanes_at(scale, k * LANES, 1.0), lanes_at(bias, k * LANES, 0.0));
                 for i in 0..LANES {
-                    y[i] = T::of(((x[i].f64() - center) * rstd).madd::<FMA>(scale[i], bias[i]));
+                    y[i] = ((x[i] - high - low) * rstd).madd::<FMA>(scale[i], bias[i]);
                 }
             }
             let done = cols - x_rest.len();
             for (k, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
                 let (scale, bias) = (one_at(scale, done + k, 1.0), one_at(bias, done + k, 0.0));
-                *y = T::of(((x.f64() - center) * rstd).madd::<FMA>(scale, bias));
+                *y = ((*x - high - low) * rstd).madd::<FMA>(T::of(scale), T::of(bias));
             }
         }
     }
@@ -112,7 +113,7 @@ impl<T: Real> Job for Gradient<'_, T> {
                 let scale = lanes_at(scale, k * LANES, 1.0);
                 for i in 0..LANES {
                     let offset = b.madd::<FMA>(x[i].f64() - center, c);
-                    dx[i] = T::of((rstd * scale[i]).madd::<FMA>(dy[i].f64(), offset));
+                    dx[i] = T::of((rstd * scale[i].f64()).madd::<FMA>(dy[i].f64(), offset));
                 }
             }
             let done = cols - x_rest.len();

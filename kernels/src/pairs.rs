@@ -1,9 +1,9 @@
 //! Matrix products of half precision of one thread: operands are rounded to bfloat16, sums are in single precision.
 
-use crate::Stored;
 use crate::product::{Dims, Mat};
 use crate::simd::{BLOCK, Job, dispatch, prefetch, turn};
 use crate::tile::{PANEL, Pair, Tile, pair};
+use crate::{DType, Shared, Stored};
 
 /// Pairs of terms that are packed at once, at most.
 const PAIRS: usize = 256;
@@ -12,51 +12,83 @@ pub(crate) const GAP: usize = 16;
 
 /// Numbers of scratch memory that [`panels`] needs.
 pub(crate) const fn scratch_len(rows: usize, terms: usize) -> usize {
-    rows * (terms.div_ceil(2) + GAP) + (PAIRS + rows) * PANEL
+    rows * line(terms) + (PAIRS + rows) * PANEL
 }
 
-/// `a @ b`, a panel of columns after the other: `put` is called with the first column of each and its sums, rows of [`PANEL`] or, for
-/// few columns, half as many. `scratch` has [`scratch_len`] numbers.
-pub(crate) fn panels<A: Stored<f32>, B: Stored<f32>>(
-    Dims { m, n, k }: Dims,
-    a: Mat<'_, A>,
-    b: Mat<'_, B>,
-    scratch: &mut [f32],
-    mut put: impl FnMut(usize, &[f32]),
-) {
-    let line = k.div_ceil(2) + GAP;
-    let (left, scratch) = scratch.split_at_mut(m * line);
-    let (right, sums) = scratch.split_at_mut(PAIRS * PANEL);
-    pack_rows(a, m, k, left, line);
-    for column in (0..n).step_by(PANEL) {
-        let width = width(n - column);
-        let sums = &mut sums[..m * width];
-        if k == 0 {
+/// `a @ b`, a panel of columns after the other. The left operand is rounded once.
+pub(crate) struct Panels<'a, B> {
+    dims: Dims,
+    b: Mat<'a, B>,
+    left: &'a [Pair],
+    right: &'a mut [Pair],
+    sums: &'a mut [f32],
+}
+
+impl<'a, B: Stored<f32>> Panels<'a, B> {
+    /// Rounds `a`. `scratch` has [`scratch_len`] numbers.
+    pub(crate) fn new<A: Stored<f32>>(dims: Dims, a: Mat<'_, A>, b: Mat<'a, B>, scratch: &'a mut [f32]) -> Self {
+        let (left, scratch) = scratch.split_at_mut(dims.m * line(dims.k));
+        let (right, sums) = scratch.split_at_mut(PAIRS * PANEL);
+        pack_rows(a, dims.m, dims.k, left, line(dims.k));
+        Panels { dims, b, left, right, sums }
+    }
+
+    /// The sums of the panel that begins with `column`: rows of [`PANEL`] or, for few columns, a half or quarter as many.
+    pub(crate) fn sums(&mut self, column: usize) -> &[f32] {
+        let Panels { dims: Dims { m, n, k }, b, left, right, sums } = self;
+        let width = width(*n - column);
+        let sums = &mut sums[..*m * width];
+        if *k == 0 {
             sums.fill(0.0);
         }
-        for from in (0..k).step_by(2 * PAIRS) {
-            let terms = (2 * PAIRS).min(k - from);
-            pack_panel(b.from(from, column), PANEL.min(n - column), terms, right, width);
-            let tile = Tile {
-                rows: m,
-                width,
-                k: terms.div_ceil(2),
-                a: &left[from / 2..],
-                strides: [line, 1],
-                b: &*right,
-                c: &mut *sums,
-                pitch: width,
-                add: from > 0,
-            };
-            tile.run_pairs();
+        for from in (0..*k).step_by(2 * PAIRS) {
+            part(Dims { m: *m, n: *n, k: *k }, *b, left, right, [from, column], width).run_pairs(sums);
         }
-        put(column, sums);
+        sums
     }
+
+    /// Writes them to shared memory instead: a row of the panel begins `pitch` after the one before, the first at `start`. There must
+    /// be terms, and as many columns as those rows have.
+    ///
+    /// # Safety
+    /// No other task may access those elements meanwhile.
+    #[expect(unsafe_code, reason = "tasks write disjoint blocks")]
+    pub(crate) unsafe fn write(&mut self, column: usize, to: &Shared<'_, f32>, start: usize, pitch: usize) {
+        for from in (0..self.dims.k).step_by(2 * PAIRS) {
+            let tile = part(self.dims, self.b, self.left, self.right, [from, column], pitch);
+            // SAFETY: by the caller's promise.
+            unsafe { tile.run_pairs_shared(to, start) };
+        }
+    }
+}
+
+/// The product of some terms for one panel, whose right operand it rounds.
+fn part<'t, B: Stored<f32>>(
+    Dims { m, n, k }: Dims,
+    b: Mat<'_, B>,
+    left: &'t [Pair],
+    right: &'t mut [Pair],
+    [from, column]: [usize; 2],
+    pitch: usize,
+) -> Tile<'t> {
+    let (width, terms) = (width(n - column), (2 * PAIRS).min(k - from));
+    pack_panel(b.from(from, column), PANEL.min(n - column), terms, right, width);
+    let (a, strides) = (&left[from / 2..], [line(k), 1]);
+    Tile { rows: m, width, k: terms.div_ceil(2), a, strides, b: right, pitch, add: from > 0 }
+}
+
+/// Distance of the rows of the left operand.
+const fn line(terms: usize) -> usize {
+    terms.div_ceil(2) + GAP
 }
 
 /// Width of the panel that holds the first of so many columns.
 pub(crate) const fn width(columns: usize) -> usize {
-    if columns * 2 <= PANEL { PANEL / 2 } else { PANEL }
+    match columns.div_ceil(PANEL / 4) {
+        0..=1 => PANEL / 4,
+        2 => PANEL / 2,
+        _ => PANEL,
+    }
 }
 
 /// Rounds the rows of a left operand: pair `p` of row `i` goes to `to[i * line + p]`. An odd number of terms ends with a zero.
@@ -132,6 +164,9 @@ impl<W: Stored<f32>> Job for Pack<'_, W> {
             }
             // Terms are neighbours before and lines after.
             (1, ..) => {
+                if let Some(stored) = stored_pairs(data).filter(|_| rs.is_multiple_of(2) && whole == pairs) {
+                    return turn::<f32, f32, FMA>(stored, rs / 2, [lines, pairs], to, step);
+                }
                 let mut rounded = [[0.0; PAIRS]; BLOCK];
                 for from in (0..lines).step_by(BLOCK) {
                     let count = BLOCK.min(lines - from);
@@ -144,6 +179,9 @@ impl<W: Stored<f32>> Job for Pack<'_, W> {
             // Lines are neighbours before and after.
             (_, 1, step) if step > 1 => {
                 for p in 0..pairs {
+                    // What the next panel is packed from, which lies apart.
+                    prefetch(data, 2 * p * cs + lines);
+                    prefetch(data, (2 * p + 1) * cs + lines);
                     let to = &mut to[p * step..][..lines];
                     match p < whole {
                         true => join(&data[2 * p * cs..], &data[(2 * p + 1) * cs..], to),
@@ -181,6 +219,12 @@ impl<W: Stored<f32>> Job for Pack<'_, W> {
             }
         }
     }
+}
+
+/// Neighbouring terms as the pairs that they are in memory, if they are in half precision and a pair begins at the first.
+#[inline(always)]
+fn stored_pairs<W: Stored<f32>>(terms: &[W]) -> Option<&[Pair]> {
+    if W::views(DType::Bf16) { bytemuck::try_cast_slice(&terms[..terms.len() & !1]).ok() } else { None }
 }
 
 /// Rounds neighbouring terms. Where there is room for one more, it is zero.

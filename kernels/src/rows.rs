@@ -75,20 +75,25 @@ pub(crate) fn product_sum<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> f64 {
 
 /// Sixteen elements of an optional factor from `start` on, or `absent` for each.
 #[inline(always)]
-pub(crate) fn lanes_at<T: Real>(values: Option<&[T]>, start: usize, absent: f64) -> [f64; LANES] {
-    match values {
-        Some(values) => {
-            let values = &values[start..][..LANES];
-            std::array::from_fn(|i| values[i].f64())
-        }
-        None => [absent; LANES],
+pub(crate) fn lanes_at<T: Real>(values: Option<&[T]>, start: usize, absent: f64) -> [T; LANES] {
+    let mut lanes = [T::of(absent); LANES];
+    if let Some(values) = values {
+        lanes.copy_from_slice(&values[start..][..LANES]);
     }
+    lanes
 }
 
 /// One element of an optional factor.
 #[inline(always)]
 pub(crate) fn one_at<T: Real>(values: Option<&[T]>, at: usize, absent: f64) -> f64 {
     values.map_or(absent, |values| values[at].f64())
+}
+
+/// A mean in two parts, which are subtracted one after the other: numbers far from zero and near their mean keep what is between them.
+#[inline(always)]
+pub(crate) fn parts<T: Real>(mean: f64) -> [T; 2] {
+    let high = T::of(mean);
+    [high, T::of(mean - high.f64())]
 }
 
 /// The sums of `dy * scale` and of `dy * scale * (x - center)`; `scale` has an element for each of `x`, or is one.
@@ -104,7 +109,7 @@ pub(crate) fn gradient_sums<T: Real, const FMA: bool>(
     for (k, (x, dy)) in x_chunks.iter().zip(dy_chunks).enumerate() {
         let scale = lanes_at(scale, k * LANES, 1.0);
         for i in 0..LANES {
-            let d = dy[i].f64() * scale[i];
+            let d = dy[i].f64() * scale[i].f64();
             plain[i] += d;
             tilted[i] = d.madd::<FMA>(x[i].f64() - center, tilted[i]);
         }

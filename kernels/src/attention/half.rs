@@ -97,11 +97,10 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                     a: key_rows,
                     strides: [terms + GAP, 1],
                     b: &query_panels[first * terms..],
-                    c: &mut *scores,
                     pitch: PANEL,
                     add: false,
                 };
-                product.run_pairs();
+                product.run_pairs(scores);
                 if let Some(mask) = mask {
                     let [_, _, query_stride, key_stride] = s.mask_strides;
                     let mask = &mask[s.mask_start(image) + (from + first) * query_stride + start * key_stride..];
@@ -129,11 +128,10 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                     a: value_rows,
                     strides: [value_line, 1],
                     b: exponentials,
-                    c: sums,
                     pitch: PANEL,
                     add: true,
                 };
-                product.run_pairs();
+                product.run_pairs(sums);
             }
         }
         // SAFETY: blocks of queries are disjoint.

@@ -61,7 +61,7 @@ impl Blocks {
 
 /// `c = a @ b` for a panel of columns, or `c += a @ b` if `add`; rows of `a` are `line` apart.
 fn product([rows, k]: [usize; 2], a: &[Pair], line: usize, b: &[Pair], c: &mut [f32], add: bool) {
-    Tile { rows, width: PANEL, k, a, strides: [line, 1], b, c, pitch: PANEL, add }.run_pairs();
+    Tile { rows, width: PANEL, k, a, strides: [line, 1], b, pitch: PANEL, add }.run_pairs(c);
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint parts of the results")]
@@ -173,11 +173,10 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                         a: ds_rows,
                         strides: [key_line, 1],
                         b: &key_columns[keys * column..],
-                        c: &mut dq_sums[column..],
                         pitch: columns,
                         add: false,
                     };
-                    product.run_pairs();
+                    product.run_pairs(&mut dq_sums[column..]);
                 }
                 let dq = &mut dq[start * dim..][..queries * dim];
                 for (dq, sums) in dq.chunks_exact_mut(dim.max(1)).zip(dq_sums.chunks_exact(columns.max(1))) {

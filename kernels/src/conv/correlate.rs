@@ -5,7 +5,7 @@
 //! bfloat16, on a processor that multiplies pairs of them, the columns are rounded to it where sums are long; sums stay in single precision.
 
 use super::geometry::{self, Axis};
-use crate::pairs::{panels, scratch_len};
+use crate::pairs::{Panels, scratch_len};
 use crate::product::{Dims, Mat, product, product_shared};
 use crate::simd::{Job, Real, axpy, dispatch};
 use crate::tile::{PANEL, multiplies_pairs};
@@ -237,7 +237,9 @@ fn add_pairs<T: Real, A: Stored<f32>>(
 ) {
     let (Dims { m, n, k }, c) = (dims, bytemuck::cast_slice_mut::<_, f32>(c));
     let b = Mat { data: bytemuck::cast_slice::<_, f32>(b.data), rs: b.rs, cs: b.cs };
-    panels(dims, a, b, scratch(bytes, scratch_len(m, k)), |column, sums| {
+    let mut panels = Panels::new(dims, a, b, scratch(bytes, scratch_len(m, k)));
+    for column in (0..n).step_by(PANEL) {
+        let sums = panels.sums(column);
         for (c, sums) in c.chunks_exact_mut(n).zip(sums.chunks_exact(sums.len() / m)) {
             let c = &mut c[column..n.min(column + PANEL)];
             if beta == 0.0 {
@@ -246,7 +248,7 @@ fn add_pairs<T: Real, A: Stored<f32>>(
                 c.iter_mut().zip(sums).for_each(|(c, sum)| *c += sum);
             }
         }
-    });
+    }
 }
 
 /// Takes `len` elements from the front of scratch memory.

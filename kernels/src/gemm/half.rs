@@ -3,7 +3,7 @@
 //! A task computes one block of the result.
 
 use super::cpu::{Batch, two};
-use crate::pairs;
+use crate::pairs::{self, Panels};
 use crate::product::{Dims, Mat};
 use crate::simd::{Job, LANES, dispatch, prefetch_at};
 use crate::tile::PANEL;
@@ -80,6 +80,7 @@ pub(crate) struct Products<'a> {
 
 impl Products<'_> {
     /// Computes them. Element `(i, j)` of a result is `c[i * strides[0] + j * strides[1]]`.
+    #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
     pub(crate) fn run<A: Stored<f32>, B: Stored<f32>>(
         &self,
         pool: &Pool,
@@ -105,12 +106,20 @@ impl Products<'_> {
                 let (a, b) = (a.skip(ao).from(i, from), b.skip(bo).from(from, j));
                 let scales = [*alpha, if from == 0 { *beta } else { 1.0 }];
                 let bias = bias.filter(|_| from == 0).map(|bias| &bias[i..][..rows]);
-                pairs::panels(part, a, b, scratch(bytes, pairs::scratch_len(rows, part.k)), |column, sums| {
-                    let width = PANEL.min(columns - column);
+                // Sums that are the result already.
+                let plain = part.k > 0 && scales == [1.0, 0.0] && bias.is_none() && strides[1] == 1;
+                let mut panels = Panels::new(part, a, b, scratch(bytes, pairs::scratch_len(rows, part.k)));
+                for column in (0..columns).step_by(PANEL) {
+                    let (width, last) = (PANEL.min(columns - column), column + PANEL >= columns);
                     let start = co + i * strides[0] + (j + column) * strides[1];
-                    let last = column + width == columns;
-                    dispatch(Put { sums, rows, width, last, scales, bias, out: c, start, strides });
-                });
+                    if plain && width == pairs::width(width) {
+                        // SAFETY: blocks are disjoint, and so are the results of a batch.
+                        unsafe { panels.write(column, c, start, strides[0]) };
+                    } else {
+                        let sums = panels.sums(column);
+                        dispatch(Put { sums, rows, width, last, scales, bias, out: c, start, strides });
+                    }
+                }
             }
         });
     }

@@ -1,7 +1,7 @@
 //! Group normalisation on a CPU: one task for one group, or for several where they are small.
 
 use super::Shape;
-use crate::rows::{one_at, share, spread, sum};
+use crate::rows::{one_at, parts, share, spread, sum};
 use crate::simd::{Job, Real, dispatch};
 use crate::{Launch, for_float};
 
@@ -48,12 +48,13 @@ impl<T: Real> Job for Group<'_, T> {
         let count = x.len().max(1) as f64;
         let mean = sum(x) / count;
         let rstd = 1.0 / (spread::<T, FMA>(x, mean) / count + epsilon).sqrt();
+        let [high, low] = parts::<T>(mean);
         let plane = inner.max(1);
         for (k, (x, y)) in x.chunks_exact(plane).zip(y.chunks_exact_mut(plane)).enumerate() {
-            let factor = rstd * one_at(scale, channel + k, 1.0);
-            let bias = one_at(bias, channel + k, 0.0);
+            let factor = T::of(rstd * one_at(scale, channel + k, 1.0));
+            let bias = T::of(one_at(bias, channel + k, 0.0));
             for (&x, y) in x.iter().zip(y) {
-                *y = T::of((x.f64() - mean).madd::<FMA>(factor, bias));
+                *y = (x - high - low).madd::<FMA>(factor, bias);
             }
         }
         (T::of(mean), T::of(rstd))

@@ -6,16 +6,16 @@
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::Stored;
+use crate::{Shared, Stored};
 
-/// Columns of a panel, or half as many.
+/// Columns of a panel, or half or a quarter as many.
 pub(crate) const PANEL: usize = 32;
 
 /// One block: `c[r * pitch + j] (+)= sum over p of a[r * rs + p * cs] * b[p * width + j]`.
 pub(crate) struct Tile<'a> {
     /// Rows.
     pub(crate) rows: usize,
-    /// Columns: [`PANEL`] or half of it.
+    /// Columns: [`PANEL`], half of it or a quarter.
     pub(crate) width: usize,
     /// Terms.
     pub(crate) k: usize,
@@ -25,9 +25,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) strides: [usize; 2],
     /// Right operand, `k * width` elements.
     pub(crate) b: &'a [f32],
-    /// Result.
-    pub(crate) c: &'a mut [f32],
-    /// Distance of its rows.
+    /// Distance of the result's rows.
     pub(crate) pitch: usize,
     /// Whether to add to what is there.
     pub(crate) add: bool,
@@ -69,7 +67,9 @@ pub(crate) fn pair_of_halves(first: f32, second: f32) -> Pair {
 /// Whether the processor has instructions for pairs.
 pub(crate) fn multiplies_pairs() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+    return is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -89,27 +89,40 @@ struct Part {
 }
 
 impl Tile<'_> {
-    /// Computes the block.
-    pub(crate) fn run(self) {
-        self.compute::<false>();
+    /// Computes the block `c`.
+    pub(crate) fn run(self, c: &mut [f32]) {
+        self.compute::<false>(c.as_mut_ptr(), c.len());
     }
 
-    /// Computes the block of operands whose elements are a [`Pair`] each: products of half precision, summed in single precision.
-    pub(crate) fn run_pairs(self) {
-        self.compute::<true>();
+    /// Computes the block `c` of operands whose elements are a [`Pair`] each: products of half precision, summed in single precision.
+    pub(crate) fn run_pairs(self, c: &mut [f32]) {
+        self.compute::<true>(c.as_mut_ptr(), c.len());
+    }
+
+    /// As [`Tile::run_pairs`] to memory that tasks share, from its element `start` on.
+    ///
+    /// # Safety
+    /// No other task may access the elements of the block meanwhile.
+    #[expect(unsafe_code, reason = "tasks write disjoint blocks")]
+    pub(crate) unsafe fn run_pairs_shared(self, c: &Shared<'_, f32>, start: usize) {
+        let len = c.len().checked_sub(start).expect("the result begins within its memory");
+        self.compute::<true>(c.ptr().wrapping_add(start), len);
     }
 
     #[expect(unsafe_code, reason = "the block is computed through pointers")]
-    fn compute<const PAIRS: bool>(self) {
-        let Tile { rows, width, k, a, strides: [rs, cs], b, c, pitch, add } = self;
+    fn compute<const PAIRS: bool>(self, c: *mut f32, len: usize) {
+        let Tile { rows, width, k, a, strides: [rs, cs], b, pitch, add } = self;
         if rows == 0 {
             return;
         }
-        assert!(width == PANEL || width * 2 == PANEL, "a panel is {PANEL} columns or half of that");
+        assert!(
+            [1, 2, 4].contains(&(PANEL / width)) && PANEL.is_multiple_of(width),
+            "a panel is {PANEL} columns or a half or quarter of that"
+        );
         assert!(k == 0 || (rows - 1) * rs + (k - 1) * cs < a.len(), "left operand exceeds its memory");
-        assert!(k * width <= b.len() && (rows - 1) * pitch + width <= c.len(), "panel exceeds its memory");
-        let part = Part { k, a: a.as_ptr(), rs, cs, b: b.as_ptr(), width, c: c.as_mut_ptr(), pitch, add };
-        // SAFETY: all that the block touches lies in the operands by the assertions.
+        assert!(k * width <= b.len() && (rows - 1) * pitch + width <= len, "panel exceeds its memory");
+        let part = Part { k, a: a.as_ptr(), rs, cs, b: b.as_ptr(), width, c, pitch, add };
+        // SAFETY: all that the block touches lies in the operands and the result by the assertions.
         unsafe { part.run::<PAIRS>(rows) }
     }
 }
@@ -120,14 +133,15 @@ impl Part {
     #[cfg(target_arch = "x86_64")]
     #[expect(unsafe_code, reason = "the block is computed through pointers")]
     unsafe fn run<const PAIRS: bool>(self, rows: usize) {
-        let (wide, middle) = (is_x86_feature_detected!("avx512f"), is_x86_feature_detected!("avx2"));
+        let middle = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let wide = middle && is_x86_feature_detected!("avx512f");
         // SAFETY: by the caller's promise, on a processor that has the features.
         unsafe {
             match PAIRS {
                 true if multiplies_pairs() => x86::run_pairs(self, rows),
                 true if wide => x86::run_wide_pairs(self, rows),
                 false if wide => x86::run_wide(self, rows),
-                _ if middle && is_x86_feature_detected!("fma") => x86::run_middle::<PAIRS>(self, rows),
+                _ if middle => x86::run_middle::<PAIRS>(self, rows),
                 _ => self.plain::<PAIRS>(rows),
             }
         }
@@ -148,7 +162,7 @@ impl Part {
     /// `rows` rows of the part must lie in its operands.
     #[expect(unsafe_code, reason = "the block is computed through pointers")]
     unsafe fn plain<const PAIRS: bool>(self, rows: usize) {
-        const LANES: usize = 16;
+        const LANES: usize = PANEL / 4;
         for row in 0..rows {
             for column in (0..self.width).step_by(LANES) {
                 let mut sums = [0.0_f32; LANES];
@@ -213,7 +227,7 @@ mod tests {
         let mut forms: Vec<Run> = vec![Part::plain::<PAIRS>, Part::run::<PAIRS>];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
                 forms.push(if PAIRS { x86::run_wide_pairs } else { x86::run_wide });
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -226,7 +240,9 @@ mod tests {
     #[test]
     #[expect(unsafe_code, reason = "calls each form of the block")]
     fn every_form_matches_a_naive_loop() {
-        for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (16, 16, 7), (27, 32, 33), (27, 16, 40), (3, 32, 0)] {
+        for (rows, width, k) in
+            [(1, 16, 1), (8, 32, 5), (16, 16, 7), (27, 32, 33), (27, 16, 40), (3, 32, 0), (27, 8, 9), (3, 8, 2)]
+        {
             for (rs, cs) in [(k + 2, 1), (1, rows + 3)] {
                 for add in [false, true] {
                     let pitch = width + 5;
@@ -258,7 +274,7 @@ mod tests {
     #[test]
     #[expect(unsafe_code, reason = "calls each form of the block")]
     fn every_form_of_pairs_sums_products_of_rounded_numbers() {
-        for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (27, 32, 40), (19, 16, 7), (3, 32, 0)] {
+        for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (27, 32, 40), (19, 16, 7), (3, 32, 0), (27, 8, 9), (3, 8, 2)] {
             for ((rs, cs), add) in
                 [((k + 2, 1), false), ((k + 2, 1), true), ((1, rows + 3), false), ((1, rows + 3), true)]
             {

@@ -53,6 +53,7 @@ macro_rules! block {
 
 block!(wide, "avx512f", 512, _mm512_fmadd_ps);
 block!(pairs, "avx512f,avx512bf16", 512, dot);
+block!(narrow_pairs, "avx512f,avx512vl,avx512bf16", 256, narrow_dot);
 block!(wide_pairs, "avx512f", 512, wide_dot);
 block!(middle, "avx2,fma", 256, _mm256_fmadd_ps);
 block!(middle_pairs, "avx2,fma", 256, middle_dot);
@@ -62,6 +63,17 @@ block!(middle_pairs, "avx2,fma", 256, middle_dot);
 #[inline]
 fn dot(x: __m512, y: __m512, sum: __m512) -> __m512 {
     _mm512_dpbf16_ps(sum, as_pairs(x), as_pairs(y))
+}
+
+/// As [`dot`], of half as many lanes.
+#[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
+#[inline]
+#[expect(unsafe_code, reason = "reinterprets vectors")]
+fn narrow_dot(x: __m256, y: __m256, sum: __m256) -> __m256 {
+    // SAFETY: both types are 32 bytes without invalid values.
+    unsafe {
+        _mm256_dpbf16_ps(sum, std::mem::transmute::<__m256, __m256bh>(x), std::mem::transmute::<__m256, __m256bh>(y))
+    }
 }
 
 /// As [`dot`], by products in single precision.
@@ -95,9 +107,9 @@ fn as_pairs(x: __m512) -> __m512bh {
     unsafe { std::mem::transmute::<__m512, __m512bh>(x) }
 }
 
-/// Functions that compute a part with the blocks of 16 lanes that `block!` made.
+/// Functions that compute a part with the blocks of 16 lanes that `block!` made, or one of 8 for a quarter of a panel.
 macro_rules! parts {
-    ($name:ident, $block:ident, $needs:literal) => {
+    ($name:ident, $block:ident, $quarter:ident, $needs:literal) => {
         /// # Safety
         #[doc = concat!("As for [`Part::run`], ", $needs)]
         #[expect(unsafe_code, reason = "the block is computed through pointers")]
@@ -107,13 +119,15 @@ macro_rules! parts {
                 // SAFETY: the rows lie in the operands, and the processor has the features, by the caller's promise.
                 unsafe {
                     let part = part.row(row);
-                    let half = part.width * 2 == PANEL;
-                    row += match (rows - row, half) {
-                        (16.., true) => run::<16>(|| $block::<16, 1>(part)),
-                        (8.., true) => run::<8>(|| $block::<8, 1>(part)),
-                        (8.., false) => run::<8>(|| $block::<8, 2>(part)),
-                        (_, true) => run::<1>(|| $block::<1, 1>(part)),
-                        (_, false) => run::<1>(|| $block::<1, 2>(part)),
+                    row += match (rows - row, PANEL / part.width) {
+                        (16.., 2) => run::<16>(|| $block::<16, 1>(part)),
+                        (8.., 2) => run::<8>(|| $block::<8, 1>(part)),
+                        (8.., 1) => run::<8>(|| $block::<8, 2>(part)),
+                        (_, 2) => run::<1>(|| $block::<1, 1>(part)),
+                        (_, 1) => run::<1>(|| $block::<1, 2>(part)),
+                        (16.., _) => run::<16>(|| $quarter::<16, 1>(part)),
+                        (4.., _) => run::<4>(|| $quarter::<4, 1>(part)),
+                        _ => run::<1>(|| $quarter::<1, 1>(part)),
                     };
                 }
             }
@@ -121,25 +135,33 @@ macro_rules! parts {
     };
 }
 
-parts!(run_wide, wide, "on a processor with AVX-512.");
-parts!(run_pairs, pairs, "of pairs, on a processor with AVX-512 and its bfloat16 instructions.");
-parts!(run_wide_pairs, wide_pairs, "of pairs, on a processor with AVX-512.");
+parts!(run_wide, wide, middle, "on a processor with AVX-512 and fused multiply-adds.");
+parts!(
+    run_pairs,
+    pairs,
+    narrow_pairs,
+    "of pairs, on a processor with AVX-512 and its bfloat16 instructions for all lengths."
+);
+parts!(run_wide_pairs, wide_pairs, middle_pairs, "of pairs, on a processor with AVX-512 and fused multiply-adds.");
 
 /// # Safety
 /// As for [`Part::run`] with the same `PAIRS`, on a processor with AVX2 and fused multiply-adds.
 #[expect(unsafe_code, reason = "the block is computed through pointers")]
 pub(super) unsafe fn run_middle<const PAIRS: bool>(part: Part, rows: usize) {
     for column in (0..part.width).step_by(16) {
+        let quarter = part.width * 4 == PANEL;
         let mut row = 0;
         while row < rows {
             // SAFETY: as for `run_wide`.
             unsafe {
                 let part = part.row(row).column(column);
-                row += match (rows - row, PAIRS) {
-                    (4.., false) => run::<4>(|| middle::<4, 2>(part)),
-                    (_, false) => run::<1>(|| middle::<1, 2>(part)),
-                    (4.., true) => run::<4>(|| middle_pairs::<4, 2>(part)),
-                    (_, true) => run::<1>(|| middle_pairs::<1, 2>(part)),
+                row += match (rows - row, PAIRS, quarter) {
+                    (4.., false, false) => run::<4>(|| middle::<4, 2>(part)),
+                    (_, false, false) => run::<1>(|| middle::<1, 2>(part)),
+                    (4.., true, false) => run::<4>(|| middle_pairs::<4, 2>(part)),
+                    (_, true, false) => run::<1>(|| middle_pairs::<1, 2>(part)),
+                    (_, false, true) => run::<1>(|| middle::<1, 1>(part)),
+                    (_, true, true) => run::<1>(|| middle_pairs::<1, 1>(part)),
                 };
             }
         }

