@@ -1,6 +1,7 @@
 //! The block with the vector instructions of x86 processors.
 
 use super::{PANEL, Part};
+use crate::simd::prefetch_at;
 use std::arch::x86_64::*;
 
 /// Functions that compute `R` rows and `V` vectors of a block with vectors of so many bits.
@@ -24,6 +25,10 @@ macro_rules! block {
             let Part { k, a, rs, cs, b, width, c, pitch, add } = p;
             let mut sums = [[$zero(); V]; R];
             let mut vectors = [$zero(); V];
+            for r in 0..R {
+                // Where sums go may be far away, and is there when they are ready.
+                (0..V).for_each(|v| prefetch_at(c.wrapping_add(r * pitch + v * $lanes)));
+            }
             for term in 0..k {
                 // SAFETY: within the operands by the caller's promise.
                 unsafe {

@@ -30,6 +30,9 @@ const FREE: u64 = 16;
 /// The part of what is alive by which an estimate of it may be too high where values are kept in half precision.
 const HALF_ERROR: u64 = 16;
 
+/// Steps in which ever less is repeated, at least.
+const STEPS: usize = 64;
+
 /// Parts of the bytes of the forward that a segment may hold: all, a half, and so on.
 const SEGMENTS: u32 = 8;
 
@@ -116,6 +119,8 @@ fn candidates(plain: &Plain<'_>) -> Vec<Candidate> {
     ratios.sort_unstable();
     let mut all = network(plain);
     all.behind();
+    // Many are alike in large models, and what they free together is more than a limit may ask for.
+    let most = ratios.len().div_ceil(STEPS);
     let mut seen: HashSet<Vec<bool>> = HashSet::new();
     let mut found = Vec::new();
     for part in 0..SEGMENTS {
@@ -129,7 +134,8 @@ fn candidates(plain: &Plain<'_>) -> Vec<Candidate> {
             if seen.insert(again.clone()) {
                 found.push(Candidate::new(plain, again));
             }
-            let (cheaper, fixed) = costliest.split_at(costliest.partition_point(|(r, _)| r < ratio));
+            let alike = costliest.len() - costliest.partition_point(|(r, _)| r < ratio);
+            let (cheaper, fixed) = costliest.split_at(costliest.len() - alike.min(most));
             fixed.iter().for_each(|(_, id)| fix(plain, &mut network, *id));
             costliest = cheaper;
         }
