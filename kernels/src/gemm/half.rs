@@ -17,7 +17,7 @@ const FEW: [usize; 2] = [64, 512];
 /// Columns of a block at least.
 const LEAST: usize = 4 * PANEL;
 /// Blocks for each thread that a large product is cut into at least. Sums do not depend on how it is cut.
-const TASKS: usize = 4;
+const TASKS: usize = 2;
 /// Terms of a sum that are rounded before it begins, at most.
 const TERMS: usize = 1 << 16;
 const _: () = assert!(pairs::scratch_len(8, TERMS) * size_of::<f32>() <= SCRATCH_BYTES);

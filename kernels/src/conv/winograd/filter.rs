@@ -8,7 +8,7 @@ use crate::tile::pair_of_halves;
 use std::ops::Range;
 
 /// Transforms the weights of `rows` (result channels) and `terms` (source channels) to `out`, matrices of [`BLOCK`] x
-/// [`CHUNK`] elements, or pairs of the latter: stored by rows for a convolution, by columns for its input gradient.
+/// [`CHUNK`] elements: stored by rows for a convolution, by columns for its input gradient.
 pub(super) struct TransformFilter<'a, W, const DOWN: usize, const ACROSS: usize, const U: usize, const BACKWARD: bool> {
     pub(super) w: &'a Winograd,
     pub(super) weights: &'a [W],
@@ -41,7 +41,7 @@ impl<W: Stored<f32>, const DOWN: usize, const ACROSS: usize, const U: usize, con
                 };
                 let first = columns::<W, FMA, DOWN, BACKWARD>(weights, at(0), all);
                 let second = if U == 1 { first } else { columns::<W, FMA, DOWN, BACKWARD>(weights, at(1), all) };
-                let pitch = if BACKWARD { BLOCK } else { CHUNK / U };
+                let pitch = if BACKWARD { BLOCK } else { CHUNK };
                 let out = &mut out[line * pitch + from..][..(down * across - 1) * PITCH + LANES];
                 for i in 0..down {
                     let a = filter_line::<FMA, ACROSS>([first[0][i], first[1][i], first[2][i]]);

@@ -31,9 +31,9 @@ use std::ops::Range;
 const POINTS: usize = 36;
 /// Result channels of a task.
 const BLOCK: usize = 32;
-/// Source channels whose weights are transformed together.
+/// Source channels whose weights are transformed together, or pairs of them.
 const CHUNK: usize = 192;
-const _: () = assert!(CHUNK.is_multiple_of(2 * LANES), "a chunk holds whole pairs");
+const _: () = assert!(CHUNK.is_multiple_of(LANES), "a chunk holds whole vectors");
 /// Tiles of a band at most.
 const BAND: usize = 256;
 /// Source channels of a task that transforms the source, or pairs of them.
@@ -231,8 +231,8 @@ fn block<W: Stored<f32>, const DOWN: usize, const ACROSS: usize, const U: usize>
     let (count, points) = (rows.len(), w.points());
     let (filter, products) = scratch::<f32>(bytes, SCRATCH).split_at_mut(POINTS * PITCH);
     let (panels, sums) = (tiles.len().div_ceil(panel), sums(panel));
-    for start in (0..w.sources).step_by(CHUNK) {
-        let terms = start..w.sources.min(start + CHUNK);
+    for start in (0..w.sources).step_by(CHUNK * U) {
+        let terms = start..w.sources.min(start + CHUNK * U);
         let k = terms.len() / U;
         let (rows, out) = (rows.clone(), &mut *filter);
         match w.backward {
@@ -248,7 +248,7 @@ fn block<W: Stored<f32>, const DOWN: usize, const ACROSS: usize, const U: usize>
                     width: panel,
                     k,
                     a: &filter[point * PITCH..][..BLOCK * CHUNK],
-                    strides: if w.backward { [1, BLOCK] } else { [CHUNK / U, 1] },
+                    strides: if w.backward { [1, BLOCK] } else { [CHUNK, 1] },
                     b: &input[(at * points + point) * w.pitch(panel) + start / U * panel..][..k * panel],
                     pitch: panel,
                     add: start > 0,
@@ -263,7 +263,7 @@ fn block<W: Stored<f32>, const DOWN: usize, const ACROSS: usize, const U: usize>
     dispatch(TransformOutput::<DOWN, ACROSS> { w, products, bias, rows, tiles, panel, result });
 }
 
-/// The first channel of a unit, counted from where a unit begins. Channels are numbered so in a chunk too, because it holds whole pairs.
+/// The first channel of a unit, counted from where a unit begins. Channels are numbered so in a chunk too, because it holds whole vectors.
 #[inline(always)]
 fn channel<const U: usize>(unit: usize) -> usize {
     if U == 1 { unit } else { unit / LANES * (2 * LANES) + unit % LANES }
