@@ -8,7 +8,7 @@ use crate::{Shared, scratch};
 use std::ops::Range;
 
 /// Transforms the source of some channels, for a band of tiles.
-pub(super) struct TransformInput<'a, const DOWN: usize, const ACROSS: usize, const U: usize> {
+pub(super) struct TransformInput<'a, const M: usize, const U: usize> {
     pub(super) w: &'a Winograd,
     pub(super) source: &'a [f32],
     pub(super) units: Range<usize>,
@@ -21,7 +21,7 @@ pub(super) struct TransformInput<'a, const DOWN: usize, const ACROSS: usize, con
 /// Elements of a row of the source with its padding, at most.
 const STRIP: usize = WIDEST + 2 * LANES;
 
-impl<const DOWN: usize, const ACROSS: usize, const U: usize> Job for TransformInput<'_, DOWN, ACROSS, U> {
+impl<const M: usize, const U: usize> Job for TransformInput<'_, M, U> {
     type Out = ();
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint channels")]
@@ -29,7 +29,7 @@ impl<const DOWN: usize, const ACROSS: usize, const U: usize> Job for TransformIn
         let TransformInput { w, source, units, tiles, panel, work, bytes } = self;
         let (across, image_tiles) = w.grid();
         let strips = scratch::<f32>(bytes, U * 6 * STRIP);
-        let (n, m) = (DOWN + 2, ACROSS + 2);
+        let n = M + 2;
         for unit in units {
             let mut held = usize::MAX;
             // What is left in lanes beyond the last tile counts for nothing.
@@ -45,7 +45,7 @@ impl<const DOWN: usize, const ACROSS: usize, const U: usize> Job for TransformIn
                     if held != tile - from {
                         held = tile - from;
                         for (u, strips) in strips.chunks_exact_mut(6 * STRIP).enumerate() {
-                            w.strips::<FMA, DOWN>(
+                            w.strips::<FMA, M>(
                                 source,
                                 image * w.sources + channel::<U>(unit) + u * LANES,
                                 down,
@@ -55,25 +55,25 @@ impl<const DOWN: usize, const ACROSS: usize, const U: usize> Job for TransformIn
                     }
                     for (strips, lanes) in strips.chunks_exact(6 * STRIP).zip(&mut lanes) {
                         for i in 0..n {
-                            let row = &strips[i * STRIP + ACROSS * from..];
-                            let lanes = &mut lanes[m * i..m * i + m];
+                            let row = &strips[i * STRIP + M * from..];
+                            let lanes = &mut lanes[n * i..n * i + n];
                             match count {
-                                LANES => part::<LANES, ACROSS>(row, lanes, lane),
-                                8 => part::<8, ACROSS>(row, lanes, lane),
-                                4 => part::<4, ACROSS>(row, lanes, lane),
-                                _ => (0..count).for_each(|t| part::<1, ACROSS>(&row[ACROSS * t..], lanes, lane + t)),
+                                LANES => part::<LANES, M>(row, lanes, lane),
+                                8 => part::<8, M>(row, lanes, lane),
+                                4 => part::<4, M>(row, lanes, lane),
+                                _ => (0..count).for_each(|t| part::<1, M>(&row[M * t..], lanes, lane + t)),
                             }
                         }
                     }
                     lane += count;
                     tile += count;
                 }
-                let start = group / panel * n * m * w.pitch(panel) + unit * panel + group % panel;
+                let start = group / panel * n * n * w.pitch(panel) + unit * panel + group % panel;
                 for i in 0..n {
-                    let a = input_line::<FMA, ACROSS>(line(&lanes[0][m * i..][..m]));
-                    let b = if U == 1 { a } else { input_line::<FMA, ACROSS>(line(&lanes[U - 1][m * i..][..m])) };
-                    for j in 0..m {
-                        let at = start + (m * i + j) * w.pitch(panel);
+                    let a = input_line::<FMA, M>(line(&lanes[0][n * i..][..n]));
+                    let b = if U == 1 { a } else { input_line::<FMA, M>(line(&lanes[U - 1][n * i..][..n])) };
+                    for j in 0..n {
+                        let at = start + (n * i + j) * w.pitch(panel);
                         // SAFETY: each channel belongs to one task.
                         let out = unsafe { work.range(at, LANES) };
                         out.copy_from_slice(&if U == 1 { a[j] } else { pairs(&a[j], &b[j], pair) });
@@ -88,22 +88,16 @@ impl Winograd {
     /// Transforms the columns of the tiles in one row of them: the source rows that it reads, with their padding, become as many
     /// strips.
     #[inline(always)]
-    fn strips<const FMA: bool, const DOWN: usize>(
-        &self,
-        source: &[f32],
-        plane: usize,
-        down: usize,
-        strips: &mut [f32],
-    ) {
+    fn strips<const FMA: bool, const M: usize>(&self, source: &[f32], plane: usize, down: usize, strips: &mut [f32]) {
         let [height, width] = self.source;
         let source = &source[plane * height * width..][..height * width];
-        let (n, reach) = (DOWN + 2, self.tile[1] * self.grid().0 + 2);
+        let (n, reach) = (M + 2, M * self.grid().0 + 2);
         let (left, inner) = (self.pads[1], width.min(reach - self.pads[1]));
         let used = reach.next_multiple_of(LANES);
         for (i, row) in strips.chunks_exact_mut(STRIP).enumerate().take(n) {
             let row = &mut row[..used];
             row.fill(0.0);
-            let at = (DOWN * down + i).wrapping_sub(self.pads[0]);
+            let at = (M * down + i).wrapping_sub(self.pads[0]);
             if at < height {
                 row[left..left + inner].copy_from_slice(&source[at * width..][..inner]);
             }
@@ -113,7 +107,7 @@ impl Winograd {
             for (i, d) in d.iter_mut().enumerate().take(n) {
                 d.copy_from_slice(&strips[i * STRIP + at..][..LANES]);
             }
-            for (i, t) in input_line::<FMA, DOWN>(d).iter().enumerate().take(n) {
+            for (i, t) in input_line::<FMA, M>(d).iter().enumerate().take(n) {
                 strips[i * STRIP + at..][..LANES].copy_from_slice(t);
             }
         }
@@ -130,12 +124,12 @@ fn line(elements: &[Lane]) -> [Lane; 6] {
 
 /// Takes the elements that each of `N` neighbouring tiles reads of a row.
 #[inline(always)]
-fn part<const N: usize, const ACROSS: usize>(row: &[f32], lanes: &mut [Lane], lane: usize) {
-    let row = &row[..ACROSS * N + 2];
-    for (j, lanes) in lanes.iter_mut().enumerate().take(ACROSS + 2) {
+fn part<const N: usize, const M: usize>(row: &[f32], lanes: &mut [Lane], lane: usize) {
+    let row = &row[..M * N + 2];
+    for (j, lanes) in lanes.iter_mut().enumerate().take(M + 2) {
         let lanes = &mut lanes[lane..][..N];
         for t in 0..N {
-            lanes[t] = row[ACROSS * t + j];
+            lanes[t] = row[M * t + j];
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The transforms of Winograd's convolutions along one line, of 16 neighbours at once: F(2, 3) and F(4, 3) of Lavin and Gray, arXiv
 //! 1509.09308. `M` is the side of a tile of the result.
 //!
-//! Those of F(4, 3) interpolate at 0, infinity and, instead of the usual ±1 and ±2, at ±2/3 and ±3/2. Rounded numbers under that transform
-//! have two thirds of the error.
+//! Those of F(4, 3) interpolate at 0, infinity and, instead of the usual ±1 and ±2, at ±2/3 and ±3/2: the elements that they make are
+//! closer in size, and the error of a convolution is less than half as large.
 
 use crate::Stored;
 use crate::simd::{LANES, Real};

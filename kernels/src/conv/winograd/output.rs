@@ -7,7 +7,7 @@ use crate::simd::{Job, LANES};
 use std::ops::Range;
 
 /// Transforms the products back and writes the tiles.
-pub(super) struct TransformOutput<'a, const DOWN: usize, const ACROSS: usize> {
+pub(super) struct TransformOutput<'a, const M: usize> {
     pub(super) w: &'a Winograd,
     pub(super) products: &'a [f32],
     pub(super) bias: Option<&'a [f32]>,
@@ -17,7 +17,7 @@ pub(super) struct TransformOutput<'a, const DOWN: usize, const ACROSS: usize> {
     pub(super) result: &'a Shared<'a, f32>,
 }
 
-impl<const DOWN: usize, const ACROSS: usize> Job for TransformOutput<'_, DOWN, ACROSS> {
+impl<const M: usize> Job for TransformOutput<'_, M> {
     type Out = ();
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint channels")]
@@ -25,25 +25,25 @@ impl<const DOWN: usize, const ACROSS: usize> Job for TransformOutput<'_, DOWN, A
         let TransformOutput { w, products, bias, rows, tiles, panel, result } = self;
         let (across, image_tiles) = w.grid();
         let [height, width] = w.result;
-        let (n, m, sums) = (DOWN + 2, ACROSS + 2, sums(panel));
+        let (n, sums) = (M + 2, sums(panel));
         for (r, channel) in rows.enumerate() {
             let bias = [bias.map_or(0.0, |b| b[channel]); LANES];
             for group in (0..tiles.len()).step_by(LANES) {
-                let start = group / panel * n * m * sums + r * panel + group % panel;
+                let start = group / panel * n * n * sums + r * panel + group % panel;
                 let product = |point: usize| {
                     let mut lanes = [0.0; LANES];
                     lanes.copy_from_slice(&products[start + point * sums..][..LANES]);
                     lanes
                 };
                 let mut half = [[[0.0; LANES]; 4]; 6];
-                for (j, half) in half.iter_mut().enumerate().take(m) {
-                    let column = |i| if i < n { product(m * i + j) } else { [0.0; LANES] };
-                    *half = output_line::<FMA, DOWN>(std::array::from_fn(column));
+                for (j, half) in half.iter_mut().enumerate().take(n) {
+                    let column = |i| if i < n { product(n * i + j) } else { [0.0; LANES] };
+                    *half = output_line::<FMA, M>(std::array::from_fn(column));
                 }
                 // Rows of the 16 tiles side by side.
-                let mut points = [[[0.0; ACROSS]; LANES]; 4];
-                for (i, points) in points.iter_mut().enumerate().take(DOWN) {
-                    let line = output_line::<FMA, ACROSS>(std::array::from_fn(|j| half[j][i]));
+                let mut points = [[[0.0; M]; LANES]; 4];
+                for (i, points) in points.iter_mut().enumerate().take(M) {
+                    let line = output_line::<FMA, M>(std::array::from_fn(|j| half[j][i]));
                     let line = line.map(|lanes| axpy::<FMA>(1.0, &lanes, &bias));
                     for (l, point) in points.iter_mut().enumerate() {
                         *point = std::array::from_fn(|c| line[c][l]);
@@ -57,10 +57,10 @@ impl<const DOWN: usize, const ACROSS: usize> Job for TransformOutput<'_, DOWN, A
                     let (down, from) = (inside / across, inside % across);
                     let count = (across - from).min(end - tile);
                     let plane = (image * w.results + channel) * height * width;
-                    let len = (ACROSS * count).min(width - ACROSS * from);
-                    for (i, points) in points.iter().enumerate().take(DOWN.min(height - DOWN * down)) {
+                    let len = (M * count).min(width - M * from);
+                    for (i, points) in points.iter().enumerate().take(M.min(height - M * down)) {
                         // SAFETY: each channel belongs to one task.
-                        let out = unsafe { result.range(plane + (DOWN * down + i) * width + ACROSS * from, len) };
+                        let out = unsafe { result.range(plane + (M * down + i) * width + M * from, len) };
                         out.copy_from_slice(&points[lane..lane + count].as_flattened()[..len]);
                     }
                     lane += count;
