@@ -228,7 +228,7 @@ fn normal<const FMA: bool>(x: f32) -> f32 {
     // Of Mills' ratio, which is what the distribution has beyond a number by the density there, divided by `t`.
     let c = [
         -0.073_087_96,
-        0.361_031_88,
+        0.361_031_9,
         -0.641_293_1,
         0.399_355_03,
         -0.058_184_59,

@@ -10,7 +10,7 @@ const PAIRS: usize = 256;
 /// Pairs between rows of the packed left operand beyond those of a row; rows a large power of two apart would share cache sets.
 pub(crate) const GAP: usize = 16;
 
-/// Numbers of scratch memory that [`panels`] needs.
+/// Numbers of scratch memory that [`Panels`] need.
 pub(crate) const fn scratch_len(rows: usize, terms: usize) -> usize {
     rows * line(terms) + (PAIRS + rows) * PANEL
 }

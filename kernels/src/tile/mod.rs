@@ -115,10 +115,8 @@ impl Tile<'_> {
         if rows == 0 {
             return;
         }
-        assert!(
-            [1, 2, 4].contains(&(PANEL / width)) && PANEL.is_multiple_of(width),
-            "a panel is {PANEL} columns or a half or quarter of that"
-        );
+        let widths = [PANEL, PANEL / 2, PANEL / 4];
+        assert!(widths.contains(&width), "a panel is {PANEL} columns or a half or quarter of that");
         assert!(k == 0 || (rows - 1) * rs + (k - 1) * cs < a.len(), "left operand exceeds its memory");
         assert!(k * width <= b.len() && (rows - 1) * pitch + width <= len, "panel exceeds its memory");
         let part = Part { k, a: a.as_ptr(), rs, cs, b: b.as_ptr(), width, c, pitch, add };

@@ -165,6 +165,8 @@ pub(super) unsafe fn run_middle<const PAIRS: bool>(part: Part, rows: usize) {
                     (_, false, false) => run::<1>(|| middle::<1, 2>(part)),
                     (4.., true, false) => run::<4>(|| middle_pairs::<4, 2>(part)),
                     (_, true, false) => run::<1>(|| middle_pairs::<1, 2>(part)),
+                    (8.., false, true) => run::<8>(|| middle::<8, 1>(part)),
+                    (8.., true, true) => run::<8>(|| middle_pairs::<8, 1>(part)),
                     (_, false, true) => run::<1>(|| middle::<1, 1>(part)),
                     (_, true, true) => run::<1>(|| middle_pairs::<1, 1>(part)),
                 };
