@@ -30,7 +30,7 @@ const FREE: u64 = 16;
 /// The part of what is alive by which an estimate of it may be too high where values are kept in half precision.
 const HALF_ERROR: u64 = 16;
 
-/// Steps in which ever less is repeated, at least.
+/// The part of all operators that may be repeated which one step takes at most, so that there is ever less to repeat.
 const STEPS: usize = 64;
 
 /// Parts of the bytes of the forward that a segment may hold: all, a half, and so on.
