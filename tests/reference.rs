@@ -225,7 +225,7 @@ fn cuda_kernels_train_as_the_reference() {
 }
 
 #[test]
-#[ignore = "minutes"]
+#[ignore = "takes minutes; see CONTRIBUTING.md"]
 fn cuda_kernels_train_a_unet_as_the_reference() {
     check_cuda_trajectory("sd15_unet.ts");
 }

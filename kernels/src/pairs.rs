@@ -35,25 +35,31 @@ impl<'a, B: Stored<f32>> Panels<'a, B> {
 
     /// The sums of the panel that begins with `column`: rows of [`PANEL`] or, for few columns, a half or quarter as many.
     pub(crate) fn sums(&mut self, column: usize) -> &[f32] {
-        let Panels { dims: Dims { m, n, k }, b, left, right, sums } = self;
-        let width = width(*n - column);
-        let sums = &mut sums[..*m * width];
-        if *k == 0 {
+        let Dims { m, n, k } = self.dims;
+        let sums = &mut self.sums[..m * width(n - column)];
+        if k == 0 {
             sums.fill(0.0);
         }
-        for from in (0..*k).step_by(2 * PAIRS) {
-            part(Dims { m: *m, n: *n, k: *k }, *b, left, right, [from, column], width).run_pairs(sums);
+        for from in (0..k).step_by(2 * PAIRS) {
+            part(self.dims, self.b, self.left, self.right, [from, column], width(n - column)).run_pairs(sums);
         }
         sums
     }
 
-    /// Writes them to shared memory instead: a row of the panel begins `pitch` after the one before, the first at `start`. There must
-    /// be terms, and as many columns as those rows have.
+    /// Whether [`Panels::write`] may take the panel that begins with `column`: one without columns beyond the last, of sums with terms.
+    pub(crate) fn is_full(&self, column: usize) -> bool {
+        let Dims { n, k, .. } = self.dims;
+        k > 0 && width(n - column) <= n - column
+    }
+
+    /// Writes them to shared memory instead, if the panel [is full](Self::is_full): a row begins `pitch` after the one before, the first
+    /// at `start`.
     ///
     /// # Safety
     /// No other task may access those elements meanwhile.
     #[expect(unsafe_code, reason = "tasks write disjoint blocks")]
     pub(crate) unsafe fn write(&mut self, column: usize, to: &Shared<'_, f32>, start: usize, pitch: usize) {
+        assert!(self.is_full(column), "a panel that is written has all its columns, and terms");
         for from in (0..self.dims.k).step_by(2 * PAIRS) {
             let tile = part(self.dims, self.b, self.left, self.right, [from, column], pitch);
             // SAFETY: by the caller's promise.
@@ -71,8 +77,9 @@ fn part<'t, B: Stored<f32>>(
     [from, column]: [usize; 2],
     pitch: usize,
 ) -> Tile<'t> {
-    let (width, terms) = (width(n - column), (2 * PAIRS).min(k - from));
-    pack_panel(b.from(from, column), PANEL.min(n - column), terms, right, width);
+    let (columns, terms) = (n - column, (2 * PAIRS).min(k - from));
+    let width = width(columns);
+    pack_panel(b.from(from, column), width.min(columns), terms, right, width);
     let (a, strides) = (&left[from / 2..], [line(k), 1]);
     Tile { rows: m, width, k: terms.div_ceil(2), a, strides, b: right, pitch, add: from > 0 }
 }

@@ -107,12 +107,12 @@ impl Products<'_> {
                 let scales = [*alpha, if from == 0 { *beta } else { 1.0 }];
                 let bias = bias.filter(|_| from == 0).map(|bias| &bias[i..][..rows]);
                 // Sums that are the result already.
-                let plain = part.k > 0 && scales == [1.0, 0.0] && bias.is_none() && strides[1] == 1;
+                let plain = scales == [1.0, 0.0] && bias.is_none() && strides[1] == 1;
                 let mut panels = Panels::new(part, a, b, scratch(bytes, pairs::scratch_len(rows, part.k)));
                 for column in (0..columns).step_by(PANEL) {
                     let (width, last) = (PANEL.min(columns - column), column + PANEL >= columns);
                     let start = co + i * strides[0] + (j + column) * strides[1];
-                    if plain && width == pairs::width(width) {
+                    if plain && panels.is_full(column) {
                         // SAFETY: blocks are disjoint, and so are the results of a batch.
                         unsafe { panels.write(column, c, start, strides[0]) };
                     } else {

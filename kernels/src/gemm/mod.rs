@@ -205,6 +205,18 @@ mod tests {
         check(&Case { c_strides: [9, 1], ..t(5, 9, 13) });
         check(&Case { a_strides: [20, 1], b_strides: [40, 1], c_strides: [50, 1], beta: 1.0, ..plain(9, 33, 17) });
         check(&Case { a_strides: [40, 2], b_strides: [70, 2], c_strides: [80, 2], ..plain(9, 33, 17) });
+        // Panels with columns beyond the last and without, whose rows have something between them.
+        for n in [5, 8, 16, 40] {
+            check(&Case { c_strides: [50, 1], ..plain(9, n, 17) });
+        }
+        // Numbers in half precision that lie in pairs, and that do not.
+        check(&Case {
+            batch: vec![2],
+            a_batch: vec![0],
+            b_batch: vec![33 * 18 + 1],
+            b_strides: [1, 18],
+            ..plain(9, 33, 18)
+        });
         check(&Case { beta: 1.0, ..plain(4, 5, 0) });
         check(&Case { a_strides: [0, 1], b_strides: [0, 1], ..plain(6, 7, 8) });
     }

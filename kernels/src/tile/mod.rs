@@ -8,7 +8,7 @@ mod x86;
 
 use crate::{Shared, Stored};
 
-/// Columns of a panel, or half or a quarter as many.
+/// Columns of the widest panel; others have half or a quarter as many.
 pub(crate) const PANEL: usize = 32;
 
 /// One block: `c[r * pitch + j] (+)= sum over p of a[r * rs + p * cs] * b[p * width + j]`.
@@ -90,13 +90,17 @@ struct Part {
 
 impl Tile<'_> {
     /// Computes the block `c`.
+    #[expect(unsafe_code, reason = "the block is computed through pointers")]
     pub(crate) fn run(self, c: &mut [f32]) {
-        self.compute::<false>(c.as_mut_ptr(), c.len());
+        // SAFETY: the slice is borrowed alone.
+        unsafe { self.compute::<false>(c.as_mut_ptr(), c.len()) }
     }
 
     /// Computes the block `c` of operands whose elements are a [`Pair`] each: products of half precision, summed in single precision.
+    #[expect(unsafe_code, reason = "the block is computed through pointers")]
     pub(crate) fn run_pairs(self, c: &mut [f32]) {
-        self.compute::<true>(c.as_mut_ptr(), c.len());
+        // SAFETY: the slice is borrowed alone.
+        unsafe { self.compute::<true>(c.as_mut_ptr(), c.len()) }
     }
 
     /// As [`Tile::run_pairs`] to memory that tasks share, from its element `start` on.
@@ -106,11 +110,14 @@ impl Tile<'_> {
     #[expect(unsafe_code, reason = "tasks write disjoint blocks")]
     pub(crate) unsafe fn run_pairs_shared(self, c: &Shared<'_, f32>, start: usize) {
         let len = c.len().checked_sub(start).expect("the result begins within its memory");
-        self.compute::<true>(c.ptr().wrapping_add(start), len);
+        // SAFETY: so many elements are left of the shared memory, and no one else accesses those of the block by the caller's promise.
+        unsafe { self.compute::<true>(c.ptr().wrapping_add(start), len) }
     }
 
+    /// # Safety
+    /// From `c` on there must be `len` elements, and no one else may access those of the block meanwhile.
     #[expect(unsafe_code, reason = "the block is computed through pointers")]
-    fn compute<const PAIRS: bool>(self, c: *mut f32, len: usize) {
+    unsafe fn compute<const PAIRS: bool>(self, c: *mut f32, len: usize) {
         let Tile { rows, width, k, a, strides: [rs, cs], b, pitch, add } = self;
         if rows == 0 {
             return;
@@ -225,10 +232,11 @@ mod tests {
         let mut forms: Vec<Run> = vec![Part::plain::<PAIRS>, Part::run::<PAIRS>];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+            let middle = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            if middle && is_x86_feature_detected!("avx512f") {
                 forms.push(if PAIRS { x86::run_wide_pairs } else { x86::run_wide });
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if middle {
                 forms.push(x86::run_middle::<PAIRS>);
             }
         }

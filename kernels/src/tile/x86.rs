@@ -154,25 +154,30 @@ parts!(run_wide_pairs, wide_pairs, middle_pairs, "of pairs, on a processor with 
 #[expect(unsafe_code, reason = "the block is computed through pointers")]
 pub(super) unsafe fn run_middle<const PAIRS: bool>(part: Part, rows: usize) {
     for column in (0..part.width).step_by(16) {
-        let quarter = part.width * 4 == PANEL;
+        let vectors = part.width.min(16) / 8;
         let mut row = 0;
         while row < rows {
             // SAFETY: as for `run_wide`.
             unsafe {
                 let part = part.row(row).column(column);
-                row += match (rows - row, PAIRS, quarter) {
-                    (4.., false, false) => run::<4>(|| middle::<4, 2>(part)),
-                    (_, false, false) => run::<1>(|| middle::<1, 2>(part)),
-                    (4.., true, false) => run::<4>(|| middle_pairs::<4, 2>(part)),
-                    (_, true, false) => run::<1>(|| middle_pairs::<1, 2>(part)),
-                    (8.., false, true) => run::<8>(|| middle::<8, 1>(part)),
-                    (8.., true, true) => run::<8>(|| middle_pairs::<8, 1>(part)),
-                    (_, false, true) => run::<1>(|| middle::<1, 1>(part)),
-                    (_, true, true) => run::<1>(|| middle_pairs::<1, 1>(part)),
+                row += match (rows - row, vectors) {
+                    (4.., 2) => run::<4>(|| either::<PAIRS, 4, 2>(part)),
+                    (_, 2) => run::<1>(|| either::<PAIRS, 1, 2>(part)),
+                    (8.., _) => run::<8>(|| either::<PAIRS, 8, 1>(part)),
+                    _ => run::<1>(|| either::<PAIRS, 1, 1>(part)),
                 };
             }
         }
     }
+}
+
+/// # Safety
+/// As for `middle` and `middle_pairs`.
+#[inline(always)]
+#[expect(unsafe_code, reason = "the block is computed through pointers")]
+unsafe fn either<const PAIRS: bool, const R: usize, const V: usize>(part: Part) {
+    // SAFETY: by the caller's promise.
+    unsafe { if PAIRS { middle_pairs::<R, V>(part) } else { middle::<R, V>(part) } }
 }
 
 /// Calls and says how many rows are done.

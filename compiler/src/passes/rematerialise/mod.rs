@@ -30,8 +30,8 @@ const FREE: u64 = 16;
 /// The part of what is alive by which an estimate of it may be too high where values are kept in half precision.
 const HALF_ERROR: u64 = 16;
 
-/// The part of all operators that may be repeated which one step takes at most, so that there is ever less to repeat.
-const STEPS: usize = 64;
+/// Parts of the operators that may be repeated, of which a step towards repeating less takes one at most.
+const PARTS: usize = 64;
 
 /// Parts of the bytes of the forward that a segment may hold: all, a half, and so on.
 const SEGMENTS: u32 = 8;
@@ -120,7 +120,7 @@ fn candidates(plain: &Plain<'_>) -> Vec<Candidate> {
     let mut all = network(plain);
     all.behind();
     // Many are alike in large models, and what they free together is more than a limit may ask for.
-    let most = ratios.len().div_ceil(STEPS);
+    let most = ratios.len().div_ceil(PARTS);
     let mut seen: HashSet<Vec<bool>> = HashSet::new();
     let mut found = Vec::new();
     for part in 0..SEGMENTS {
