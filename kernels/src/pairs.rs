@@ -4,18 +4,24 @@ use crate::product::{Dims, Mat};
 use crate::simd::{BLOCK, Job, dispatch, prefetch, turn};
 use crate::tile::{PANEL, Pair, Tile, pair};
 use crate::{DType, Shared, Stored};
+use std::ops::Range;
 
 /// Pairs of terms that are packed at once, at most.
 const PAIRS: usize = 256;
 /// Pairs between rows of the packed left operand beyond those of a row; rows a large power of two apart would share cache sets.
 pub(crate) const GAP: usize = 16;
 
+/// Columns that are packed together at most, so that a row of the right operand is read for several cache lines at once.
+pub(crate) const GROUP: usize = 8 * PANEL;
+/// Distance of the rows of sums.
+pub(crate) const SUMS: usize = GROUP + GAP;
+
 /// Numbers of scratch memory that [`Panels`] need.
 pub(crate) const fn scratch_len(rows: usize, terms: usize) -> usize {
-    rows * line(terms) + (PAIRS + rows) * PANEL
+    rows * line(terms) + PAIRS * GROUP + rows * SUMS
 }
 
-/// `a @ b`, a panel of columns after the other. The left operand is rounded once.
+/// `a @ b`, a group of columns after the other. The left operand is rounded once.
 pub(crate) struct Panels<'a, B> {
     dims: Dims,
     b: Mat<'a, B>,
@@ -28,60 +34,70 @@ impl<'a, B: Stored<f32>> Panels<'a, B> {
     /// Rounds `a`. `scratch` has [`scratch_len`] numbers.
     pub(crate) fn new<A: Stored<f32>>(dims: Dims, a: Mat<'_, A>, b: Mat<'a, B>, scratch: &'a mut [f32]) -> Self {
         let (left, scratch) = scratch.split_at_mut(dims.m * line(dims.k));
-        let (right, sums) = scratch.split_at_mut(PAIRS * PANEL);
+        let (right, sums) = scratch.split_at_mut(PAIRS * GROUP);
         pack_rows(a, dims.m, dims.k, left, line(dims.k));
         Panels { dims, b, left, right, sums }
     }
 
-    /// The sums of the panel that begins with `column`: rows of [`PANEL`] or, for few columns, a half or quarter as many.
-    pub(crate) fn sums(&mut self, column: usize) -> &[f32] {
-        let Dims { m, n, k } = self.dims;
-        let sums = &mut self.sums[..m * width(n - column)];
-        if k == 0 {
+    /// The sums of a group of columns, in rows that are [`SUMS`] apart.
+    pub(crate) fn sums(&mut self, columns: Range<usize>) -> &[f32] {
+        let Panels { dims, b, left, right, sums } = self;
+        if dims.k == 0 {
             sums.fill(0.0);
         }
-        for from in (0..k).step_by(2 * PAIRS) {
-            part(self.dims, self.b, self.left, self.right, [from, column], width(n - column)).run_pairs(sums);
-        }
+        tiles(*dims, *b, left, right, columns, SUMS, |tile, column| tile.run_pairs(&mut sums[column..]));
         sums
     }
 
-    /// Whether [`Panels::write`] may take the panel that begins with `column`: one without columns beyond the last, of sums with terms.
-    pub(crate) fn is_full(&self, column: usize) -> bool {
-        let Dims { n, k, .. } = self.dims;
-        k > 0 && width(n - column) <= n - column
+    /// Whether [`Panels::write`] may take these columns: whether panels of them have no others, and sums have terms.
+    pub(crate) fn is_full(&self, columns: &Range<usize>) -> bool {
+        let rest = columns.len() % PANEL;
+        self.dims.k > 0 && (rest == 0 || width(rest) == rest)
     }
 
-    /// Writes them to shared memory instead, if the panel [is full](Self::is_full): a row begins `pitch` after the one before, the first
+    /// Writes them to shared memory instead, if the group [is full](Self::is_full): a row begins `pitch` after the one before, the first
     /// at `start`.
     ///
     /// # Safety
     /// No other task may access those elements meanwhile.
     #[expect(unsafe_code, reason = "tasks write disjoint blocks")]
-    pub(crate) unsafe fn write(&mut self, column: usize, to: &Shared<'_, f32>, start: usize, pitch: usize) {
-        assert!(self.is_full(column), "a panel that is written has all its columns, and terms");
-        for from in (0..self.dims.k).step_by(2 * PAIRS) {
-            let tile = part(self.dims, self.b, self.left, self.right, [from, column], pitch);
+    pub(crate) unsafe fn write(&mut self, columns: Range<usize>, to: &Shared<'_, f32>, start: usize, pitch: usize) {
+        assert!(self.is_full(&columns), "panels that are written have all their columns, and terms");
+        let Panels { dims, b, left, right, .. } = self;
+        tiles(*dims, *b, left, right, columns, pitch, |tile, column| {
             // SAFETY: by the caller's promise.
-            unsafe { tile.run_pairs_shared(to, start) };
-        }
+            unsafe { tile.run_pairs_shared(to, start + column) };
+        });
     }
 }
 
-/// The product of some terms for one panel, whose right operand it rounds.
-fn part<'t, B: Stored<f32>>(
-    Dims { m, n, k }: Dims,
+/// Gives the products of a group of columns, some terms at a time, whose right operand it rounds, and where in the group they begin: those
+/// of whole panels, and of a narrower one that is the last.
+fn tiles<B: Stored<f32>>(
+    Dims { m, k, .. }: Dims,
     b: Mat<'_, B>,
-    left: &'t [Pair],
-    right: &'t mut [Pair],
-    [from, column]: [usize; 2],
+    left: &[Pair],
+    right: &mut [Pair],
+    columns: Range<usize>,
     pitch: usize,
-) -> Tile<'t> {
-    let (columns, terms) = (n - column, (2 * PAIRS).min(k - from));
-    let width = width(columns);
-    pack_panel(b.from(from, column), width.min(columns), terms, right, width);
-    let (a, strides) = (&left[from / 2..], [line(k), 1]);
-    Tile { rows: m, width, k: terms.div_ceil(2), a, strides, b: right, pitch, add: from > 0 }
+    mut give: impl FnMut(Tile<'_>, usize),
+) {
+    assert!(columns.len() <= GROUP, "a group has at most {GROUP} columns");
+    let rest = columns.len() % PANEL;
+    let (whole, last) = match columns.len() - rest {
+        whole if rest == 0 => (whole, 0),
+        whole if width(rest) == PANEL => (whole + PANEL, 0),
+        whole => (whole, width(rest)),
+    };
+    for from in (0..k).step_by(2 * PAIRS) {
+        let terms = (2 * PAIRS).min(k - from);
+        let pairs = terms.div_ceil(2);
+        let (a, strides, add) = (&left[from / 2..], [line(k), 1], from > 0);
+        pack_panels(b.from(from, columns.start), columns.len(), terms, right);
+        for (column, width) in [(0, whole), (whole, last)].into_iter().filter(|(_, width)| *width > 0) {
+            give(Tile { rows: m, width, k: pairs, a, strides, b: &right[column * pairs..], pitch, add }, column);
+        }
+    }
 }
 
 /// Distance of the rows of the left operand.
@@ -128,6 +144,50 @@ pub(crate) fn pack_panel<W: Stored<f32>>(
     }
 }
 
+/// Rounds columns of a right operand: panels as of [`pack_panel`], of which the last may be narrower.
+fn pack_panels<W: Stored<f32>>(from: Mat<'_, W>, columns: usize, terms: usize, to: &mut [Pair]) {
+    let pairs = terms.div_ceil(2);
+    if from.cs == 1 && columns >= PANEL {
+        dispatch(PackAcross { from, columns: columns / PANEL * PANEL, terms, to: &mut *to });
+    }
+    let packed = if from.cs == 1 { columns / PANEL * PANEL } else { 0 };
+    for column in (packed..columns).step_by(PANEL) {
+        let some = PANEL.min(columns - column);
+        pack_panel(from.from(0, column), some, terms, &mut to[column * pairs..], width(some));
+    }
+}
+
+/// Packs whole panels whose columns are neighbours, a row after the other. An odd number of terms ends with a zero.
+struct PackAcross<'a, W> {
+    from: Mat<'a, W>,
+    columns: usize,
+    terms: usize,
+    to: &'a mut [Pair],
+}
+
+impl<W: Stored<f32>> Job for PackAcross<'_, W> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let PackAcross { from: Mat { data, rs, .. }, columns, terms, to } = self;
+        let pairs = terms.div_ceil(2);
+        for p in 0..pairs {
+            let first = &data[2 * p * rs..][..columns];
+            let second = if 2 * p + 1 < terms { &data[(2 * p + 1) * rs..][..columns] } else { &[W::zeroed(); GROUP] };
+            for line in (0..columns).step_by(LINE / size_of::<W>()) {
+                // Rows that lie far apart are not fetched ahead otherwise.
+                prefetch(data, (2 * p + FAR) * rs + line);
+                prefetch(data, (2 * p + 1 + FAR) * rs + line);
+            }
+            for (panel, to) in to.chunks_exact_mut(pairs * PANEL).enumerate().take(columns / PANEL) {
+                join(&first[panel * PANEL..], &second[panel * PANEL..], &mut to[p * PANEL..][..PANEL]);
+            }
+        }
+    }
+}
+
+/// Rows ahead of which rows of a group of columns are fetched.
+const FAR: usize = 8;
 /// Terms that are rounded at once where they are neighbours, and how far ahead of them terms are fetched.
 const NEAR: usize = 64;
 const AHEAD: usize = 1024;

@@ -5,10 +5,10 @@
 //! bfloat16, on a processor that multiplies pairs of them, the columns are rounded to it where sums are long; sums stay in single precision.
 
 use super::geometry::{self, Axis};
-use crate::pairs::{Panels, scratch_len};
+use crate::pairs::{GROUP, Panels, SUMS, scratch_len};
 use crate::product::{Dims, Mat, product, product_shared};
 use crate::simd::{Job, Real, axpy, dispatch};
-use crate::tile::{PANEL, multiplies_pairs};
+use crate::tile::multiplies_pairs;
 use crate::{DType, Pool, Shared, Stored, scratch};
 use half::bf16;
 use std::ops::Range;
@@ -238,10 +238,11 @@ fn add_pairs<T: Real, A: Stored<f32>>(
     let (Dims { m, n, k }, c) = (dims, bytemuck::cast_slice_mut::<_, f32>(c));
     let b = Mat { data: bytemuck::cast_slice::<_, f32>(b.data), rs: b.rs, cs: b.cs };
     let mut panels = Panels::new(dims, a, b, scratch(bytes, scratch_len(m, k)));
-    for column in (0..n).step_by(PANEL) {
-        let sums = panels.sums(column);
-        for (c, sums) in c.chunks_exact_mut(n).zip(sums.chunks_exact(sums.len() / m)) {
-            let c = &mut c[column..n.min(column + PANEL)];
+    for column in (0..n).step_by(GROUP) {
+        let columns = column..n.min(column + GROUP);
+        let sums = panels.sums(columns.clone());
+        for (c, sums) in c.chunks_exact_mut(n).zip(sums.chunks_exact(SUMS)) {
+            let c = &mut c[columns.clone()];
             if beta == 0.0 {
                 c.copy_from_slice(&sums[..c.len()]);
             } else {

@@ -2,6 +2,7 @@
 
 use super::correlate::{Correlation, correlate};
 use super::geometry::Geometry;
+use super::planes;
 use super::pointwise;
 use super::winograd;
 use crate::simd::Real;
@@ -13,6 +14,12 @@ pub(super) fn run(l: &Launch<'_>) {
         if pointwise::is_pointwise(&g) {
             let (x, bias) = (l.read("x"), l.read_if("bias"));
             return pointwise::run(l.pool, (&g, false), x, l.read("w"), bias, &l.shared("y"));
+        }
+        if l.has("work") {
+            let (x, bias, y, work) = (l.read("x"), l.read_if("bias"), l.shared("y"), l.shared("work"));
+            if planes::run(l.pool, (&g, false), x, l.read("w"), bias, &y, &work) {
+                return;
+            }
         }
     }
     match l.dtype("w") {

@@ -6,12 +6,13 @@
 //! the output's extents.
 //!
 //! Where `work` is given, 3x3 taps in `f32` go through a transform that rounds differently (`winograd`); with weights in bfloat16 it may
-//! round what it has transformed to bfloat16.
+//! round what it has transformed to bfloat16. Processors that multiply matrices round the source to bfloat16 instead (`planes`).
 
 pub(crate) mod correlate;
 mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod geometry;
+pub(crate) mod planes;
 pub(crate) mod pointwise;
 pub(crate) mod winograd;
 
@@ -37,13 +38,12 @@ pub const KERNEL: Kernel = Kernel {
 
 /// Elements that `work` must have; without any the kernel needs no `work`.
 pub fn work_len(g: &Geometry) -> usize {
-    winograd::work_len(g, false)
+    planes::work_len(g, false).max(winograd::work_len(g, false))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::winograd::{self, tests::rounds};
-    use super::{Geometry, KERNEL, work_len};
+    use super::{Geometry, KERNEL, planes, winograd, work_len};
     use crate::harness::{Bench, HALVES, assert_close, halves, noise};
     use crate::{DType, Scalar};
 
@@ -182,6 +182,11 @@ pub(crate) mod tests {
             square(1, 224, 224, 8, 3, 1),
             Geometry { input: [1, 8, 7], output: [1, 7, 8], pads: [0, 1, 2], ..plain },
         ]
+    }
+
+    /// Whether operands of this convolution, or of its input gradient, are rounded after a transform, with weights in bfloat16.
+    pub(crate) fn rounds(g: &Geometry, backward: bool) -> bool {
+        winograd::tests::rounds(g, backward) && !planes::tests::runs(g, backward)
     }
 
     /// What rounding may do to a convolution or its input gradient with weights that are stored so: a transform's errors follow the size

@@ -3,6 +3,7 @@
 
 use crate::conv::correlate::{Correlation, correlate};
 use crate::conv::geometry::Geometry;
+use crate::conv::planes;
 use crate::conv::pointwise;
 use crate::conv::winograd;
 use crate::simd::Real;
@@ -13,6 +14,12 @@ pub(super) fn run(l: &Launch<'_>) {
         let g = Geometry::of(l);
         if pointwise::is_pointwise(&g) {
             return pointwise::run(l.pool, (&g, true), l.read("dy"), l.read("w"), None, &l.shared("dx"));
+        }
+        if l.has("work") {
+            let (dy, dx, work) = (l.read("dy"), l.shared("dx"), l.shared("work"));
+            if planes::run(l.pool, (&g, true), dy, l.read("w"), None, &dx, &work) {
+                return;
+            }
         }
     }
     match l.dtype("w") {

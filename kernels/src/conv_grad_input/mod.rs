@@ -7,7 +7,7 @@
 mod cpu;
 mod cuda;
 
-use crate::conv::{Geometry, geometry, winograd};
+use crate::conv::{Geometry, geometry, planes, winograd};
 use crate::{Arg, Kernel, Types};
 
 /// Declaration of the kernel.
@@ -27,15 +27,14 @@ pub const KERNEL: Kernel = Kernel {
 
 /// Elements that `work` must have; without any the kernel needs no `work`.
 pub fn work_len(g: &Geometry) -> usize {
-    winograd::work_len(g, true)
+    planes::work_len(g, true).max(winograd::work_len(g, true))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{KERNEL, work_len};
     use crate::DType;
-    use crate::conv::tests::{each, scalars, shapes, tolerance, transformed};
-    use crate::conv::winograd::tests::rounds;
+    use crate::conv::tests::{each, rounds, scalars, shapes, tolerance, transformed};
     use crate::harness::{Bench, HALVES, assert_close, halves};
 
     #[test]

@@ -3,9 +3,9 @@
 //! A task computes one block of the result.
 
 use super::cpu::{Batch, two};
-use crate::pairs::{self, Panels};
+use crate::pairs::{self, GROUP, Panels, SUMS};
 use crate::product::{Dims, Mat};
-use crate::simd::{Job, LANES, dispatch, prefetch_at};
+use crate::simd::{Job, dispatch};
 use crate::tile::PANEL;
 use crate::{DType, Launch, Pool, SCRATCH_BYTES, Shared, Stored, scratch};
 use half::bf16;
@@ -109,15 +109,17 @@ impl Products<'_> {
                 // Sums that are the result already.
                 let plain = scales == [1.0, 0.0] && bias.is_none() && strides[1] == 1;
                 let mut panels = Panels::new(part, a, b, scratch(bytes, pairs::scratch_len(rows, part.k)));
-                for column in (0..columns).step_by(PANEL) {
-                    let (width, last) = (PANEL.min(columns - column), column + PANEL >= columns);
+                let group = columns.div_ceil(columns.div_ceil(GROUP)).next_multiple_of(PANEL);
+                for column in (0..columns).step_by(group) {
+                    let some = column..columns.min(column + group);
                     let start = co + i * strides[0] + (j + column) * strides[1];
-                    if plain && panels.is_full(column) {
+                    if plain && panels.is_full(&some) {
                         // SAFETY: blocks are disjoint, and so are the results of a batch.
-                        unsafe { panels.write(column, c, start, strides[0]) };
+                        unsafe { panels.write(some, c, start, strides[0]) };
                     } else {
-                        let sums = panels.sums(column);
-                        dispatch(Put { sums, rows, width, last, scales, bias, out: c, start, strides });
+                        let width = some.len();
+                        let sums = panels.sums(some);
+                        dispatch(Put { sums, rows, width, scales, bias, out: c, start, strides });
                     }
                 }
             }
@@ -131,8 +133,6 @@ struct Put<'a> {
     sums: &'a [f32],
     rows: usize,
     width: usize,
-    /// Whether no panel follows.
-    last: bool,
     scales: [f32; 2],
     /// Of each row.
     bias: Option<&'a [f32]>,
@@ -146,8 +146,8 @@ impl Job for Put<'_> {
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
     fn run<const FMA: bool>(self) {
-        let Put { sums, rows, width, last, scales: [alpha, beta], bias, out, start, strides } = self;
-        for (i, sums) in sums.chunks_exact(sums.len() / rows).enumerate() {
+        let Put { sums, rows, width, scales: [alpha, beta], bias, out, start, strides } = self;
+        for (i, sums) in sums.chunks_exact(SUMS).enumerate().take(rows) {
             let (sums, start) = (&sums[..width], start + i * strides[0]);
             let bias = bias.map_or(0.0, |bias| bias[i]);
             if strides[1] != 1 {
@@ -157,12 +157,6 @@ impl Job for Put<'_> {
                     out[0] = if beta == 0.0 { alpha * sum + bias } else { alpha * sum + beta * out[0] + bias };
                 }
                 continue;
-            }
-            if !last {
-                // What the next panel's sums are written to, which would otherwise be waited for.
-                for line in (0..PANEL).step_by(LANES) {
-                    prefetch_at(out.ptr().wrapping_add(start + PANEL + line));
-                }
             }
             // SAFETY: as above.
             let out = unsafe { out.range(start, width) };

@@ -4,18 +4,26 @@
 //! run over the terms in order, each a fused multiply-add where the processor has them.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+mod shifted;
+#[cfg(target_arch = "x86_64")]
 mod x86;
+
+pub(crate) use shifted::Shifted;
 
 use crate::{Shared, Stored};
 
 /// Columns of the widest panel; others have half or a quarter as many.
 pub(crate) const PANEL: usize = 32;
 
-/// One block: `c[r * pitch + j] (+)= sum over p of a[r * rs + p * cs] * b[p * width + j]`.
+/// Rows, columns and pairs that a processor multiplies at once where it [multiplies matrices](multiplies_matrices).
+pub(crate) const SIDE: usize = 16;
+
+/// One block: `c[r * pitch + j] (+)= sum over p of a[r * rs + p * cs] * b[p * width + j]`, or several such next to each other.
 pub(crate) struct Tile<'a> {
     /// Rows.
     pub(crate) rows: usize,
-    /// Columns: [`PANEL`], half of it or a quarter.
+    /// Columns: [`PANEL`], half of it or a quarter, or several times [`PANEL`], whose panels follow each other in the right operand.
     pub(crate) width: usize,
     /// Terms.
     pub(crate) k: usize,
@@ -74,9 +82,18 @@ pub(crate) fn multiplies_pairs() -> bool {
     false
 }
 
+/// Whether the processor multiplies small matrices of pairs, and the system lets this process use what it needs for that.
+pub(crate) fn multiplies_matrices() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return amx::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Pointers of a [`Tile`], moved to some of its rows and columns.
 #[derive(Clone, Copy)]
 struct Part {
+    panels: usize,
     k: usize,
     a: *const f32,
     rs: usize,
@@ -122,11 +139,13 @@ impl Tile<'_> {
         if rows == 0 {
             return;
         }
-        let widths = [PANEL, PANEL / 2, PANEL / 4];
-        assert!(widths.contains(&width), "a panel is {PANEL} columns or a half or quarter of that");
+        let panels = width / PANEL;
+        let whole = panels > 0 && width.is_multiple_of(PANEL) || [PANEL / 2, PANEL / 4].contains(&width);
+        assert!(whole, "panels are {PANEL} columns, or one is a half or quarter of that");
         assert!(k == 0 || (rows - 1) * rs + (k - 1) * cs < a.len(), "left operand exceeds its memory");
         assert!(k * width <= b.len() && (rows - 1) * pitch + width <= len, "panel exceeds its memory");
-        let part = Part { k, a: a.as_ptr(), rs, cs, b: b.as_ptr(), width, c, pitch, add };
+        let (a, b) = (a.as_ptr(), b.as_ptr());
+        let part = Part { panels: panels.max(1), k, a, rs, cs, b, width: width.min(PANEL), c, pitch, add };
         // SAFETY: all that the block touches lies in the operands and the result by the assertions.
         unsafe { part.run::<PAIRS>(rows) }
     }
@@ -143,11 +162,12 @@ impl Part {
         // SAFETY: by the caller's promise, on a processor that has the features.
         unsafe {
             match PAIRS {
-                true if multiplies_pairs() => x86::run_pairs(self, rows),
-                true if wide => x86::run_wide_pairs(self, rows),
-                false if wide => x86::run_wide(self, rows),
-                _ if middle => x86::run_middle::<PAIRS>(self, rows),
-                _ => self.plain::<PAIRS>(rows),
+                true if self.cs == 1 && amx::available() => amx::run(self, rows),
+                true if multiplies_pairs() => self.each(|part| x86::run_pairs(part, rows)),
+                true if wide => self.each(|part| x86::run_wide_pairs(part, rows)),
+                false if wide => self.each(|part| x86::run_wide(part, rows)),
+                _ if middle => self.each(|part| x86::run_middle::<PAIRS>(part, rows)),
+                _ => self.each(|part| part.plain::<PAIRS>(rows)),
             }
         }
     }
@@ -158,7 +178,18 @@ impl Part {
     #[expect(unsafe_code, reason = "the block is computed through pointers")]
     unsafe fn run<const PAIRS: bool>(self, rows: usize) {
         // SAFETY: by the caller's promise.
-        unsafe { self.plain::<PAIRS>(rows) }
+        self.each(|part| unsafe { part.plain::<PAIRS>(rows) });
+    }
+
+    /// Its panels, one after the other.
+    fn each(self, run: impl Fn(Part)) {
+        (0..self.panels).for_each(|panel| run(self.panel(panel)));
+    }
+
+    /// One panel.
+    fn panel(self, panel: usize) -> Part {
+        let (b, c) = (self.b.wrapping_add(panel * self.k * self.width), self.c.wrapping_add(panel * self.width));
+        Part { panels: 1, b, c, ..self }
     }
 
     /// The block without instructions of a particular processor.
@@ -236,6 +267,9 @@ mod tests {
             if middle && is_x86_feature_detected!("avx512f") {
                 forms.push(if PAIRS { x86::run_wide_pairs } else { x86::run_wide });
             }
+            if PAIRS && multiplies_pairs() {
+                forms.push(x86::run_pairs);
+            }
             if middle {
                 forms.push(x86::run_middle::<PAIRS>);
             }
@@ -266,7 +300,7 @@ mod tests {
                     for form in forms::<false>() {
                         let mut c = old.clone();
                         let (a, b) = (a.as_ptr(), b.as_ptr());
-                        let part = Part { k, a, rs, cs, b, width, c: c.as_mut_ptr(), pitch, add };
+                        let part = Part { panels: 1, k, a, rs, cs, b, width, c: c.as_mut_ptr(), pitch, add };
                         // SAFETY: the operands were made for these sizes, and `forms` has what this processor can run.
                         unsafe { form(part, rows) };
                         let got: Vec<f64> = c.iter().map(|&v| v.into()).collect();
@@ -280,7 +314,18 @@ mod tests {
     #[test]
     #[expect(unsafe_code, reason = "calls each form of the block")]
     fn every_form_of_pairs_sums_products_of_rounded_numbers() {
-        for (rows, width, k) in [(1, 16, 1), (8, 32, 5), (27, 32, 40), (19, 16, 7), (3, 32, 0), (27, 8, 9), (3, 8, 2)] {
+        for (rows, width, k) in [
+            (1, 16, 1),
+            (8, 32, 5),
+            (27, 32, 40),
+            (70, 32, 64),
+            (39, 16, 32),
+            (9, 32, 16),
+            (19, 16, 7),
+            (3, 32, 0),
+            (27, 8, 9),
+            (3, 8, 2),
+        ] {
             for ((rs, cs), add) in
                 [((k + 2, 1), false), ((k + 2, 1), true), ((1, rows + 3), false), ((1, rows + 3), true)]
             {
@@ -305,13 +350,30 @@ mod tests {
                 for form in forms::<true>() {
                     let mut c = old.clone();
                     let (a, b, c_at) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
-                    let part = Part { k, a, rs, cs, b, width, c: c_at, pitch: width, add };
+                    let part = Part { panels: 1, k, a, rs, cs, b, width, c: c_at, pitch: width, add };
                     // SAFETY: the operands were made for these sizes.
                     unsafe { form(part, rows) };
                     let got: Vec<f64> = c.iter().map(|&v| v.into()).collect();
                     assert_close(&got, &want, 1e-5);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn panels_lie_next_to_each_other() {
+        for (rows, k, add) in [(40, 16, false), (35, 21, true), (1, 3, false), (16, 0, true)] {
+            let numbers = |len, seed| noise(len, seed).iter().map(|&v| v as f32).collect::<Vec<_>>();
+            let pairs = |len, seed| numbers(2 * len, seed).chunks_exact(2).map(|t| pair(t[0], t[1])).collect::<Vec<_>>();
+            let (a, b, pitch) = (pairs(rows * k, 1), pairs(3 * PANEL * k, 2), 3 * PANEL + 5);
+            let mut together = numbers(rows * pitch, 3);
+            let mut apart = together.clone();
+            let tile = |b, width| Tile { rows, width, k, a: &a, strides: [k, 1], b, pitch, add };
+            tile(&b[..], 3 * PANEL).run_pairs(&mut together);
+            for panel in 0..3 {
+                tile(&b[panel * PANEL * k..], PANEL).run_pairs(&mut apart[panel * PANEL..]);
+            }
+            assert_eq!(together, apart);
         }
     }
 }

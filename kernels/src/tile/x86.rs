@@ -22,7 +22,7 @@ macro_rules! block {
         #[target_feature(enable = $features)]
         #[expect(unsafe_code, reason = "the block is computed through pointers")]
         unsafe fn $name<const R: usize, const V: usize>(p: Part) {
-            let Part { k, a, rs, cs, b, width, c, pitch, add } = p;
+            let Part { k, a, rs, cs, b, width, c, pitch, add, .. } = p;
             let mut sums = [[$zero(); V]; R];
             let mut vectors = [$zero(); V];
             for r in 0..R {

@@ -1,0 +1,273 @@
+//! Convolution with stride 1 and weights in bfloat16 on processors that multiply matrices ([`tile::multiplies_matrices`]): the products of
+//! each tap's weights with the source, moved by that tap, are added.
+//!
+//! The source is rounded, first, to planes of pairs of channels in `work`, where the images lie below each other with their padding.
+//! Neighbouring points of a plane, wherever a tap moves them, are then a row of a right operand. Sums of the points that a padded row
+//! has beyond a row of the result are computed, too, and go nowhere. Sums run over the taps of 32 source channels, then over the
+//! channels.
+
+mod source;
+mod weights;
+
+use self::source::PackSource;
+use self::weights::PackWeights;
+use super::geometry::Geometry;
+use crate::simd::{Job, dispatch};
+use crate::tile::{self, SIDE, Shifted};
+use crate::{Pool, SCRATCH_BYTES, Shared, scratch_parts};
+use half::bf16;
+use std::ops::Range;
+
+/// Result channels of a task.
+const BLOCK: usize = 2 * SIDE;
+/// Taps at most.
+const TAPS: usize = 49;
+/// Pairs of weights that are packed together for each result channel.
+const PACKED: usize = 2304;
+const _: () = assert!(PACKED >= SIDE * TAPS, "one step of all taps fits");
+/// Points of a band at most, with those that padded rows have beyond the result.
+const POINTS: usize = 8192;
+/// Pairs of source channels that a task rounds.
+const UNITS: usize = 4;
+/// Elements of the planes in `work` at most, unless those of one row of the result are more.
+const WORK: usize = 4 << 20;
+
+/// A convolution or its input gradient, with stride 1.
+#[derive(Clone, Copy, Debug)]
+struct Planes {
+    n: usize,
+    sources: usize,
+    results: usize,
+    /// Height and width of the source.
+    source: [usize; 2],
+    /// Height and width of the result.
+    result: [usize; 2],
+    /// Zeros above and left of the source.
+    pads: [usize; 2],
+    kernel: [usize; 2],
+    dilations: [usize; 2],
+    /// Whether weights are those of the convolution whose input gradient this is.
+    backward: bool,
+}
+
+impl Planes {
+    /// The convolution `g`, or its input gradient, if it has the form.
+    fn of(g: &Geometry, backward: bool) -> Option<Planes> {
+        let flat = g.input[0] == 1 && g.output[0] == 1 && g.kernel[0] == 1 && g.pads[0] == 0;
+        if !flat || g.groups != 1 || g.strides != [1; 3] || g.taps() == 1 || g.taps() > TAPS {
+            return None;
+        }
+        let two = |v: [usize; 3]| [v[1], v[2]];
+        let (kernel, dilations) = (two(g.kernel), two(g.dilations));
+        let reach = [0, 1].map(|d| kernel[d].saturating_sub(1) * dilations[d]);
+        let pads = match backward {
+            true => [reach[0].checked_sub(g.pads[1])?, reach[1].checked_sub(g.pads[2])?],
+            false => two(g.pads),
+        };
+        let [sources, results] = if backward { [g.co, g.ci] } else { [g.ci, g.co] };
+        let [source, result] = if backward { [two(g.output), two(g.input)] } else { [two(g.input), two(g.output)] };
+        let planes = Planes { n: g.n, sources, results, source, result, pads, kernel, dilations, backward };
+        let some = g.n * sources * results * result[0] * result[1] > 0;
+        (some && planes.line() <= POINTS).then_some(planes)
+    }
+
+    /// Pairs of source channels; those beyond the last are zero.
+    fn pairs(&self) -> usize {
+        self.sources.div_ceil(2 * SIDE) * SIDE
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Rows and points beyond a point of the result that taps read.
+    fn reach(&self) -> [usize; 2] {
+        [0, 1].map(|d| (self.kernel[d] - 1) * self.dilations[d])
+    }
+
+    /// Points of a padded row.
+    fn line(&self) -> usize {
+        self.result[1] + self.reach()[1]
+    }
+
+    /// Rows of an image with its padding.
+    fn rows(&self) -> usize {
+        self.result[0] + self.reach()[0]
+    }
+
+    /// Rows of the images, of which a band makes so many at most.
+    fn band(&self) -> usize {
+        let all = self.n * self.rows() - self.reach()[0];
+        let most = (WORK / self.pairs() / self.line()).saturating_sub(self.reach()[0] + 1);
+        let most = most.min(POINTS / self.line()).clamp(1, all);
+        all.div_ceil(all.div_ceil(most))
+    }
+
+    /// Distance of planes.
+    fn plane(&self) -> usize {
+        odd_lines((self.band() + self.reach()[0]) * self.line() + self.reach()[1] + Shifted::COLUMNS)
+    }
+
+    fn work_len(&self) -> usize {
+        self.pairs() * self.plane()
+    }
+
+    /// Where each tap reads, counted from the point of the result.
+    fn offsets(&self) -> ([usize; TAPS], usize) {
+        let mut offsets = [0; TAPS];
+        for (t, offset) in offsets.iter_mut().enumerate().take(self.taps()) {
+            let [down, across] = [t / self.kernel[1], t % self.kernel[1]];
+            *offset = down * self.dilations[0] * self.line() + across * self.dilations[1];
+        }
+        (offsets, self.taps())
+    }
+}
+
+/// A distance of lines of numbers that is an odd number of cache lines, so that the same number of each is in another set of a cache.
+const fn odd_lines(numbers: usize) -> usize {
+    const LINE: usize = 16;
+    (numbers.div_ceil(LINE) | 1) * LINE
+}
+
+/// Numbers of scratch memory: packed weights, sums, and pairs of weights that are to be turned.
+const PARTS: [usize; 3] = [BLOCK * PACKED, BLOCK * odd_lines(POINTS + Shifted::COLUMNS), BLOCK * SIDE * TAPS];
+const _: () = assert!((PARTS[0] + PARTS[1] + PARTS[2]) * size_of::<f32>() <= SCRATCH_BYTES);
+
+/// Elements of `work` for the convolution `g`, or for its input gradient; 0 if it has not this form.
+pub(crate) fn work_len(g: &Geometry, backward: bool) -> usize {
+    Planes::of(g, backward).map_or(0, |p| p.work_len())
+}
+
+/// Computes `result = bias + sum of weights * source`, or the input gradient, if the processor and the shape are made for it; says
+/// whether it did.
+pub(crate) fn run(
+    pool: &Pool,
+    (g, backward): (&Geometry, bool),
+    source: &[f32],
+    weights: &[bf16],
+    bias: Option<&[f32]>,
+    result: &Shared<'_, f32>,
+    work: &Shared<'_, f32>,
+) -> bool {
+    let Some(planes) = Planes::of(g, backward).filter(|_| tile::multiplies_matrices()) else { return false };
+    compute(pool, &planes, source, bytemuck::cast_slice(weights), bias, result, work);
+    true
+}
+
+#[expect(unsafe_code, reason = "tasks write disjoint parts of the work memory and of the result")]
+fn compute(
+    pool: &Pool,
+    p: &Planes,
+    source: &[f32],
+    weights: &[u16],
+    bias: Option<&[f32]>,
+    result: &Shared<'_, f32>,
+    work: &Shared<'_, f32>,
+) {
+    let (all, band) = (p.n * p.rows() - p.reach()[0], p.band());
+    let (offsets, taps) = p.offsets();
+    let chunk = PACKED / taps / SIDE * SIDE;
+    for first in (0..all).step_by(band) {
+        let rows = first..all.min(first + band);
+        let pairs = p.pairs();
+        pool.run(pairs.div_ceil(UNITS), |task, _| {
+            let pairs = task * UNITS..pairs.min((task + 1) * UNITS);
+            dispatch(PackSource { p, source, pairs, rows: rows.start..rows.end + p.reach()[0], work });
+        });
+        // SAFETY: the tasks that wrote it have ended.
+        let planes = unsafe { &*work.range(0, p.work_len()) };
+        pool.run(p.results.div_ceil(BLOCK), |task, bytes| {
+            let channels = task * BLOCK..p.results.min((task + 1) * BLOCK);
+            let height = channels.len().next_multiple_of(SIDE);
+            let points = rows.len() * p.line();
+            let columns = points.next_multiple_of(Shifted::COLUMNS);
+            let pitch = odd_lines(columns);
+            let [packed, sums, turned] = scratch_parts::<f32, 3>(bytes, PARTS);
+            for start in (0..pairs).step_by(chunk) {
+                let count = chunk.min(pairs - start);
+                let (channels, steps) = (channels.clone(), start / SIDE..(start + count) / SIDE);
+                dispatch(PackWeights { p, weights, channels, height, steps, to: &mut *packed, turned: &mut *turned });
+                let planes = &planes[start * p.plane()..];
+                let (plane, offsets, add) = (p.plane(), &offsets[..taps], start > 0);
+                let block = Shifted { a: packed, rows: height, count, planes, plane, offsets, columns, pitch, add };
+                block.run(sums);
+            }
+            dispatch(Put { p, sums, pitch, channels, rows: rows.clone(), bias, result });
+        });
+    }
+}
+
+/// Writes the sums of some channels, for a band of rows.
+struct Put<'a> {
+    p: &'a Planes,
+    sums: &'a [f32],
+    pitch: usize,
+    channels: Range<usize>,
+    rows: Range<usize>,
+    bias: Option<&'a [f32]>,
+    result: &'a Shared<'a, f32>,
+}
+
+impl Job for Put<'_> {
+    type Out = ();
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "tasks write disjoint channels")]
+    fn run<const FMA: bool>(self) {
+        let Put { p, sums, pitch, channels, rows, bias, result } = self;
+        let [height, width] = p.result;
+        for (sums, r) in sums.chunks_exact(pitch).zip(channels) {
+            for (sums, row) in sums.chunks_exact(p.line()).zip(rows.clone()) {
+                let (sums, image, y) = (&sums[..width], row / p.rows(), row % p.rows());
+                if y >= height {
+                    continue;
+                }
+                // SAFETY: each channel belongs to one task.
+                let result = unsafe { result.range(((image * p.results + r) * height + y) * width, width) };
+                match bias.map(|bias| bias[r]) {
+                    None => result.copy_from_slice(sums),
+                    Some(bias) => result.iter_mut().zip(sums).for_each(|(result, sum)| *result = sum + bias),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::conv::tests::{each, shapes, square, transformed, whole};
+
+    /// Whether this convolution, or its input gradient, is computed so on this processor, with weights in bfloat16.
+    pub(crate) fn runs(g: &Geometry, backward: bool) -> bool {
+        Planes::of(g, backward).is_some() && tile::multiplies_matrices()
+    }
+
+    #[test]
+    fn whole_numbers_stay_whole() {
+        let pool = Pool::new(2).unwrap();
+        let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<_>>();
+        let (mut seen, mut bands) = ([0; 2], 0);
+        // More than one band, of more than one image.
+        let wide = Geometry { input: [1, 40, 900], output: [1, 40, 900], ..square(2, 120, 8, 1, 3, 1) };
+        let all = shapes().into_iter().chain(transformed()).chain([wide]);
+        for (g, backward) in all.flat_map(|g| [(g, false), (g, true)]) {
+            let Some(p) = Planes::of(&g, backward) else { continue };
+            seen[usize::from(backward)] += 1;
+            let planes = [g.n * g.ci * g.input_len(), g.n * g.co * g.output_len()];
+            let [from, to] = if backward { [planes[1], planes[0]] } else { planes };
+            let (source, weights) = (whole(from, 1), whole(g.co * g.ci * g.taps(), 2));
+            let mut want = vec![0.0; to];
+            each(&g, |x, w, y| {
+                let [from, to] = if backward { [y, x] } else { [x, y] };
+                want[to] += source[from] * weights[w];
+            });
+            let weights: Vec<u16> = weights.iter().map(|v| bf16::from_f64(*v).to_bits()).collect();
+            bands = bands.max((p.n * p.rows() - p.reach()[0]).div_ceil(p.band()));
+            let (mut result, mut work) = (vec![f32::NAN; to], vec![f32::NAN; p.work_len()]);
+            let (result_of, work_of) = (&Shared::new(&mut result), &Shared::new(&mut work));
+            compute(&pool, &p, &single(&source), &weights, None, result_of, work_of);
+            assert_eq!(result, single(&want), "{g:?}, backward: {backward}");
+        }
+        assert!(seen.iter().all(|seen| *seen > 10) && bands > 1, "{seen:?}, {bands} bands");
+    }
+}

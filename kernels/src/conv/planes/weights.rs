@@ -1,0 +1,152 @@
+//! The weights, tap by tap, in blocks of rows and pairs as [`Shifted`](crate::tile::Shifted) reads them.
+
+use super::{Planes, TAPS};
+use crate::simd::{Job, prefetch, turn};
+use crate::tile::{Pair, SIDE};
+use std::ops::Range;
+
+/// Source channels of a block.
+const TERMS: usize = 2 * SIDE;
+/// Source channels ahead of which weights are fetched, and weights of a cache line.
+const AHEAD: usize = 16;
+const LINE: usize = 32;
+
+/// Packs the weights of some result channels: for each step of [`TERMS`] source channels and each tap a block of `height` rows, of which
+/// those beyond the channels are zero.
+pub(super) struct PackWeights<'a> {
+    pub(super) p: &'a Planes,
+    /// Numbers in bfloat16.
+    pub(super) weights: &'a [u16],
+    pub(super) channels: Range<usize>,
+    pub(super) height: usize,
+    pub(super) steps: Range<usize>,
+    pub(super) to: &'a mut [Pair],
+    pub(super) turned: &'a mut [Pair],
+}
+
+impl Job for PackWeights<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let PackWeights { p, weights, channels, height, steps, to, turned } = self;
+        let (taps, block) = (p.taps(), height * SIDE);
+        let terms = |step: usize| (step * TERMS).min(p.sources)..p.sources.min((step + 1) * TERMS);
+        if !p.backward {
+            let to: &mut [u16] = bytemuck::cast_slice_mut(to);
+            for row in 0..height {
+                for (step, to) in steps.clone().zip(to.chunks_exact_mut(2 * taps * block)) {
+                    let terms = terms(step);
+                    let from = match channels.clone().nth(row) {
+                        Some(r) => &weights[(r * p.sources + terms.start) * taps..][..terms.len() * taps],
+                        None => &[],
+                    };
+                    let to = &mut to[row * TERMS..];
+                    split(from, taps, |tap, values| to[tap * 2 * block..][..TERMS].copy_from_slice(values));
+                }
+            }
+            return;
+        }
+        let [mut first, mut second] = [[[0; TERMS]; TAPS]; 2];
+        for (step, to) in steps.zip(to.chunks_exact_mut(taps * block)) {
+            let terms = terms(step);
+            // Neighbours in memory are result channels here. Two source channels make pairs, which are then turned.
+            for pair in 0..SIDE {
+                let start = |o: usize| (o * p.results + channels.start) * taps;
+                let of = |term: usize| match terms.clone().nth(term) {
+                    Some(o) => &weights[start(o)..][..channels.len() * taps],
+                    None => &[],
+                };
+                for line in (0..channels.len() * taps).step_by(LINE) {
+                    // What lies far apart is not fetched ahead otherwise.
+                    for o in [0, 1] {
+                        prefetch(weights, start(terms.start + 2 * pair + o + AHEAD) + line);
+                    }
+                }
+                split(of(2 * pair), taps, |tap, values| first[tap] = *values);
+                split(of(2 * pair + 1), taps, |tap, values| second[tap] = *values);
+                for tap in 0..taps {
+                    let to = &mut turned[((taps - 1 - tap) * SIDE + pair) * TERMS..][..TERMS];
+                    for (to, (first, second)) in to.iter_mut().zip(first[tap].iter().zip(&second[tap])) {
+                        *to = Pair::from_bits(u32::from(*first) | u32::from(*second) << 16);
+                    }
+                }
+            }
+            for (to, turned) in to.chunks_exact_mut(block).zip(turned.chunks_exact(SIDE * TERMS)) {
+                turn::<f32, f32, FMA>(turned, TERMS, [SIDE, height], to, SIDE);
+            }
+        }
+    }
+}
+
+/// Gives for each tap the values of [`TERMS`] channels, whose taps are neighbours; channels that are not there have zeros.
+#[inline(always)]
+fn split(from: &[u16], taps: usize, mut give: impl FnMut(usize, &[u16; TERMS])) {
+    #[cfg(target_arch = "x86_64")]
+    if let (9, Ok(from)) = (taps, from.as_chunks().0.try_into())
+        && let Some(values) = nine(from)
+    {
+        return values.iter().enumerate().for_each(|(tap, values)| give(tap, values));
+    }
+    for tap in 0..taps {
+        let mut values = [0; TERMS];
+        for (value, from) in values.iter_mut().zip(from.chunks_exact(taps)) {
+            *value = from[tap];
+        }
+        give(tap, &values);
+    }
+}
+
+/// The values of each tap where there are nine, if the processor has the means to permute them.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "calls code compiled for features that were found")]
+fn nine(from: &[[u16; TERMS]; 9]) -> Option<[[u16; TERMS]; 9]> {
+    // SAFETY: the processor has every feature that the function enables.
+    is_x86_feature_detected!("avx512bw").then(|| unsafe { x86::nine(from) })
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::TERMS;
+    use std::arch::x86_64::*;
+
+    /// Where the value of a tap and a channel is: its vector and its place there.
+    const fn place(tap: usize, channel: usize) -> [usize; 2] {
+        [(9 * channel + tap) / TERMS, (9 * channel + tap) % TERMS]
+    }
+
+    const PLACES: [[u16; TERMS]; 9] = {
+        let mut places = [[0; TERMS]; 9];
+        let mut i = 0;
+        while i < 9 * TERMS {
+            places[i / TERMS][i % TERMS] = place(i / TERMS, i % TERMS)[1] as u16;
+            i += 1;
+        }
+        places
+    };
+
+    /// Channels of each tap that are in each vector.
+    const FROM: [[u32; 9]; 9] = {
+        let mut from = [[0; 9]; 9];
+        let mut i = 0;
+        while i < 9 * TERMS {
+            from[i / TERMS][place(i / TERMS, i % TERMS)[0]] |= 1 << (i % TERMS);
+            i += 1;
+        }
+        from
+    };
+
+    #[target_feature(enable = "avx512bw")]
+    #[inline]
+    pub(super) fn nine(from: &[[u16; TERMS]; 9]) -> [[u16; TERMS]; 9] {
+        let vectors: [__m512i; 9] = bytemuck::cast(*from);
+        let mut taps = [_mm512_setzero_si512(); 9];
+        for (tap, to) in taps.iter_mut().enumerate() {
+            let places = bytemuck::cast(PLACES[tap]);
+            for (vector, mask) in vectors.iter().zip(FROM[tap]) {
+                *to = _mm512_mask_permutexvar_epi16(*to, mask, places, *vector);
+            }
+        }
+        bytemuck::cast(taps)
+    }
+}
