@@ -8,7 +8,7 @@ use super::Shape;
 use crate::pairs::{GAP, pack_panel, pack_rows};
 use crate::product::Mat;
 use crate::simd::{Job, LANES, Real, Turn, dispatch, exp_each, exp_to_round};
-use crate::tile::{PANEL, Pair, Tile, pair_of_results};
+use crate::tile::{PANEL, Pair, Tile, hold, pair_of_results, whole_rows};
 use crate::{Launch, SCRATCH_BYTES, scratch_parts};
 
 /// Queries of a block, and keys, at most.
@@ -47,14 +47,14 @@ impl Blocks {
         let Blocks { queries, keys } = *self;
         let (terms, pairs) = (s.dim.div_ceil(2), keys / 2);
         [
-            keys * (terms + GAP),        // key_rows
-            s.value_dim * (pairs + GAP), // value_rows
-            queries * terms,             // query_panels
-            keys * PANEL,                // scores
-            pairs * PANEL,               // exponentials
-            queries * s.value_dim,       // sums
-            queries,                     // top
-            queries,                     // total
+            keys * (terms + GAP),                    // key_rows
+            whole_rows(s.value_dim) * (pairs + GAP), // value_rows
+            queries * terms,                         // query_panels
+            keys * PANEL,                            // scores
+            pairs * PANEL,                           // exponentials
+            queries * whole_rows(s.value_dim),       // sums
+            queries,                                 // top
+            queries,                                 // total
         ]
     }
 }
@@ -66,9 +66,10 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
     let (y, lse) = (l.shared::<f32>("y"), l.shared::<f32>("lse"));
     let scale = l.float("scale") as f32;
     let (dim, value_dim) = (s.dim, s.value_dim);
-    let terms = dim.div_ceil(2);
+    let (terms, value_lines) = (dim.div_ceil(2), whole_rows(value_dim));
     let across = s.queries.div_ceil(blocks.queries);
     l.pool.run(s.images() * across, |task, bytes| {
+        let _held = hold();
         let (image, from) = (task / across, task % across * blocks.queries);
         let count = blocks.queries.min(s.queries - from);
         let row = image * s.queries + from;
@@ -79,7 +80,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
             pack_panel(q.from(0, p * PANEL), PANEL.min(count - p * PANEL), dim, panel, PANEL);
         }
         let lanes = count.next_multiple_of(PANEL);
-        sums[..lanes * value_dim].fill(0.0);
+        sums[..lanes * value_lines].fill(0.0);
         top[..lanes].fill(f32::LOWEST);
         total[..lanes].fill(0.0);
         for start in (0..s.keys).step_by(blocks.keys) {
@@ -110,7 +111,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                         }
                     }
                 }
-                let sums = &mut sums[first * value_dim..][..PANEL * value_dim];
+                let sums = &mut sums[first * value_lines..][..PANEL * value_lines];
                 let exponentials = &mut exponentials[..pairs * PANEL];
                 dispatch(Soften {
                     factor: if mask.is_some() { 1.0 } else { scale },
@@ -122,7 +123,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                     exponentials: &mut *exponentials,
                 });
                 let product = Tile {
-                    rows: value_dim,
+                    rows: value_lines,
                     width: PANEL,
                     k: pairs,
                     a: value_rows,
@@ -142,7 +143,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
             total[i] = if total[i] == 0.0 { 0.0 } else { total[i].recip() };
         }
         for first in (0..count).step_by(PANEL) {
-            let sums = &mut sums[first * value_dim..][..PANEL * value_dim];
+            let sums = &mut sums[first * value_lines..][..PANEL * value_dim];
             for sums in sums.chunks_exact_mut(PANEL) {
                 sums.iter_mut().zip(&total[first..]).for_each(|(sum, reciprocal)| *sum *= reciprocal);
             }

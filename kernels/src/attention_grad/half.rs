@@ -9,7 +9,7 @@ use crate::attention::{Shape, half::fit};
 use crate::pairs::{GAP, pack_panel, pack_rows, width};
 use crate::product::Mat;
 use crate::simd::{Job, LANES, Real, Turn, dispatch, dot, exp_to_round};
-use crate::tile::{PANEL, Pair, Tile, half_of_result, pair_of_results};
+use crate::tile::{PANEL, Pair, Tile, half_of_result, hold, pair_of_results, whole_rows};
 use crate::{Launch, scratch_parts};
 
 /// Keys of a block, and queries, at most.
@@ -38,23 +38,23 @@ impl Blocks {
         let (terms, value_terms) = (s.dim.div_ceil(2), s.value_dim.div_ceil(2));
         let columns = s.dim.next_multiple_of(PANEL);
         [
-            keys * terms,                      // key_panels
-            keys * value_terms,                // value_panels
-            keys / 2 * columns,                // key_columns
-            keys * s.dim,                      // dk_sums
-            keys * s.value_dim,                // dv_sums
-            queries * (terms + GAP),           // q_rows
-            queries * (value_terms + GAP),     // dy_rows
-            s.dim * (queries / 2 + GAP),       // q_columns
-            s.value_dim * (queries / 2 + GAP), // dy_columns
-            queries,                           // deltas
-            queries,                           // lse_or_infinity
-            queries * PANEL,                   // scores
-            queries * PANEL,                   // gains
-            queries / 2 * PANEL,               // p_panel
-            queries / 2 * PANEL,               // ds_panel
-            queries * (keys / 2 + GAP),        // ds_rows
-            queries * columns,                 // dq_sums
+            keys * terms,                                  // key_panels
+            keys * value_terms,                            // value_panels
+            keys / 2 * columns,                            // key_columns
+            keys * whole_rows(s.dim),                      // dk_sums
+            keys * whole_rows(s.value_dim),                // dv_sums
+            queries * (terms + GAP),                       // q_rows
+            queries * (value_terms + GAP),                 // dy_rows
+            whole_rows(s.dim) * (queries / 2 + GAP),       // q_columns
+            whole_rows(s.value_dim) * (queries / 2 + GAP), // dy_columns
+            queries,                                       // deltas
+            queries,                                       // lse_or_infinity
+            queries * PANEL,                               // scores
+            queries * PANEL,                               // gains
+            queries / 2 * PANEL,                           // p_panel
+            queries / 2 * PANEL,                           // ds_panel
+            queries * (keys / 2 + GAP),                    // ds_rows
+            queries * columns,                             // dq_sums
         ]
     }
 }
@@ -73,9 +73,11 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
     let scale = l.float("scale") as f32;
     let (dim, value_dim) = (s.dim, s.value_dim);
     let (terms, value_terms) = (dim.div_ceil(2), value_dim.div_ceil(2));
+    let (dk_rows, dv_rows) = (whole_rows(dim), whole_rows(value_dim));
     let columns = dim.next_multiple_of(PANEL);
     let (query_line, key_line) = (blocks.queries / 2 + GAP, blocks.keys / 2 + GAP);
     l.pool.run(s.images(), |image, bytes| {
+        let _held = hold();
         let (rows, keys) = (image * s.queries, image * s.keys);
         let (q, y, lse, dy) = (&q[rows * dim..], &y[rows * value_dim..], &lse[rows..], &dy[rows * value_dim..]);
         let (k, v) = (&k[keys * dim..], &v[keys * value_dim..]);
@@ -111,8 +113,8 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                 pack_panel(Mat::new(&k[column..], dim, 1), PANEL.min(dim - column), count, to, width(dim - column));
             }
             let lanes = count.next_multiple_of(PANEL);
-            dk_sums[..lanes * dim].fill(0.0);
-            dv_sums[..lanes * value_dim].fill(0.0);
+            dk_sums[..lanes * dk_rows].fill(0.0);
+            dv_sums[..lanes * dv_rows].fill(0.0);
             for start in (0..s.queries).step_by(blocks.queries) {
                 let queries = blocks.queries.min(s.queries - start);
                 let (pairs, all) = (queries.div_ceil(2), queries.next_multiple_of(ROWS));
@@ -159,10 +161,10 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                         ds_rows: &mut ds_rows[first / 2..],
                         line: key_line,
                     });
-                    let sums = &mut dv_sums[first * value_dim..][..PANEL * value_dim];
-                    product([value_dim, pairs], dy_columns, query_line, p_panel, sums, true);
-                    let sums = &mut dk_sums[first * dim..][..PANEL * dim];
-                    product([dim, pairs], q_columns, query_line, ds_panel, sums, true);
+                    let sums = &mut dv_sums[first * dv_rows..][..PANEL * dv_rows];
+                    product([dv_rows, pairs], dy_columns, query_line, p_panel, sums, true);
+                    let sums = &mut dk_sums[first * dk_rows..][..PANEL * dk_rows];
+                    product([dk_rows, pairs], q_columns, query_line, ds_panel, sums, true);
                 }
                 let keys = count.div_ceil(2);
                 for column in (0..dim).step_by(PANEL) {
@@ -185,8 +187,10 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
             }
             for first in (0..count).step_by(PANEL) {
                 let cols = PANEL.min(count - first);
-                for (sums, dim, to) in [(&*dk_sums, dim, &mut *dk), (&*dv_sums, value_dim, &mut *dv)] {
-                    let (source, target) = (&sums[first * dim..], &mut to[(from + first) * dim..]);
+                for (sums, rows, dim, to) in
+                    [(&*dk_sums, dk_rows, dim, &mut *dk), (&*dv_sums, dv_rows, value_dim, &mut *dv)]
+                {
+                    let (source, target) = (&sums[first * rows..], &mut to[(from + first) * dim..]);
                     dispatch(Turn { source, source_row: PANEL, rows: dim, cols, target, target_row: dim });
                 }
             }

@@ -6,7 +6,7 @@ use super::cpu::{Batch, two};
 use crate::pairs::{self, GROUP, Panels, SUMS};
 use crate::product::{Dims, Mat};
 use crate::simd::{Job, dispatch};
-use crate::tile::PANEL;
+use crate::tile::{PANEL, hold};
 use crate::{DType, Launch, Pool, SCRATCH_BYTES, Shared, Stored, scratch};
 use half::bf16;
 
@@ -97,6 +97,7 @@ impl Products<'_> {
         let [bm, bn] = block(*dims, (TASKS * pool.threads()).div_ceil(count));
         let (down, across) = (m.div_ceil(bm), n.div_ceil(bn));
         pool.run(count * down * across, |task, bytes| {
+            let _held = hold();
             let (index, block) = (task / (down * across), task % (down * across));
             let [ao, bo, co] = batch.at(index);
             let (i, j) = (block % down * bm, block / down * bn);

@@ -1,8 +1,11 @@
 //! Sparse AdamW on a CPU: tasks take runs of entries. The arithmetic is in double precision.
 
 use crate::rows::BLOCK;
-use crate::simd::{Job, Real, dispatch};
+use crate::simd::{Job, Real, dispatch, prefetch};
 use crate::{DType, Element, Launch, Shared, Stored, for_stored, hyper};
+
+/// Entries ahead of which weights are fetched.
+const AHEAD: usize = 32;
 
 #[expect(unsafe_code, reason = "tasks write disjoint entries")]
 pub(super) fn run(l: &Launch<'_>) {
@@ -28,7 +31,7 @@ pub(crate) fn for_runs(l: &Launch<'_>, update: impl Fn(usize, Step, &mut [f32], 
 fn typed<T: Element>(
     l: &Launch<'_>,
     w: Option<Shared<'_, T>>,
-    rounded: fn(f32) -> T,
+    rounded: impl Fn(f32) -> T + Sync,
     update: impl Fn(usize, Step, &mut [f32], &mut [f32]) + Sync,
 ) {
     let idx = l.read::<u32>("idx");
@@ -49,7 +52,9 @@ fn typed<T: Element>(
         // SAFETY: positions ascend strictly, so a task's lie between its first and the next task's first; that these
         // do not decrease, which alone makes the ranges disjoint, was asserted above.
         let w = unsafe { w.range(start, start_of(task + 1) - start) };
-        for (&i, &p) in idx.iter().zip(&*p) {
+        for (at, (&i, &p)) in idx.iter().zip(&*p).enumerate() {
+            // Entries lie apart, so that each waits for memory otherwise.
+            prefetch(w, idx[(at + AHEAD).min(idx.len() - 1)] as usize - start);
             w[i as usize - start] = rounded(p);
         }
     });

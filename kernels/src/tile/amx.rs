@@ -4,6 +4,8 @@
 use super::{PANEL, Part, SIDE, Shifted};
 use crate::simd::prefetch_at;
 use std::arch::asm;
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::LazyLock;
 
 /// Whether the processor has the instructions for pairs, and the system lets this process have the registers.
@@ -11,7 +13,9 @@ pub(crate) fn available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
         // Bits of the leaf of structured extended features: AMX-BF16 and AMX-TILE.
         let needed = 1 << 22 | 1 << 24;
-        std::arch::x86_64::__cpuid_count(7, 0).edx & needed == needed && is_x86_feature_detected!("avx512f") && permitted()
+        std::arch::x86_64::__cpuid_count(7, 0).edx & needed == needed
+            && is_x86_feature_detected!("avx512f")
+            && permitted()
     });
     *AVAILABLE
 }
@@ -41,15 +45,54 @@ struct Extents {
     rows: [u8; 16],
 }
 
-/// Sets the extents of the registers: 0 to 3 are sums of so many rows and columns, to which 4 and 5, or 6 and 7, are operands of
-/// [`SIDE`] or `last` pairs.
+thread_local! {
+    /// Rows, columns and last pairs that the registers of this thread are configured for, if they are.
+    static CONFIGURED: Cell<Option<[usize; 3]>> = const { Cell::new(None) };
+    /// [`Held`] values of this thread.
+    static HOLDERS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// While there is one, the registers of this thread stay configured from one block to the next. No code but this file's may use them
+/// meanwhile.
+pub(crate) struct Held {
+    /// It stays in its thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl Held {
+    pub(crate) fn new() -> Self {
+        HOLDERS.set(HOLDERS.get() + 1);
+        Held { _thread: PhantomData }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HOLDERS.set(HOLDERS.get() - 1);
+        release();
+    }
+}
+
+/// Configures the registers, if they are not: 0 to 3 are sums of so many rows and columns, to which 4 and 5, or 6 and 7, are operands of
+/// [`SIDE`] or `last` pairs. Without `last` those may be of any.
 ///
 /// # Safety
 /// [`available`], and `rows`, `columns` and `last` must be at most [`SIDE`], the former two at least one.
+#[inline(always)]
 #[expect(unsafe_code, reason = "instructions without an intrinsic")]
 unsafe fn configure(rows: usize, columns: usize, last: usize) {
-    // What has no extent of its own may have any.
-    let last = last.max(1);
+    let fits = |[r, c, l]: [usize; 3]| [r, c] == [rows, columns] && (last == 0 || l == last);
+    if !CONFIGURED.get().is_some_and(fits) {
+        CONFIGURED.set(Some([rows, columns, last]));
+        // SAFETY: by the caller's promise.
+        unsafe { set(rows, columns, last.max(1)) };
+    }
+}
+
+/// # Safety
+/// As for [`configure`], and `last` must be at least one.
+#[expect(unsafe_code, reason = "instructions without an intrinsic")]
+unsafe fn set(rows: usize, columns: usize, last: usize) {
     let mut extents = Extents { palette: 1, reserved: [0; 15], row: [0; 16], rows: [0; 16] };
     let registers = [columns, columns, columns, columns, SIDE, columns, last, columns];
     extents.row[..8].copy_from_slice(&registers.map(|numbers| (numbers * size_of::<f32>()) as u16));
@@ -58,12 +101,13 @@ unsafe fn configure(rows: usize, columns: usize, last: usize) {
     unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const extents, options(nostack, preserves_flags, readonly)) };
 }
 
-/// # Safety
-/// [`available`].
+/// Gives the registers back, unless they are [held](Held) or not configured.
 #[expect(unsafe_code, reason = "instructions without an intrinsic")]
-unsafe fn release() {
-    // SAFETY: the processor has the instruction.
-    unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+fn release() {
+    if HOLDERS.get() == 0 && CONFIGURED.take().is_some() {
+        // SAFETY: the processor has the instruction, since the registers are configured.
+        unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+    }
 }
 
 /// Makes a register zero, or loads it with rows that are `apart`.
@@ -137,16 +181,12 @@ unsafe fn multiply<const SUMS: u8, const A: u8, const B: u8>() {
 #[expect(unsafe_code, reason = "the block is computed through pointers")]
 pub(super) unsafe fn run(part: Part, rows: usize) {
     let columns = part.width.min(SIDE);
-    let mut configured = 0;
     let mut row = 0;
     while row < rows {
         let (height, lower) = ((rows - row).min(SIDE), rows - row >= 2 * SIDE);
         // SAFETY: rows and columns lie in the operands by the caller's promise.
         unsafe {
-            if height != configured {
-                configured = height;
-                configure(height, columns, part.k % SIDE);
-            }
+            configure(height, columns, part.k % SIDE);
             part.row(row).each(|part| match (lower, part.width > SIDE) {
                 (true, true) => block::<true, true>(part),
                 (true, false) => block::<true, false>(part),
@@ -156,8 +196,7 @@ pub(super) unsafe fn run(part: Part, rows: usize) {
         }
         row += if lower { 2 * SIDE } else { height };
     }
-    // SAFETY: by the caller's promise.
-    unsafe { release() };
+    release();
 }
 
 /// The sums of a register of rows and one of columns and, if so said, of those below and on the right.
@@ -264,8 +303,8 @@ pub(super) unsafe fn shifted(block: &Shifted<'_>, c: *mut f32) {
                 false => panel::<false>(block, column, c.wrapping_add(column)),
             }
         }
-        release();
     }
+    release();
 }
 
 /// Two registers of columns, of a register of rows or, if `LOWER`, of two.

@@ -90,6 +90,20 @@ pub(crate) fn multiplies_matrices() -> bool {
     false
 }
 
+/// While the value lives, blocks of this thread follow each other in less time where the processor
+/// [multiplies matrices](multiplies_matrices): what that needs stays prepared.
+pub(crate) fn hold() -> impl Sized {
+    #[cfg(target_arch = "x86_64")]
+    return amx::Held::new();
+    #[cfg(not(target_arch = "x86_64"))]
+    ()
+}
+
+/// Rows of which a block takes no longer than one of `rows`.
+pub(crate) fn whole_rows(rows: usize) -> usize {
+    if multiplies_matrices() { rows.next_multiple_of(SIDE) } else { rows }
+}
+
 /// Pointers of a [`Tile`], moved to some of its rows and columns.
 #[derive(Clone, Copy)]
 struct Part {
@@ -364,7 +378,8 @@ mod tests {
     fn panels_lie_next_to_each_other() {
         for (rows, k, add) in [(40, 16, false), (35, 21, true), (1, 3, false), (16, 0, true)] {
             let numbers = |len, seed| noise(len, seed).iter().map(|&v| v as f32).collect::<Vec<_>>();
-            let pairs = |len, seed| numbers(2 * len, seed).chunks_exact(2).map(|t| pair(t[0], t[1])).collect::<Vec<_>>();
+            let pairs =
+                |len, seed| numbers(2 * len, seed).chunks_exact(2).map(|t| pair(t[0], t[1])).collect::<Vec<_>>();
             let (a, b, pitch) = (pairs(rows * k, 1), pairs(3 * PANEL * k, 2), 3 * PANEL + 5);
             let mut together = numbers(rows * pitch, 3);
             let mut apart = together.clone();

@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn every_form_matches_a_naive_loop() {
-        for (rows, count, columns, offsets) in [(16, 16, 32, &[0, 3, 1][..]), (32, 48, 96, &[0, 1, 40, 41]), (32, 0, 32, &[5])]
+        for (rows, count, columns, offsets) in
+            [(16, 16, 32, &[0, 3, 1][..]), (32, 48, 96, &[0, 1, 40, 41]), (32, 0, 32, &[5])]
         {
             let (plane, pitch) = (columns + 51, columns + 7);
             let terms = |len: usize, seed: u64| -> Vec<f32> { noise(len, seed).iter().map(|&v| v as f32).collect() };
@@ -99,7 +100,8 @@ mod tests {
                 }
             }
             let (a, planes) = (pairs(&a), pairs(&b));
-            for (form, add) in [Shifted::run, Shifted::plain].into_iter().flat_map(|form| [(form, false), (form, true)]) {
+            for (form, add) in [Shifted::run, Shifted::plain].into_iter().flat_map(|form| [(form, false), (form, true)])
+            {
                 let block = Shifted { a: &a, rows, count, planes: &planes, plane, offsets, columns, pitch, add };
                 let mut c = old.clone();
                 form(&block, &mut c);

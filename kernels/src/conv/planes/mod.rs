@@ -177,6 +177,7 @@ fn compute(
         // SAFETY: the tasks that wrote it have ended.
         let planes = unsafe { &*work.range(0, p.work_len()) };
         pool.run(p.results.div_ceil(BLOCK), |task, bytes| {
+            let _held = tile::hold();
             let channels = task * BLOCK..p.results.min((task + 1) * BLOCK);
             let height = channels.len().next_multiple_of(SIDE);
             let points = rows.len() * p.line();

@@ -37,7 +37,14 @@ impl Job for PackWeights<'_> {
                 for (step, to) in steps.clone().zip(to.chunks_exact_mut(2 * taps * block)) {
                     let terms = terms(step);
                     let from = match channels.clone().nth(row) {
-                        Some(r) => &weights[(r * p.sources + terms.start) * taps..][..terms.len() * taps],
+                        Some(r) => {
+                            let at = (r * p.sources + terms.start) * taps;
+                            for line in (0..terms.len() * taps).step_by(LINE) {
+                                // The next channel's, which are not fetched ahead otherwise: they are in other pages.
+                                prefetch(weights, at + p.sources * taps + line);
+                            }
+                            &weights[at..][..terms.len() * taps]
+                        }
                         None => &[],
                     };
                     let to = &mut to[row * TERMS..];
