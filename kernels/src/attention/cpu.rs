@@ -13,7 +13,8 @@ const QUERIES: usize = 64;
 const KEYS: usize = 256;
 
 pub(super) fn run(l: &Launch<'_>) {
-    let blocks = half::Blocks::of(&Shape::of(l)).filter(|_| l.int("half") != 0 && l.dtype("y") == DType::F32);
+    let blocks =
+        half::Blocks::of(&Shape::of(l), l.pool.threads()).filter(|_| l.int("half") != 0 && l.dtype("y") == DType::F32);
     match blocks {
         Some(blocks) => half::run(l, blocks),
         None => for_float!(l.dtype("y"), T => typed::<T>(l)),

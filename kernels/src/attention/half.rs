@@ -12,7 +12,9 @@ use crate::tile::{PANEL, Pair, Tile, hold, pair_of_results, whole_rows};
 use crate::{Launch, SCRATCH_BYTES, scratch_parts};
 
 /// Queries of a block, and keys, at most.
-const MOST: [usize; 2] = [512, 256];
+const MOST: [usize; 2] = [1024, 512];
+/// Queries of a block at least, where there would be few blocks otherwise. Sums do not depend on it.
+const FEW: usize = 256;
 
 /// The largest extents of blocks, powers of two, whose parts scratch memory holds, if any: the first becomes smaller before the second.
 pub(crate) fn fit<const N: usize>(
@@ -36,9 +38,12 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// The largest that scratch memory holds, if any.
-    pub(super) fn of(s: &Shape) -> Option<Blocks> {
-        let [queries, keys] = fit(MOST, [PANEL, LANES], |[queries, keys]| Blocks { queries, keys }.parts(s))?;
+    /// The largest that scratch memory holds, if any, of which each thread has some.
+    pub(super) fn of(s: &Shape, threads: usize) -> Option<Blocks> {
+        let [mut queries, keys] = fit(MOST, [PANEL, LANES], |[queries, keys]| Blocks { queries, keys }.parts(s))?;
+        while queries > FEW && s.images() * s.queries.div_ceil(queries) < 2 * threads {
+            queries /= 2;
+        }
         Some(Blocks { queries, keys })
     }
 

@@ -221,6 +221,16 @@ pub(crate) fn prefetch_at<T>(at: *const T) {
 #[inline(always)]
 pub(crate) fn prefetch_at<T>(_at: *const T) {}
 
+/// Brings what is there to the core's larger cache, if anything is.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[expect(unsafe_code, reason = "the hint takes a pointer")]
+pub(crate) fn prefetch_far(at: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    // SAFETY: as for `prefetch_at`.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+}
+
 #[inline(always)]
 fn transpose<T: Real, S: Stored<T>, const FMA: bool>(
     source: &[S],

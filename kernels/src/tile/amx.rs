@@ -1,7 +1,7 @@
 //! The block of pairs with AMX, the matrix unit of x86 processors: a register holds 16 rows of 16 sums, to which one instruction adds
 //! the products of 16 rows and 16 columns of 16 pairs.
 
-use super::{PANEL, Part, SIDE, Shifted};
+use super::{Ahead, PANEL, Part, SIDE, Shifted};
 use crate::simd::prefetch_at;
 use std::arch::asm;
 use std::cell::Cell;
@@ -293,14 +293,16 @@ unsafe fn start<const REGISTER: u8>(c: *const f32, pitch: usize, add: bool) {
 /// # Safety
 /// [`available`], and what the block touches must lie in its operands and, from `c` on, the result, which nobody else accesses.
 #[expect(unsafe_code, reason = "the block is computed through pointers")]
-pub(super) unsafe fn shifted(block: &Shifted<'_>, c: *mut f32) {
+pub(super) unsafe fn shifted(block: &Shifted<'_>, c: *mut f32, ahead: &mut Ahead) {
+    let panels = block.columns / Shifted::COLUMNS;
+    ahead.divide(panels * block.count / SIDE * block.offsets.len());
     // SAFETY: the registers have their full extents, and the operands are as large by the caller's promise.
     unsafe {
         configure(SIDE, SIDE, SIDE);
         for column in (0..block.columns).step_by(Shifted::COLUMNS) {
             match block.rows > SIDE {
-                true => panel::<true>(block, column, c.wrapping_add(column)),
-                false => panel::<false>(block, column, c.wrapping_add(column)),
+                true => panel::<true>(block, column, c.wrapping_add(column), ahead),
+                false => panel::<false>(block, column, c.wrapping_add(column), ahead),
             }
         }
     }
@@ -313,7 +315,7 @@ pub(super) unsafe fn shifted(block: &Shifted<'_>, c: *mut f32) {
 /// As for [`shifted`], with whole registers configured.
 #[inline(always)]
 #[expect(unsafe_code, reason = "the block is computed through pointers")]
-unsafe fn panel<const LOWER: bool>(block: &Shifted<'_>, column: usize, c: *mut f32) {
+unsafe fn panel<const LOWER: bool>(block: &Shifted<'_>, column: usize, c: *mut f32, ahead: &mut Ahead) {
     let Shifted { a, count, planes, plane, offsets, pitch, add, .. } = *block;
     let (mut a, lower) = (a.as_ptr(), c.wrapping_add(SIDE * pitch));
     // SAFETY: by the caller's promise.
@@ -328,6 +330,7 @@ unsafe fn panel<const LOWER: bool>(block: &Shifted<'_>, column: usize, c: *mut f
             let planes = planes.as_ptr().wrapping_add(from * plane + column);
             for offset in offsets {
                 let b = planes.wrapping_add(*offset);
+                ahead.step();
                 load::<6>(b, plane);
                 load::<4>(a, SIDE);
                 multiply::<0, 4, 6>();

@@ -3,12 +3,14 @@
 //! The left operand is read through strides, one element at a time; the right operand is a panel, term after term. Sums
 //! run over the terms in order, each a fused multiply-add where the processor has them.
 
+mod ahead;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod shifted;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use shifted::Shifted;
 
 use crate::{Shared, Stored};

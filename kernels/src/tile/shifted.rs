@@ -1,6 +1,6 @@
 //! Sums of products whose right operand is planes that are read from several offsets, as the taps of a convolution read its source.
 
-use super::{Pair, SIDE};
+use super::{Ahead, Pair, SIDE};
 
 /// One block: `c[r * pitch + j] (+)= sum over s, t, p of a[..][p] * planes[(SIDE * s + p) * plane + offsets[t] + j]`, products of pairs.
 ///
@@ -26,15 +26,16 @@ impl Shifted<'_> {
     /// What columns are a multiple of.
     pub(crate) const COLUMNS: usize = 2 * SIDE;
 
-    /// Computes the block `c`.
+    /// Computes the block `c`, and may fetch what is ahead meanwhile.
     #[expect(unsafe_code, reason = "the block is computed through pointers")]
-    pub(crate) fn run(&self, c: &mut [f32]) {
+    pub(crate) fn run(&self, c: &mut [f32], ahead: &mut Ahead) {
         self.check(c.len());
         #[cfg(target_arch = "x86_64")]
         if super::multiplies_matrices() {
             // SAFETY: all that the block touches lies in the operands and the result, as was checked, on a processor with the means.
-            return unsafe { super::amx::shifted(self, c.as_mut_ptr()) };
+            return unsafe { super::amx::shifted(self, c.as_mut_ptr(), ahead) };
         }
+        let _ = ahead;
         self.plain(c);
     }
 
@@ -100,8 +101,10 @@ mod tests {
                 }
             }
             let (a, planes) = (pairs(&a), pairs(&b));
-            for (form, add) in [Shifted::run, Shifted::plain].into_iter().flat_map(|form| [(form, false), (form, true)])
-            {
+            let run = |block: &Shifted<'_>, c: &mut [f32]| block.run(c, &mut Ahead::new(block.planes, 0, 2, 40, 50));
+            let plain = |block: &Shifted<'_>, c: &mut [f32]| block.plain(c);
+            let forms: [&dyn Fn(&Shifted<'_>, &mut [f32]); 2] = [&run, &plain];
+            for (form, add) in forms.into_iter().flat_map(|form| [(form, false), (form, true)]) {
                 let block = Shifted { a: &a, rows, count, planes: &planes, plane, offsets, columns, pitch, add };
                 let mut c = old.clone();
                 form(&block, &mut c);

@@ -186,12 +186,19 @@ fn compute(
             let [packed, sums, turned] = scratch_parts::<f32, 3>(bytes, PARTS);
             for start in (0..pairs).step_by(chunk) {
                 let count = chunk.min(pairs - start);
-                let (channels, steps) = (channels.clone(), start / SIDE..(start + count) / SIDE);
-                dispatch(PackWeights { p, weights, channels, height, steps, to: &mut *packed, turned: &mut *turned });
+                let steps = start / SIDE..(start + count) / SIDE;
+                let (to, turned) = (&mut *packed, &mut *turned);
+                dispatch(PackWeights { p, weights, channels: channels.clone(), height, steps, to, turned });
                 let planes = &planes[start * p.plane()..];
                 let (plane, offsets, add) = (p.plane(), &offsets[..taps], start > 0);
                 let block = Shifted { a: packed, rows: height, count, planes, plane, offsets, columns, pitch, add };
-                block.run(sums);
+                // The weights of the next chunk, or of the next task's first, which is this thread's as a rule.
+                let (first, next) = match start + chunk {
+                    next if next < pairs => (channels.start, next),
+                    _ => (channels.end, 0),
+                };
+                let steps = next / SIDE..(next + chunk).min(pairs) / SIDE;
+                block.run(sums, &mut weights::ahead(p, weights, first, steps));
             }
             dispatch(Put { p, sums, pitch, channels, rows: rows.clone(), bias, result });
         });

@@ -1,8 +1,8 @@
 //! The weights, tap by tap, in blocks of rows and pairs as [`Shifted`](crate::tile::Shifted) reads them.
 
-use super::{Planes, TAPS};
+use super::{BLOCK, Planes, TAPS};
 use crate::simd::{Job, prefetch, turn};
-use crate::tile::{Pair, SIDE};
+use crate::tile::{Ahead, Pair, SIDE};
 use std::ops::Range;
 
 /// Source channels of a block.
@@ -83,6 +83,17 @@ impl Job for PackWeights<'_> {
             }
         }
     }
+}
+
+/// Where the weights lie that are packed for the result channels from `channel` on.
+pub(super) fn ahead(p: &Planes, weights: &[u16], channel: usize, steps: Range<usize>) -> Ahead {
+    let terms = steps.start * TERMS..p.sources.min(steps.end * TERMS);
+    let channels = p.results.saturating_sub(channel).min(BLOCK);
+    let (taps, across) = (p.taps(), if p.backward { p.results } else { p.sources });
+    let [outer, inner] =
+        if p.backward { [terms, channel..channel + channels] } else { [channel..channel + channels, terms] };
+    let start = (outer.start * across + inner.start) * taps;
+    Ahead::new(weights, start, outer.len(), inner.len() * taps, across * taps)
 }
 
 /// Gives for each tap the values of [`TERMS`] channels, whose taps are neighbours; channels that are not there have zeros.
