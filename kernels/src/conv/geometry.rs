@@ -220,8 +220,38 @@ impl Axis {
     }
 
     /// Result element of point `q`.
-    fn target(&self, q: usize) -> usize {
+    pub(crate) fn target(&self, q: usize) -> usize {
         self.start + q * self.stride
+    }
+
+    /// Result elements from a point to the next.
+    pub(crate) fn apart(&self) -> usize {
+        self.stride
+    }
+
+    /// Source elements from what a point reads to what the next one does.
+    pub(crate) fn step(&self) -> usize {
+        self.step as usize
+    }
+
+    /// What the furthest of the taps before tap 0 adds to it.
+    fn lowest(&self) -> isize {
+        (self.taps.saturating_sub(1) as isize * self.delta).min(0)
+    }
+
+    /// The first source element that point 0 reads, which may be padding.
+    pub(crate) fn origin(&self) -> isize {
+        self.base + self.lowest()
+    }
+
+    /// How far beyond the first element that a point reads its tap `j` does.
+    pub(crate) fn shift(&self, j: usize) -> usize {
+        (j as isize * self.delta - self.lowest()) as usize
+    }
+
+    /// The furthest of those.
+    pub(crate) fn reach(&self) -> usize {
+        self.taps.saturating_sub(1) * self.delta.unsigned_abs()
     }
 }
 

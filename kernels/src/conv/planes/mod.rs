@@ -1,17 +1,17 @@
-//! Convolution with stride 1 and weights in bfloat16 on processors that multiply matrices ([`tile::multiplies_matrices`]): the products of
-//! each tap's weights with the source, moved by that tap, are added.
+//! Convolution with weights in bfloat16 on processors that multiply matrices ([`tile::multiplies_matrices`]): the products of each tap's
+//! weights with the source, moved by that tap, are added.
 //!
-//! The source is rounded, first, to planes of pairs of channels in `work`, where the images lie below each other with their padding.
-//! Neighbouring points of a plane, wherever a tap moves them, are then a row of a right operand. Sums of the points that a padded row
-//! has beyond a row of the result are computed, too, and go nowhere. Sums run over the taps of 32 source channels, then over the
-//! channels.
+//! The source is rounded, first, to planes of pairs of channels in `work`, where the images lie below each other with their padding; with
+//! strides there is a plane for each remainder of what taps add. Neighbouring points of a plane, wherever a tap moves them, are then a row
+//! of a right operand. Sums of the points that a padded row has beyond a row of the result are computed, too, and go nowhere. Sums run
+//! over the taps of 32 source channels, then over the channels.
 
 mod source;
 mod weights;
 
 use self::source::PackSource;
 use self::weights::PackWeights;
-use super::geometry::Geometry;
+use super::geometry::{self, Axis, Geometry};
 use crate::simd::{Job, dispatch};
 use crate::tile::{self, SIDE, Shifted};
 use crate::{Pool, SCRATCH_BYTES, Shared, scratch_parts};
@@ -32,43 +32,42 @@ const UNITS: usize = 4;
 /// Elements of the planes in `work` at most, unless those of one row of the result are more.
 const WORK: usize = 4 << 20;
 
-/// A convolution or its input gradient, with stride 1.
+/// A convolution, or a class of the elements of its input gradient.
 #[derive(Clone, Copy, Debug)]
 struct Planes {
     n: usize,
     sources: usize,
     results: usize,
-    /// Height and width of the source.
-    source: [usize; 2],
-    /// Height and width of the result.
-    result: [usize; 2],
-    /// Zeros above and left of the source.
-    pads: [usize; 2],
-    kernel: [usize; 2],
-    dilations: [usize; 2],
+    /// Height and width.
+    axes: [Axis; 2],
+    /// Taps of the weights, of which some contribute, and the place of each tap that does.
+    taps: usize,
+    places: [usize; TAPS],
     /// Whether weights are those of the convolution whose input gradient this is.
     backward: bool,
 }
 
 impl Planes {
-    /// The convolution `g`, or its input gradient, if it has the form.
-    fn of(g: &Geometry, backward: bool) -> Option<Planes> {
-        let flat = g.input[0] == 1 && g.output[0] == 1 && g.kernel[0] == 1 && g.pads[0] == 0;
-        if !flat || g.groups != 1 || g.strides != [1; 3] || g.taps() == 1 || g.taps() > TAPS {
+    /// The convolution `g`, or the classes of its input gradient, if it has the form.
+    fn of(g: &Geometry, backward: bool) -> Option<Vec<Planes>> {
+        let flat = g.input[0] == 1 && g.output[0] == 1 && g.kernel[0] == 1 && g.pads[0] == 0 && g.strides[0] == 1;
+        if !flat || g.groups != 1 || g.taps() == 1 || g.taps() > TAPS {
             return None;
         }
-        let two = |v: [usize; 3]| [v[1], v[2]];
-        let (kernel, dilations) = (two(g.kernel), two(g.dilations));
-        let reach = [0, 1].map(|d| kernel[d].saturating_sub(1) * dilations[d]);
-        let pads = match backward {
-            true => [reach[0].checked_sub(g.pads[1])?, reach[1].checked_sub(g.pads[2])?],
-            false => two(g.pads),
-        };
         let [sources, results] = if backward { [g.co, g.ci] } else { [g.ci, g.co] };
-        let [source, result] = if backward { [two(g.output), two(g.input)] } else { [two(g.input), two(g.output)] };
-        let planes = Planes { n: g.n, sources, results, source, result, pads, kernel, dilations, backward };
-        let some = g.n * sources * results * result[0] * result[1] > 0;
-        (some && planes.line() <= POINTS).then_some(planes)
+        let classes = if backward { g.phases() } else { 1 };
+        let planes = (0..classes).map(|class| {
+            let axes = if backward { g.backward(class) } else { g.forward() };
+            let mut places = [0; TAPS];
+            let taps = geometry::taps(&axes);
+            places[..taps].iter_mut().enumerate().for_each(|(t, place)| *place = geometry::tap_index(&axes, t));
+            let planes =
+                Planes { n: g.n, sources, results, axes: [axes[1], axes[2]], taps: g.taps(), places, backward };
+            // Without taps there is nothing to add up.
+            (taps > 0 && planes.line() <= POINTS && g.n * sources * results * geometry::points(&axes) > 0)
+                .then_some(planes)
+        });
+        planes.collect()
     }
 
     /// Pairs of source channels; those beyond the last are zero.
@@ -76,50 +75,65 @@ impl Planes {
         self.sources.div_ceil(2 * SIDE) * SIDE
     }
 
-    fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1]
+    /// Places in the weights of the taps that contribute.
+    fn places(&self) -> &[usize] {
+        &self.places[..self.axes[0].taps * self.axes[1].taps]
     }
 
-    /// Rows and points beyond a point of the result that taps read.
+    /// Rows and points of a plane beyond a point that taps read.
     fn reach(&self) -> [usize; 2] {
-        [0, 1].map(|d| (self.kernel[d] - 1) * self.dilations[d])
+        self.axes.map(|a| a.reach() / a.step())
+    }
+
+    /// Planes of a pair, down and across: one for each remainder.
+    fn remainders(&self) -> [usize; 2] {
+        self.axes.map(|a| a.step().min(a.reach() + 1))
     }
 
     /// Points of a padded row.
     fn line(&self) -> usize {
-        self.result[1] + self.reach()[1]
+        self.axes[1].points + self.reach()[1]
     }
 
     /// Rows of an image with its padding.
     fn rows(&self) -> usize {
-        self.result[0] + self.reach()[0]
+        self.axes[0].points + self.reach()[0]
     }
 
     /// Rows of the images, of which a band makes so many at most.
     fn band(&self) -> usize {
         let all = self.n * self.rows() - self.reach()[0];
-        let most = (WORK / self.pairs() / self.line()).saturating_sub(self.reach()[0] + 1);
+        let [down, across] = self.remainders();
+        let most = (WORK / (self.pairs() * down * across) / self.line()).saturating_sub(self.reach()[0] + 1);
         let most = most.min(POINTS / self.line()).clamp(1, all);
         all.div_ceil(all.div_ceil(most))
     }
 
-    /// Distance of planes.
+    /// Elements of a plane.
     fn plane(&self) -> usize {
-        odd_lines((self.band() + self.reach()[0]) * self.line() + self.reach()[1] + Shifted::COLUMNS)
+        (self.band() + self.reach()[0]) * self.line() + self.reach()[1] + Shifted::COLUMNS
+    }
+
+    /// Distance of the planes of pairs.
+    fn pitch(&self) -> usize {
+        let [down, across] = self.remainders();
+        odd_lines(down * across * self.plane())
     }
 
     fn work_len(&self) -> usize {
-        self.pairs() * self.plane()
+        self.pairs() * self.pitch()
     }
 
     /// Where each tap reads, counted from the point of the result.
-    fn offsets(&self) -> ([usize; TAPS], usize) {
+    fn offsets(&self) -> [usize; TAPS] {
         let mut offsets = [0; TAPS];
-        for (t, offset) in offsets.iter_mut().enumerate().take(self.taps()) {
-            let [down, across] = [t / self.kernel[1], t % self.kernel[1]];
-            *offset = down * self.dilations[0] * self.line() + across * self.dilations[1];
+        let [height, width] = &self.axes;
+        for (t, offset) in offsets.iter_mut().enumerate().take(self.places().len()) {
+            let [down, across] = [height.shift(t / width.taps), width.shift(t % width.taps)];
+            let plane = down % height.step() * self.remainders()[1] + across % width.step();
+            *offset = plane * self.plane() + down / height.step() * self.line() + across / width.step();
         }
-        (offsets, self.taps())
+        offsets
     }
 }
 
@@ -135,7 +149,7 @@ const _: () = assert!((PARTS[0] + PARTS[1] + PARTS[2]) * size_of::<f32>() <= SCR
 
 /// Elements of `work` for the convolution `g`, or for its input gradient; 0 if it has not this form.
 pub(crate) fn work_len(g: &Geometry, backward: bool) -> usize {
-    Planes::of(g, backward).map_or(0, |p| p.work_len())
+    Planes::of(g, backward).into_iter().flatten().map(|p| p.work_len()).max().unwrap_or(0)
 }
 
 /// Computes `result = bias + sum of weights * source`, or the input gradient, if the processor and the shape are made for it; says
@@ -150,7 +164,9 @@ pub(crate) fn run(
     work: &Shared<'_, f32>,
 ) -> bool {
     let Some(planes) = Planes::of(g, backward).filter(|_| tile::multiplies_matrices()) else { return false };
-    compute(pool, &planes, source, bytemuck::cast_slice(weights), bias, result, work);
+    for p in planes {
+        compute(pool, &p, source, bytemuck::cast_slice(weights), bias, result, work);
+    }
     true
 }
 
@@ -165,7 +181,7 @@ fn compute(
     work: &Shared<'_, f32>,
 ) {
     let (all, band) = (p.n * p.rows() - p.reach()[0], p.band());
-    let (offsets, taps) = p.offsets();
+    let (offsets, taps) = (p.offsets(), p.places().len());
     let chunk = PACKED / taps / SIDE * SIDE;
     for first in (0..all).step_by(band) {
         let rows = first..all.min(first + band);
@@ -189,8 +205,8 @@ fn compute(
                 let steps = start / SIDE..(start + count) / SIDE;
                 let (to, turned) = (&mut *packed, &mut *turned);
                 dispatch(PackWeights { p, weights, channels: channels.clone(), height, steps, to, turned });
-                let planes = &planes[start * p.plane()..];
-                let (plane, offsets, add) = (p.plane(), &offsets[..taps], start > 0);
+                let planes = &planes[start * p.pitch()..];
+                let (plane, offsets, add) = (p.pitch(), &offsets[..taps], start > 0);
                 let block = Shifted { a: packed, rows: height, count, planes, plane, offsets, columns, pitch, add };
                 // The weights of the next chunk, or of the next task's first, which is this thread's as a rule.
                 let (first, next) = match start + chunk {
@@ -222,18 +238,25 @@ impl Job for Put<'_> {
     #[expect(unsafe_code, reason = "tasks write disjoint channels")]
     fn run<const FMA: bool>(self) {
         let Put { p, sums, pitch, channels, rows, bias, result } = self;
-        let [height, width] = p.result;
+        let [height, width] = &p.axes;
         for (sums, r) in sums.chunks_exact(pitch).zip(channels) {
+            let bias = bias.map_or(0.0, |bias| bias[r]);
             for (sums, row) in sums.chunks_exact(p.line()).zip(rows.clone()) {
-                let (sums, image, y) = (&sums[..width], row / p.rows(), row % p.rows());
-                if y >= height {
+                let (sums, image, y) = (&sums[..width.points], row / p.rows(), row % p.rows());
+                if y >= height.points {
                     continue;
                 }
-                // SAFETY: each channel belongs to one task.
-                let result = unsafe { result.range(((image * p.results + r) * height + y) * width, width) };
-                match bias.map(|bias| bias[r]) {
-                    None => result.copy_from_slice(sums),
-                    Some(bias) => result.iter_mut().zip(sums).for_each(|(result, sum)| *result = sum + bias),
+                let row = ((image * p.results + r) * height.whole + height.target(y)) * width.whole + width.target(0);
+                if width.apart() == 1 {
+                    // SAFETY: each channel belongs to one task.
+                    let result = unsafe { result.range(row, sums.len()) };
+                    result.iter_mut().zip(sums).for_each(|(result, sum)| *result = sum + bias);
+                    continue;
+                }
+                for (x, sum) in sums.iter().enumerate() {
+                    // SAFETY: as above.
+                    let result = unsafe { result.range(row + x * width.apart(), 1) };
+                    result[0] = sum + bias;
                 }
             }
         }
@@ -254,15 +277,15 @@ pub(crate) mod tests {
     fn whole_numbers_stay_whole() {
         let pool = Pool::new(2).unwrap();
         let single = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<_>>();
-        let (mut seen, mut bands) = ([0; 2], 0);
+        let (mut seen, mut bands, mut strided) = ([0; 2], 0, 0);
         // More than one band, of more than one image.
         let wide = Geometry { input: [1, 40, 900], output: [1, 40, 900], ..square(2, 120, 8, 1, 3, 1) };
         let all = shapes().into_iter().chain(transformed()).chain([wide]);
         for (g, backward) in all.flat_map(|g| [(g, false), (g, true)]) {
-            let Some(p) = Planes::of(&g, backward) else { continue };
+            let Some(planes) = Planes::of(&g, backward) else { continue };
             seen[usize::from(backward)] += 1;
-            let planes = [g.n * g.ci * g.input_len(), g.n * g.co * g.output_len()];
-            let [from, to] = if backward { [planes[1], planes[0]] } else { planes };
+            let lens = [g.n * g.ci * g.input_len(), g.n * g.co * g.output_len()];
+            let [from, to] = if backward { [lens[1], lens[0]] } else { lens };
             let (source, weights) = (whole(from, 1), whole(g.co * g.ci * g.taps(), 2));
             let mut want = vec![0.0; to];
             each(&g, |x, w, y| {
@@ -270,12 +293,15 @@ pub(crate) mod tests {
                 want[to] += source[from] * weights[w];
             });
             let weights: Vec<u16> = weights.iter().map(|v| bf16::from_f64(*v).to_bits()).collect();
-            bands = bands.max((p.n * p.rows() - p.reach()[0]).div_ceil(p.band()));
-            let (mut result, mut work) = (vec![f32::NAN; to], vec![f32::NAN; p.work_len()]);
+            let (mut result, mut work) = (vec![f32::NAN; to], vec![f32::NAN; work_len(&g, backward)]);
             let (result_of, work_of) = (&Shared::new(&mut result), &Shared::new(&mut work));
-            compute(&pool, &p, &single(&source), &weights, None, result_of, work_of);
+            for p in planes {
+                bands = bands.max((p.n * p.rows() - p.reach()[0]).div_ceil(p.band()));
+                strided += usize::from(p.axes[1].step() > 1 || p.axes[1].apart() > 1);
+                compute(&pool, &p, &single(&source), &weights, None, result_of, work_of);
+            }
             assert_eq!(result, single(&want), "{g:?}, backward: {backward}");
         }
-        assert!(seen.iter().all(|seen| *seen > 10) && bands > 1, "{seen:?}, {bands} bands");
+        assert!(seen.iter().all(|seen| *seen > 10) && bands > 1 && strided > 10, "{seen:?}, {bands}, {strided}");
     }
 }

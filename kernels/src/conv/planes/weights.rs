@@ -29,12 +29,13 @@ impl Job for PackWeights<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let PackWeights { p, weights, channels, height, steps, to, turned } = self;
-        let (taps, block) = (p.taps(), height * SIDE);
+        let (taps, places, block) = (p.taps, p.places(), height * SIDE);
         let terms = |step: usize| (step * TERMS).min(p.sources)..p.sources.min((step + 1) * TERMS);
+        let [mut first, mut second] = [[[0; TERMS]; TAPS]; 2];
         if !p.backward {
             let to: &mut [u16] = bytemuck::cast_slice_mut(to);
             for row in 0..height {
-                for (step, to) in steps.clone().zip(to.chunks_exact_mut(2 * taps * block)) {
+                for (step, to) in steps.clone().zip(to.chunks_exact_mut(2 * places.len() * block)) {
                     let terms = terms(step);
                     let from = match channels.clone().nth(row) {
                         Some(r) => {
@@ -47,14 +48,15 @@ impl Job for PackWeights<'_> {
                         }
                         None => &[],
                     };
-                    let to = &mut to[row * TERMS..];
-                    split(from, taps, |tap, values| to[tap * 2 * block..][..TERMS].copy_from_slice(values));
+                    split(from, taps, |tap, values| first[tap] = *values);
+                    for (t, place) in places.iter().enumerate() {
+                        to[t * 2 * block + row * TERMS..][..TERMS].copy_from_slice(&first[*place]);
+                    }
                 }
             }
             return;
         }
-        let [mut first, mut second] = [[[0; TERMS]; TAPS]; 2];
-        for (step, to) in steps.zip(to.chunks_exact_mut(taps * block)) {
+        for (step, to) in steps.zip(to.chunks_exact_mut(places.len() * block)) {
             let terms = terms(step);
             // Neighbours in memory are result channels here. Two source channels make pairs, which are then turned.
             for pair in 0..SIDE {
@@ -71,9 +73,9 @@ impl Job for PackWeights<'_> {
                 }
                 split(of(2 * pair), taps, |tap, values| first[tap] = *values);
                 split(of(2 * pair + 1), taps, |tap, values| second[tap] = *values);
-                for tap in 0..taps {
-                    let to = &mut turned[((taps - 1 - tap) * SIDE + pair) * TERMS..][..TERMS];
-                    for (to, (first, second)) in to.iter_mut().zip(first[tap].iter().zip(&second[tap])) {
+                for (t, place) in places.iter().enumerate() {
+                    let to = &mut turned[(t * SIDE + pair) * TERMS..][..TERMS];
+                    for (to, (first, second)) in to.iter_mut().zip(first[*place].iter().zip(&second[*place])) {
                         *to = Pair::from_bits(u32::from(*first) | u32::from(*second) << 16);
                     }
                 }
@@ -89,7 +91,7 @@ impl Job for PackWeights<'_> {
 pub(super) fn ahead(p: &Planes, weights: &[u16], channel: usize, steps: Range<usize>) -> Ahead {
     let terms = steps.start * TERMS..p.sources.min(steps.end * TERMS);
     let channels = p.results.saturating_sub(channel).min(BLOCK);
-    let (taps, across) = (p.taps(), if p.backward { p.results } else { p.sources });
+    let (taps, across) = (p.taps, if p.backward { p.results } else { p.sources });
     let [outer, inner] =
         if p.backward { [terms, channel..channel + channels] } else { [channel..channel + channels, terms] };
     let start = (outer.start * across + inner.start) * taps;
