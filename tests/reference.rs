@@ -18,6 +18,7 @@ use sara::runtime::plan::Plan;
 use sara::runtime::schedule::Schedule;
 use sara::runtime::tensor::{Tensors, read_safetensors};
 use sara::runtime::train::{self, Trainer};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 const CASES: [&str; 8] = [
@@ -254,11 +255,23 @@ fn cuda_kernels_train_as_cpu_kernels_do() {
                 .map(|m| [m.loss, m.grad_norm])
                 .collect();
             trainer.executor.settle().unwrap();
-            let values: Vec<Vec<f32>> = (0..plan.sparse.len()).map(|s| trainer.executor.values(s)).collect();
-            (metrics, values, trainer.trainable())
+            let of = &trainer.executor;
+            let values: Vec<Vec<f32>> = (0..plan.sparse.len()).map(|s| of.values(s)).collect();
+            let left: Vec<BTreeMap<u32, f32>> = (0..plan.sparse.len()).map(|s| of.left(s)).map(zip).collect();
+            (metrics, values, left)
         };
         let (cpu, shim) = (outcome(None), outcome(Some(device(1))));
-        assert_eq!(cpu.2, shim.2, "{name}: other entries stay");
+        for (c, s) in cpu.2.iter().zip(&shim.2) {
+            let of_one = |a: &BTreeMap<u32, f32>, b: &BTreeMap<u32, f32>| {
+                a.iter().filter(|(at, _)| !b.contains_key(at)).map(|(_, v)| v.abs()).collect::<Vec<_>>()
+            };
+            // Whether rounding may decide: not in single precision, and next to the threshold otherwise, for the reason below.
+            for value in [of_one(c, s), of_one(s, c)].concat() {
+                let near = (f64::from(value) - plan.selection.threshold).abs() <= 2.5 * settings.lr;
+                assert!(near && precision != Precision::Single, "{name}: other entries stay");
+            }
+        }
+        assert!(steps == 1 || cpu.2.iter().any(|left| !left.is_empty()), "{name}: no entry leaves");
         for (c, s) in cpu.0.iter().flatten().zip(shim.0.iter().flatten()) {
             assert!((c - s).abs() <= tolerance * (1.0 + c.abs()), "{name}: {:?} and {:?}", cpu.0, shim.0);
         }
@@ -269,6 +282,11 @@ fn cuda_kernels_train_as_cpu_kernels_do() {
         assert!(f64::from(worst) <= 2.5 * settings.lr, "{name}: {worst:e}");
         assert!(shim == outcome(Some(device_apart(99))), "{name} depends on the order of threads, or on fusing");
     }
+}
+
+/// Positions and their values.
+fn zip((at, values): (&[u32], &[f32])) -> BTreeMap<u32, f32> {
+    at.iter().copied().zip(values.iter().copied()).collect()
 }
 
 #[test]

@@ -72,6 +72,7 @@ pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Ty
 pub(crate) use pool::scratch_parts;
 pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 pub use rate::dense_rate;
+pub use tile::multiplies_matrices;
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[

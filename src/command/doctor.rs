@@ -75,6 +75,7 @@ fn features() -> Vec<&'static str> {
         ("fma", is_x86_feature_detected!("fma")),
         ("avx512f", is_x86_feature_detected!("avx512f")),
         ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+        ("amx-bf16", sara_kernels::multiplies_matrices()),
     ];
     found.into_iter().filter(|f| f.1).map(|f| f.0).collect()
 }

@@ -84,8 +84,8 @@ pub(crate) fn multiplies_pairs() -> bool {
     false
 }
 
-/// Whether the processor multiplies small matrices of pairs, and the system lets this process use what it needs for that.
-pub(crate) fn multiplies_matrices() -> bool {
+/// Whether the processor multiplies small matrices of bfloat16 (AMX), and the system lets this process use what it needs for that.
+pub fn multiplies_matrices() -> bool {
     #[cfg(target_arch = "x86_64")]
     return amx::available();
     #[cfg(not(target_arch = "x86_64"))]

@@ -77,6 +77,8 @@ mod tests {
     use crate::harness::{assert_close, noise};
     use crate::tile::pair;
 
+    type Form<'a> = &'a dyn Fn(&Shifted<'_>, &mut [f32]);
+
     #[test]
     fn every_form_matches_a_naive_loop() {
         for (rows, count, columns, offsets) in
@@ -103,7 +105,7 @@ mod tests {
             let (a, planes) = (pairs(&a), pairs(&b));
             let run = |block: &Shifted<'_>, c: &mut [f32]| block.run(c, &mut Ahead::new(block.planes, 0, 2, 40, 50));
             let plain = |block: &Shifted<'_>, c: &mut [f32]| block.plain(c);
-            let forms: [&dyn Fn(&Shifted<'_>, &mut [f32]); 2] = [&run, &plain];
+            let forms: [Form<'_>; 2] = [&run, &plain];
             for (form, add) in forms.into_iter().flat_map(|form| [(form, false), (form, true)]) {
                 let block = Shifted { a: &a, rows, count, planes: &planes, plane, offsets, columns, pitch, add };
                 let mut c = old.clone();
