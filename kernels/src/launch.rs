@@ -25,6 +25,8 @@ pub enum Types {
     Float,
     /// A weight: as [`Types::Float`], or in half precision where those are `f32`.
     Weight,
+    /// What products read: as [`Types::Float`], or rounded to `bf16` where those are `f32`.
+    Rounded,
     /// Exactly this one.
     Only(DType),
 }
@@ -37,6 +39,7 @@ impl Types {
             Types::Any => !dtype.is_half(),
             Types::Float => dtype.is_float(),
             Types::Weight => dtype.is_float() || dtype.is_half(),
+            Types::Rounded => dtype.is_float() || dtype == DType::Bf16,
             Types::Only(d) => d == dtype,
         }
     }

@@ -146,7 +146,7 @@ impl Plan {
                 self.buffers.get(id.0 as usize).ok_or_else(|| ("P01", format!("buffer {} does not exist", id.0)))?;
             // What multiplies a weight in half precision is in single precision.
             let computed = buffer.dtype.computed();
-            let real = matches!(declared.types, Types::Float | Types::Weight);
+            let real = matches!(declared.types, Types::Float | Types::Weight | Types::Rounded);
             let one_half = !real || !buffer.dtype.is_half() || *half.get_or_insert(buffer.dtype) == buffer.dtype;
             let one_type = one_half && (!real || *float.get_or_insert(computed) == computed);
             if !declared.types.admits(buffer.dtype) || !one_type {
