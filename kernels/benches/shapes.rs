@@ -105,7 +105,7 @@ impl Timer {
             Scalar::Float(0.0),
         ];
         let label = format!("{label} {m}x{n}x{k}");
-        self.time(&label, "gemm", &scalars, &[Data::Float(m * k), Data::Float(k * n), Data::Float(m * n)]);
+        self.time(&label, "gemm", &scalars, &[Data::Float(m * k), Data::Float(k * n), Data::None, Data::Float(m * n)]);
     }
 
     fn conv(&mut self, ci: usize, co: usize, size: usize, kernel: usize, stride: usize) {

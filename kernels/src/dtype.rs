@@ -287,6 +287,25 @@ macro_rules! for_stored {
     };
 }
 
+/// Calls a generic function for the type of numbers that may be rounded to bfloat16, and the type of arithmetic with them:
+/// `for_rounded!(dtype, T, S => f::<T, S>(..))`.
+#[macro_export]
+macro_rules! for_rounded {
+    ($dtype:expr, $t:ident, $s:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::Bf16 => {
+                type $t = f32;
+                type $s = half::bf16;
+                $body
+            }
+            float => $crate::for_float!(float, $t => {
+                type $s = $t;
+                $body
+            }),
+        }
+    };
+}
+
 /// Calls a generic function for the float type of a run-time [`DType`]: `for_float!(dtype, T => f::<T>(..))`.
 #[macro_export]
 macro_rules! for_float {

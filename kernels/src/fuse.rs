@@ -189,7 +189,11 @@ pub fn generate(head: Option<&Head>, pointers: &[DType], pieces: &[Piece]) -> (S
         }
         Some(head) => {
             parameters.insert(0, head.parameters.to_owned());
-            let put = format!("    const auto put = [=](i64 i, T v0) {{\n{body}    }};\n    {};\n", head.call);
+            // The first piece is the head's.
+            let first = pieces.first().map_or("T", |piece| c_type(piece.dtype));
+            let rounded = format!("        const {first} v0 = stored<{first}>(result);");
+            let put =
+                format!("    const auto put = [=](i64 i, T result) {{\n{rounded}\n{body}    }};\n    {};\n", head.call);
             (head.include, [head.threads, head.blocks], head.names.as_str(), put)
         }
     };
@@ -271,7 +275,7 @@ impl Task<'_> {
             include,
             threads: "THREADS",
             blocks: "1",
-            names: format!("using T = {};\n", c_type(self.dtype(to))),
+            names: format!("using T = {};\n", c_type(self.dtype(to).computed())),
             parameters,
             call: call.to_owned(),
             product: false,

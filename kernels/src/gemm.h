@@ -1,4 +1,4 @@
-// Products of matrices: put(i, sum) for each element of the result, where it lies.
+// Products of matrices: put(i, column, sum) for each element of the result, where it lies.
 #pragma once
 #include "product.h"
 
@@ -16,7 +16,7 @@ DEVICE void multiply(const Space<3>& batch, const Strides& s, const A* a, const 
     Plain<A> left{a + at[0], s.a[0], s.a[1]};
     Plain<B> right{b + at[1], s.b[1], s.b[0]};
     product<T, P>(index, m, n, k, s.a[0] == 1, s.b[1] == 1, left, right, split, count,
-                  [&](i64 i, i64 j, T sum) { put(at[2] + i * s.c[0] + j * s.c[1], sum); });
+                  [&](i64 i, i64 j, T sum) { put(at[2] + i * s.c[0] + j * s.c[1], j, sum); });
 }
 
 // The sums of what shares of the terms left.
@@ -25,6 +25,6 @@ DEVICE void join(const Space<3>& batch, const Strides& s, const T* parts, i64 m,
     each(count * m * n, [&](i64 e) {
         i64 at[3];
         batch.at(over(e, m * n), at);
-        put(at[2] + rest(over(e, n), m) * s.c[0] + rest(e, n) * s.c[1], joined(parts, e, count * m * n, shares));
+        put(at[2] + rest(over(e, n), m) * s.c[0] + rest(e, n) * s.c[1], rest(e, n), joined(parts, e, count * m * n, shares));
     });
 }

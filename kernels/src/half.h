@@ -103,6 +103,9 @@ DEVICE S stored(T x) {
     else return S(x);
 }
 
+// Makes entry points for the float types and for bfloat16 where it stands for f32: make(type of arithmetic, type, name of the type).
+#define FOR_ROUNDED(make) make(f32, f32, f32) make(f64, f64, f64) make(f32, bf16, bf16)
+
 // Blocks of products in half precision for which a multiprocessor has registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 constexpr int HALF_BLOCKS = 1;

@@ -90,6 +90,7 @@ pub(crate) fn assert_same_bits(got: &[f64], want: impl ExactSizeIterator<Item = 
 type Data = Option<(DType, Vec<u64>, usize)>;
 
 /// One launch of a kernel, with its own copies of the arguments.
+#[derive(Clone)]
 pub(crate) struct Bench {
     kernel: &'static Kernel,
     scalars: Vec<Scalar>,
@@ -293,6 +294,15 @@ impl Bench {
                         close(i, f64::from_bits(*g), f64::from_bits(*w), 1e-13 * terms);
                     }
                 }
+                // What differs in its last bit may be rounded to different numbers.
+                DType::Bf16 => {
+                    let [got, want] = [&got, want].map(|w| &bytemuck::cast_slice::<u64, u16>(w)[..len]);
+                    for (i, [g, w]) in
+                        got.iter().zip(want).map(|(g, w)| [*g, *w].map(|b| half_value(dtype, b))).enumerate()
+                    {
+                        close(i, g, w, if half { 2e-2 } else { 8e-3 });
+                    }
+                }
                 _ => assert!(got == *want, "{name} is {got:?} on a GPU and {want:?} on a CPU"),
             }
         }
@@ -312,6 +322,25 @@ impl Bench {
             out.insert(arg.name, one);
         }
         out
+    }
+
+    /// Fails unless the kernel takes an argument in bfloat16 as it takes the same numbers in single precision, in which it is given here,
+    /// and gives in it what it gives there, rounded.
+    pub(crate) fn assert_rounded(&self, names: &[&'static str]) {
+        let (mut single, mut half) = (self.clone(), self.clone());
+        for name in names {
+            let at = self.kernel.args.iter().position(|a| a.name == *name).expect("a declared argument");
+            let Some((DType::F32, words, len)) = &self.data[at] else { panic!("`{name}` is not in single precision") };
+            let values: Vec<f64> =
+                bytemuck::cast_slice::<u64, f32>(words)[..*len].iter().map(|v| f64::from(*v)).collect();
+            single.float(name, DType::F32, &rounded(DType::Bf16, &values));
+            half.float(name, DType::Bf16, &values);
+        }
+        let (want, got) = (single.run(), half.run());
+        for (name, want) in want {
+            let want = if names.contains(&name) { rounded(DType::Bf16, &want) } else { want };
+            assert_same_bits(&got[name], want.into_iter());
+        }
     }
 
     /// Runs on one and on two threads, requires equal bits, and returns the floating-point arguments afterwards.

@@ -52,6 +52,7 @@ pub mod resample_grad;
 pub mod rms_norm;
 pub mod rms_norm_grad;
 pub mod rms_norm_grad_scale;
+mod rounded;
 mod rows;
 mod sampled;
 pub mod scatter;

@@ -1,7 +1,7 @@
 // Normalisation of rows with a factor for each column, with and without a mean, and of groups of channels. Sums are in double
 // precision.
 #pragma once
-#include "kernel.h"
+#include "half.h"
 
 // put(i, y) with y = (x - mean) * rstd * scale + bias: a block for each row. Operands may be absent.
 template <bool CENTERED, class T, class F>
@@ -46,8 +46,8 @@ DEVICE void group_norm_forward(const T* x, const T* scale, const T* bias, T* mea
 }
 
 // dx = rstd * (g - mean(g) - h * mean(g * h)) with g = dy * scale, h = (x - mean) * rstd: a block for each row.
-template <bool CENTERED, class T>
-DEVICE void norm_gradient(const T* x, const T* dy, const T* scale, const T* mean, const T* rstd, T* dx, i64 cols) {
+template <bool CENTERED, class X, class T>
+DEVICE void norm_gradient(const X* x, const T* dy, const T* scale, const T* mean, const T* rstd, T* dx, i64 cols) {
     i64 row = block_id();
     x += row * cols;
     dy += row * cols;
@@ -56,13 +56,13 @@ DEVICE void norm_gradient(const T* x, const T* dy, const T* scale, const T* mean
     for (i64 i = thread_id(); i < cols; i += THREADS) {
         f64 g = f64(dy[i]) * (scale ? f64(scale[i]) : 1);
         plain += g;
-        tilted = fma(g, f64(x[i]) - center, tilted);
+        tilted = fma(g, f64(wide(x[i])) - center, tilted);
     }
     plain = block_sum<THREADS>(plain);
     tilted = block_sum<THREADS>(tilted);
     f64 b = -r * r * r * tilted / f64(cols), c = CENTERED ? -r * plain / f64(cols) : 0;
     for (i64 i = thread_id(); i < cols; i += THREADS) {
-        f64 offset = fma(b, f64(x[i]) - center, c);
+        f64 offset = fma(b, f64(wide(x[i])) - center, c);
         dx[i] = T(fma(r * (scale ? f64(scale[i]) : 1), f64(dy[i]), offset));
     }
 }

@@ -2,15 +2,15 @@
 
 use crate::rows::{gradient_sums, lanes_at, one_at, parts, share, spread, sum};
 use crate::simd::{Job, LANES, Real, dispatch};
-use crate::{Launch, Shared};
+use crate::{Launch, Shared, Stored};
 
 /// Runs layer_norm, or rms_norm unless `centered`: a task takes several rows.
 #[expect(unsafe_code, reason = "tasks write disjoint rows")]
-pub(crate) fn forward<T: Real>(l: &Launch<'_>, centered: bool) {
+pub(crate) fn forward<T: Real, Y: Stored<T>>(l: &Launch<'_>, centered: bool) {
     let (rows, cols, epsilon) = (l.int("rows"), l.int("cols"), l.float("epsilon"));
     let (x, scale) = (l.read::<T>("x"), l.read_if::<T>("scale"));
     let bias = if centered { l.read_if::<T>("bias") } else { None };
-    let (y, rstd) = (l.shared::<T>("y"), l.shared::<T>("rstd"));
+    let (y, rstd) = (l.shared::<Y>("y"), l.shared::<T>("rstd"));
     let mean: Option<Shared<'_, T>> = centered.then(|| l.shared::<T>("mean"));
     let block = share(cols);
     l.pool.run(rows.div_ceil(block), |task, _| {
@@ -25,18 +25,18 @@ pub(crate) fn forward<T: Real>(l: &Launch<'_>, centered: bool) {
     });
 }
 
-struct Forward<'a, T> {
+struct Forward<'a, T, Y> {
     cols: usize,
     epsilon: f64,
     x: &'a [T],
     scale: Option<&'a [T]>,
     bias: Option<&'a [T]>,
-    y: &'a mut [T],
+    y: &'a mut [Y],
     mean: Option<&'a mut [T]>,
     rstd: &'a mut [T],
 }
 
-impl<T: Real> Job for Forward<'_, T> {
+impl<T: Real, Y: Stored<T>> Job for Forward<'_, T, Y> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -56,22 +56,22 @@ impl<T: Real> Job for Forward<'_, T> {
             for (k, (x, y)) in x.iter().zip(y).enumerate() {
                 let (scale, bias) = (lanes_at(scale, k * LANES, 1.0), lanes_at(bias, k * LANES, 0.0));
                 for i in 0..LANES {
-                    y[i] = ((x[i] - high - low) * rstd).madd::<FMA>(scale[i], bias[i]);
+                    y[i] = Y::narrow(((x[i] - high - low) * rstd).madd::<FMA>(scale[i], bias[i]));
                 }
             }
             let done = cols - x_rest.len();
             for (k, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
                 let (scale, bias) = (one_at(scale, done + k, 1.0), one_at(bias, done + k, 0.0));
-                *y = ((*x - high - low) * rstd).madd::<FMA>(T::of(scale), T::of(bias));
+                *y = Y::narrow(((*x - high - low) * rstd).madd::<FMA>(T::of(scale), T::of(bias)));
             }
         }
     }
 }
 
 /// Runs the gradient of layer_norm, or of rms_norm unless `centered`: a task takes several rows.
-pub(crate) fn gradient<T: Real>(l: &Launch<'_>, centered: bool) {
+pub(crate) fn gradient<T: Real, X: Stored<T>>(l: &Launch<'_>, centered: bool) {
     let cols = l.int("cols");
-    let (x, dy, scale) = (l.read::<T>("x"), l.read::<T>("dy"), l.read_if::<T>("scale"));
+    let (x, dy, scale) = (l.read::<X>("x"), l.read::<T>("dy"), l.read_if::<T>("scale"));
     let mean = if centered { Some(l.read::<T>("mean")) } else { None };
     let rstd = l.read::<T>("rstd");
     let chunk = share(cols) * cols;
@@ -82,11 +82,11 @@ pub(crate) fn gradient<T: Real>(l: &Launch<'_>, centered: bool) {
     });
 }
 
-struct Gradient<'a, T> {
+struct Gradient<'a, T, X> {
     cols: usize,
     /// First row, which `mean` and `rstd` are counted from.
     first: usize,
-    x: &'a [T],
+    x: &'a [X],
     dy: &'a [T],
     scale: Option<&'a [T]>,
     mean: Option<&'a [T]>,
@@ -94,7 +94,7 @@ struct Gradient<'a, T> {
     dx: &'a mut [T],
 }
 
-impl<T: Real> Job for Gradient<'_, T> {
+impl<T: Real, X: Stored<T>> Job for Gradient<'_, T, X> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -103,7 +103,7 @@ impl<T: Real> Job for Gradient<'_, T> {
         for (row, ((x, dy), dx)) in rows.enumerate() {
             let center = one_at(mean, first + row, 0.0);
             let rstd = rstd[first + row].f64();
-            let (plain, tilted) = gradient_sums::<T, FMA>(x, dy, scale, center);
+            let (plain, tilted) = gradient_sums::<T, X, FMA>(x, dy, scale, center);
             // dx = rstd * dy * scale + b * (x - mean) + c
             let b = -rstd * rstd * rstd * tilted / cols as f64;
             let c = if mean.is_some() { -rstd * plain / cols as f64 } else { 0.0 };
@@ -112,14 +112,14 @@ impl<T: Real> Job for Gradient<'_, T> {
             for (k, ((x, dy), dx)) in x.iter().zip(dy).zip(dx).enumerate() {
                 let scale = lanes_at(scale, k * LANES, 1.0);
                 for i in 0..LANES {
-                    let offset = b.madd::<FMA>(x[i].f64() - center, c);
+                    let offset = b.madd::<FMA>(x[i].wide().f64() - center, c);
                     dx[i] = T::of((rstd * scale[i].f64()).madd::<FMA>(dy[i].f64(), offset));
                 }
             }
             let done = cols - x_rest.len();
             for (k, ((x, dy), dx)) in x_rest.iter().zip(dy_rest).zip(dx_rest).enumerate() {
                 let scale = one_at(scale, done + k, 1.0);
-                let offset = b.madd::<FMA>(x.f64() - center, c);
+                let offset = b.madd::<FMA>(x.wide().f64() - center, c);
                 *dx = T::of((rstd * scale).madd::<FMA>(dy.f64(), offset));
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! Sums run in a fixed number of `f64` lanes, so their value depends on the operands alone.
 
-use crate::Pool;
 use crate::simd::{Job, LANES, Real, total};
+use crate::{Pool, Stored};
 use std::ops::Range;
 
 /// Elements of a task, where there are that many: few enough to stay in a nearby cache.
@@ -98,8 +98,8 @@ pub(crate) fn parts<T: Real>(mean: f64) -> [T; 2] {
 
 /// The sums of `dy * scale` and of `dy * scale * (x - center)`; `scale` has an element for each of `x`, or is one.
 #[inline(always)]
-pub(crate) fn gradient_sums<T: Real, const FMA: bool>(
-    x: &[T],
+pub(crate) fn gradient_sums<T: Real, X: Stored<T>, const FMA: bool>(
+    x: &[X],
     dy: &[T],
     scale: Option<&[T]>,
     center: f64,
@@ -111,7 +111,7 @@ pub(crate) fn gradient_sums<T: Real, const FMA: bool>(
         for i in 0..LANES {
             let d = dy[i].f64() * scale[i].f64();
             plain[i] += d;
-            tilted[i] = d.madd::<FMA>(x[i].f64() - center, tilted[i]);
+            tilted[i] = d.madd::<FMA>(x[i].wide().f64() - center, tilted[i]);
         }
     }
     let (mut plain, mut tilted) = (total(plain), total(tilted));
@@ -119,7 +119,7 @@ pub(crate) fn gradient_sums<T: Real, const FMA: bool>(
     for (k, (x, dy)) in x_rest.iter().zip(dy_rest).enumerate() {
         let d = dy.f64() * one_at(scale, done + k, 1.0);
         plain += d;
-        tilted = d.madd::<FMA>(x.f64() - center, tilted);
+        tilted = d.madd::<FMA>(x.wide().f64() - center, tilted);
     }
     (plain, tilted)
 }

@@ -72,8 +72,10 @@ impl Forward<'_> {
                 let made = match &node.op {
                     Op::MatMul(_) => {
                         let sampled = view && graph.ty(value).rank() == 2;
-                        found.product |= sampled;
-                        found.derived |= !sampled;
+                        let factor = reads(0) || reads(1);
+                        found.product |= factor && sampled;
+                        found.derived |= factor && !sampled;
+                        found.other |= reads(2);
                         continue;
                     }
                     Op::Conv(_) | Op::ConvGradInput(_) => {

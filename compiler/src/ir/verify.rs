@@ -3,7 +3,8 @@
 //! - **V01** Every operand is defined earlier in program order; every value is defined once.
 //! - **V02** Blocks keep to their direction: forward reads nothing of backward or update, backward nothing of update,
 //!   and only backward computes anything again.
-//! - **V03** The stored types of results equal the inferred ones.
+//! - **V03** The stored types of results equal the inferred ones, or are bfloat16 in place of single precision where the operator says
+//!   that they may, as operands do.
 //! - **V04** Names are unique, and `print(parse(print(g))) = print(g)`.
 //! - **V05** Only the update block and `Accumulate` act on state; nothing else has no results.
 //! - **V06** From `sparse` on: each param has one index, each index one weight of type `f32`, `bf16` or `f16`; positions are strictly ascending
@@ -22,6 +23,7 @@
 use super::{Block, Def, Graph, NodeId, Stage, State, Type, ValueId};
 use crate::error::{Error, Result};
 use crate::ops::Op;
+use sara_kernels::DType;
 use sara_kernels::sparse_adamw_8bit::BLOCK;
 use std::collections::{HashMap, HashSet};
 
@@ -94,10 +96,18 @@ fn types(graph: &Graph) -> Check {
     for id in graph.program() {
         let node = graph.node(id);
         let inputs: Vec<Option<&Type>> = node.inputs.iter().map(|i| i.map(|v| graph.ty(v))).collect();
+        let rounded = node.op.rounded(&inputs);
+        let operands: Vec<Option<Type>> =
+            inputs.iter().enumerate().map(|(slot, ty)| ty.map(|ty| rounded.stands_for(slot, ty))).collect();
+        let operands: Vec<Option<&Type>> = operands.iter().map(Option::as_ref).collect();
         let inferred =
-            node.op.infer(&inputs).map_err(|e| ("V03", format!("{}: {e}", super::display_node(graph, id))))?;
-        let stored: Vec<&Type> = node.outputs.iter().map(|v| graph.ty(*v)).collect();
-        if inferred.iter().collect::<Vec<_>>() != stored {
+            node.op.infer(&operands).map_err(|e| ("V03", format!("{}: {e}", super::display_node(graph, id))))?;
+        let fits = |(slot, (inferred, stored)): (usize, (&Type, &ValueId))| {
+            let stored = graph.ty(*stored);
+            let may = rounded.results.contains(&slot) && inferred.dtype == DType::F32;
+            inferred == stored || may && inferred.with_dtype(DType::Bf16) == *stored
+        };
+        if inferred.len() != node.outputs.len() || !inferred.iter().zip(&node.outputs).enumerate().all(fits) {
             return Err(("V03", format!("{} should give {inferred:?}", super::display_node(graph, id))));
         }
     }
@@ -125,14 +135,12 @@ fn sparse(graph: &Graph) -> Check {
             Def::Weight(weight) if !weights.insert(*weight) => {
                 return Err(("V06", format!("{} is a second value of its weight", name(graph, id))));
             }
-            Def::File(of)
-                if !matches!(graph.value(*of).def, Def::Weight(_)) || value.ty.dtype != sara_kernels::DType::U8 =>
-            {
+            Def::File(of) if !matches!(graph.value(*of).def, Def::Weight(_)) || value.ty.dtype != DType::U8 => {
                 return Err(("V06", format!("{} is not the bytes of a weight", name(graph, id))));
             }
             Def::Index(weight, payload) => {
                 let w = graph.value(*weight);
-                let host = matches!(w.def, Def::Weight(_)) && w.ty.dtype.computed() == sara_kernels::DType::F32;
+                let host = matches!(w.def, Def::Weight(_)) && w.ty.dtype.computed() == DType::F32;
                 if !host || !indexed.insert(*weight) {
                     return Err(("V06", format!("{} needs an f32 weight of its own", name(graph, id))));
                 }

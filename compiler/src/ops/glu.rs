@@ -4,7 +4,7 @@
 //! `y = a * op(b)`; its gradient is `dy * op(b)` for `a` and `dy * a * op'(b)` for `b`.
 
 use super::unary::second_order;
-use super::{Case, operator};
+use super::{Case, Rounded, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::ir::{Type, ValueId, strides};
@@ -35,6 +35,10 @@ operator! {
         let Glu { op, alpha, beta, axis, gate } = self.clone();
         let (x, dy) = (g.input(0), g.dy());
         g.emit(GluGrad { op, alpha, beta, axis, gate }, &[x, dy]).map(Some)
+    }
+
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { operands: &[0], results: &[0], same: false }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {
@@ -71,7 +75,7 @@ operator! {
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
         let [Some(x), Some(dy)] = inputs else { return Err("takes two operands".into()) };
-        if check(x, self.axis, self.gate)? != **dy {
+        if check(x, self.axis, self.gate)?.with_dtype(x.dtype.computed()) != **dy {
             return Err(format!("the gradient of half of {x} cannot be {dy}"));
         }
         Ok(vec![(*x).clone()])
@@ -79,6 +83,10 @@ operator! {
 
     fn grad(&self, _: &mut Grad<'_>, _: usize) -> Result<Option<ValueId>> {
         Err(second_order(Self::NAME))
+    }
+
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { operands: &[1], same: true, ..Rounded::default() }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {
@@ -103,7 +111,7 @@ operator! {
 
 /// The type of half of `x`.
 fn check(x: &Type, axis: usize, gate: usize) -> Result<Type, String> {
-    if axis >= x.rank() || !x.shape[axis].is_multiple_of(2) || gate > 1 || !x.dtype.is_float() {
+    if axis >= x.rank() || !x.shape[axis].is_multiple_of(2) || gate > 1 || !x.dtype.computed().is_float() {
         return Err(format!("{x} has no half {gate} along axis {axis}"));
     }
     let mut shape = x.shape.clone();

@@ -3,7 +3,7 @@
 //! `y = (x - mean) * rstd * scale + bias` with `rstd = 1 / sqrt(var + epsilon)` over each row.
 
 use super::unary::second_order;
-use super::{Case, Reduce, operator};
+use super::{Case, Reduce, Rounded, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
@@ -44,6 +44,10 @@ operator! {
         }))
     }
 
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { results: &[0], ..Rounded::default() }
+    }
+
     fn lower(&self, l: &mut Lower<'_>) {
         let args = [
             Some(l.input(0)), l.try_input(1), l.try_input(2), Some(l.output(0)), Some(l.output(1)), Some(l.output(2)),
@@ -77,6 +81,10 @@ operator! {
 
     fn grad(&self, _: &mut Grad<'_>, _: usize) -> Result<Option<ValueId>> {
         Err(second_order(Self::NAME))
+    }
+
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { operands: &[0], ..Rounded::default() }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {

@@ -1,16 +1,17 @@
 //! MatMul: matrix products with NumPy broadcasting over the leading dimensions, either operand transposed (ONNX MatMul,
 //! versions 1 to 13, and Gemm, versions 7 to 13).
 
-use super::{Case, operator};
+use super::{Case, Rounded, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{Type, ValueId, broadcast, broadcast_strides, strides};
 use crate::lower::{Lower, dims, int};
-use sara_kernels::Scalar;
+use sara_kernels::{DType, Scalar};
 
 operator! {
-    /// `y = a' b'`, where `a'` is `a` or `a` with its last two dimensions swapped. An operand in bfloat16 makes the product one
+    /// `y = a' b' + bias`, where `a'` is `a` or `a` with its last two dimensions swapped. Operands: `a`, `b`, and none or `bias`, with an
+    /// element for each column of the result. An operand in bfloat16 makes the product one
     /// of half precision, summed in single precision; one in fp16 is widened.
     MatMul {
         /// Whether the first operand is transposed.
@@ -20,7 +21,7 @@ operator! {
     }
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
-        let [Some(a), Some(b)] = inputs else { return Err("takes two operands".into()) };
+        let [Some(a), Some(b), rest @ ..] = inputs else { return Err("takes two or three operands".into()) };
         if a.rank() < 2 || b.rank() < 2 || a.dtype.computed() != b.dtype.computed() || !a.dtype.computed().is_float() {
             return Err("takes two float operands of rank 2 or more".into());
         }
@@ -31,11 +32,18 @@ operator! {
         }
         let mut shape = broadcast(batch_a, batch_b).ok_or("the leading dimensions do not broadcast")?;
         shape.extend([m, n]);
+        if !matches!(rest, [] | [Some(_)]) || rest.iter().flatten().any(|t| **t != Type::new(a.dtype.computed(), &[n])) {
+            return Err(format!("a bias must have {n} elements"));
+        }
         Ok(vec![Type::new(a.dtype.computed(), &shape)])
     }
 
     fn grad(&self, g: &mut Grad<'_>, wrt: usize) -> Result<Option<ValueId>> {
         let (mut a, mut b, mut dy) = (g.input(0), g.input(1), g.dy());
+        if wrt == 2 {
+            // The caller sums over all but the columns.
+            return Ok(Some(dy));
+        }
         if wrt == 1 && !self.trans_a && g.ty(b).rank() == 2 {
             // One product over all rows: the gradient of a weight has no batch to be summed over.
             for v in [&mut a, &mut dy] {
@@ -66,6 +74,12 @@ operator! {
         g.emit(op, &[left, right]).map(Some)
     }
 
+    fn rounded(&self, inputs: &[Option<&Type>]) -> Rounded {
+        // With both in single precision the product is not one of half precision.
+        let half = inputs.iter().take(2).flatten().any(|ty| ty.dtype == DType::Bf16);
+        if half { Rounded { operands: &[0, 1], results: &[0], same: false } } else { Rounded::default() }
+    }
+
     fn lower(&self, l: &mut Lower<'_>) {
         let (a, b, y) = (l.input_type(0).clone(), l.input_type(1).clone(), l.output_type(0).clone());
         let (batch_a, [m, k]) = split(&a.shape, self.trans_a);
@@ -91,7 +105,7 @@ operator! {
             order(self.trans_a, m, k), order(self.trans_b, k, n), Scalar::Ints(strides(&[m, n])),
             Scalar::Float(1.0), Scalar::Float(0.0),
         ];
-        let args = [Some(l.input(0)), Some(l.input(1)), Some(l.output(0))];
+        let args = [Some(l.input(0)), Some(l.input(1)), l.try_input(2), Some(l.output(0))];
         l.launch("gemm", &args, scalars);
     }
 
@@ -107,6 +121,7 @@ operator! {
             case(false, false, "f32[2,3]", "f32[4,3,2]"),
             case(false, true, "f32[2,1,3,4]", "f32[3,2,4]"),
             case(true, true, "f32[2,4,3]", "f32[2,5,4]"),
+            Case::new(MatMul { trans_a: false, trans_b: true }, &["f32[2,5,3]", "f32[4,3]", "f32[4]"]),
         ]
     }
 }

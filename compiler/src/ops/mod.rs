@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::import::OnnxNode;
 use crate::ir::{Attrs, Type, ValueId};
 use crate::lower::Lower;
+use sara_kernels::DType;
 
 mod attention;
 pub mod binary;
@@ -65,8 +66,32 @@ pub trait Operator: Clone + PartialEq + std::fmt::Debug + Sized {
     /// Appends the launches that compute the results.
     fn lower(&self, l: &mut Lower<'_>);
 
+    /// What may be in bfloat16 where it is in single precision otherwise, for operands of these types.
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded::default()
+    }
+
     /// Applications on tiny shapes, which the shared checks run.
     fn cases() -> Vec<Case>;
+}
+
+/// What of an operator may be in bfloat16 where it is in single precision otherwise. Its arithmetic is in single precision all the same,
+/// unless a product rounds the operand anyway.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rounded {
+    /// Operands.
+    pub operands: &'static [usize],
+    /// Results.
+    pub results: &'static [usize],
+    /// Whether the first result has the type of the first operand.
+    pub same: bool,
+}
+
+impl Rounded {
+    /// The type that operand `slot` stands for.
+    pub fn stands_for(&self, slot: usize, ty: &Type) -> Type {
+        if self.operands.contains(&slot) && ty.dtype == DType::Bf16 { ty.with_dtype(DType::F32) } else { ty.clone() }
+    }
 }
 
 /// One application of an operator on tiny operands, for the shared checks.
@@ -203,6 +228,11 @@ macro_rules! operators {
             /// See [`Operator::lower`].
             pub fn lower(&self, l: &mut Lower<'_>) {
                 match self { $(Op::$name(op) => op.lower(l),)* }
+            }
+
+            /// See [`Operator::rounded`].
+            pub fn rounded(&self, inputs: &[Option<&Type>]) -> Rounded {
+                match self { $(Op::$name(op) => op.rounded(inputs),)* }
             }
 
             /// Cases of all operators.

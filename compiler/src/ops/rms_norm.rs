@@ -5,7 +5,7 @@
 
 use super::layer_norm::extents;
 use super::unary::second_order;
-use super::{Case, operator};
+use super::{Case, Rounded, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
@@ -45,6 +45,10 @@ operator! {
         }))
     }
 
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { results: &[0], ..Rounded::default() }
+    }
+
     fn lower(&self, l: &mut Lower<'_>) {
         let args = [Some(l.input(0)), l.try_input(1), Some(l.output(0)), Some(l.output(1))];
         let mut scalars = extents(l.input_type(0), self.axis);
@@ -76,6 +80,10 @@ operator! {
 
     fn grad(&self, _: &mut Grad<'_>, _: usize) -> Result<Option<ValueId>> {
         Err(second_order(Self::NAME))
+    }
+
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { operands: &[0], ..Rounded::default() }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {

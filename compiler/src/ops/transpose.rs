@@ -1,7 +1,7 @@
 //! Transpose: permutes dimensions (ONNX Transpose, versions 1 to 25). Also DepthToSpace and SpaceToDepth, which are
 //! reshape, transpose, reshape.
 
-use super::{Case, operator};
+use super::{Case, Rounded, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
@@ -29,6 +29,10 @@ operator! {
     fn grad(&self, g: &mut Grad<'_>, _: usize) -> Result<Option<ValueId>> {
         let dy = g.dy();
         g.transpose(dy, &inverse(&self.perm)).map(Some)
+    }
+
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { same: true, ..Rounded::default() }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {

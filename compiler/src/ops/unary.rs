@@ -3,7 +3,7 @@
 //! The function is a word that the kernel `unary` knows. Serves the ONNX operators in `NAMES` and Clip (versions 6 to 13),
 //! Gelu (20), HardSigmoid (6 to 22).
 
-use super::{Case, Data, Select, operator};
+use super::{Case, Data, Rounded, Select, operator};
 use crate::autodiff::Grad;
 use crate::error::{Error, Result};
 use crate::import::OnnxNode;
@@ -86,6 +86,10 @@ operator! {
         }
     }
 
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { results: &[0], ..Rounded::default() }
+    }
+
     fn lower(&self, l: &mut Lower<'_>) {
         let args = [Some(l.input(0)), Some(l.output(0))];
         l.launch("unary", &args, scalars(&self.op, self.alpha, self.beta));
@@ -128,6 +132,10 @@ operator! {
 
     fn grad(&self, _: &mut Grad<'_>, _: usize) -> Result<Option<ValueId>> {
         Err(second_order(Self::NAME))
+    }
+
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { operands: &[0], ..Rounded::default() }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {

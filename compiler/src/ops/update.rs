@@ -200,5 +200,5 @@ fn gemm(l: &mut Lower<'_>, a: Matrix, b: Matrix, c: Matrix, [m, n, k]: [usize; 3
         Scalar::Float(alpha),
         Scalar::Float(beta),
     ];
-    l.launch("gemm", &[Some(a.0), Some(b.0), Some(c.0)], scalars);
+    l.launch("gemm", &[Some(a.0), Some(b.0), None, Some(c.0)], scalars);
 }

@@ -1,19 +1,20 @@
 //! Keep: what the backward reads of the forward is kept in half precision.
 //!
 //! A value is rounded after its last use in the forward and widened before it is used in the backward: once for uses that follow
-//! each other closely, so that it is seldom in memory in single precision. In fp16 what exceeds 65504 is kept as 65504: one such number
+//! each other closely, so that it is seldom in memory in single precision, and not at all for operators that take it rounded
+//! ([`Rounded`](crate::ops::Rounded)). What the forward makes rounded stays as it is. In fp16 what exceeds 65504 is kept as 65504: one such number
 //! makes the gradients of its neighbours inexact, where an infinity would make all gradients NaN. Infinity itself, as in masks, is kept,
 //! so that a step that has gone astray shows. Gradients are not kept, so a loss needs no scale.
 
 use super::Context;
 use crate::error::Result;
-use crate::ir::{Block, Def, Graph, NodeId, ValueId};
+use crate::ir::{Block, Def, Graph, NodeId, Type, ValueId};
 use crate::ops::{Cast, Op};
 use sara_kernels::DType;
 use std::collections::{HashMap, HashSet};
 
 /// Elements from which on a value is worth rounding.
-const LARGE: usize = 4096;
+pub(super) const LARGE: usize = 4096;
 /// Nodes of the backward between two uses from which on a value is widened again.
 const APART: usize = 12;
 
@@ -22,14 +23,19 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
     let Some(half) = context.precision.half() else { return Ok(()) };
     let forward = graph.block(Block::Forward).to_vec();
     let backward = graph.block(Block::Backward).to_vec();
-    let memory = memories(graph, &forward);
+    let memory = memories(graph, &[&forward[..], &backward[..]].concat());
+    let made: HashSet<ValueId> = forward.iter().flat_map(|id| graph.node(*id).outputs.clone()).collect();
     // The outputs stay as they are: the loss is that of what the model gives.
     let returned: HashSet<ValueId> = graph.returns.iter().filter_map(|r| memory.get(&r.1).copied()).collect();
     let kept = |graph: &Graph, value: ValueId| -> Option<ValueId> {
         let of = *memory.get(&value)?;
         let ty = graph.ty(of);
-        (ty.dtype == DType::F32 && ty.len() >= LARGE && !returned.contains(&of)).then_some(of)
+        (made.contains(&of) && ty.dtype == DType::F32 && ty.len() >= LARGE && !returned.contains(&of)).then_some(of)
     };
+    // What the forward makes rounded, whole or as a view.
+    let is_born = |of: &ValueId| made.contains(of) && graph.ty(*of).dtype == DType::Bf16;
+    let born: HashMap<ValueId, ValueId> =
+        memory.iter().filter(|(_, of)| is_born(of)).map(|(value, of)| (*value, *of)).collect();
     let read: HashSet<ValueId> = backward
         .iter()
         .flat_map(|id| graph.node(*id).inputs.iter().flatten())
@@ -61,13 +67,25 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
     let mut wide: HashMap<ValueId, (ValueId, usize)> = HashMap::new();
     let mut views: HashMap<(ValueId, ValueId), ValueId> = HashMap::new();
     for (i, id) in backward.into_iter().enumerate() {
+        let outputs = &graph.node(id).outputs;
+        let is_view = matches!(graph.node(id).op, Op::Reshape(_));
+        if is_view && outputs.iter().any(|v| kept(graph, *v).is_some() || born.contains_key(v)) {
+            // Its readers get a view of their own.
+            continue;
+        }
         for slot in 0..graph.node(id).inputs.len() {
             let Some(value) = graph.node(id).inputs[slot] else { continue };
-            let Some(of) = kept(graph, value) else { continue };
+            let Some(of) = kept(graph, value).or_else(|| born.get(&value).copied()) else { continue };
+            if takes_rounded(graph, id, slot, half) {
+                let seen = view(graph, value, of, rounded.get(&of).copied().unwrap_or(of), &mut views, &mut order)?;
+                graph.set_input(id, slot, seen);
+                continue;
+            }
             let copy = match wide.get(&of).filter(|(_, at)| i - at <= APART) {
                 Some((copy, _)) => *copy,
                 None => {
-                    let (node, copy) = cast(graph, rounded[&of], of, DType::F32)?;
+                    let from = rounded.get(&of).copied().unwrap_or(of);
+                    let (node, copy) = cast(graph, from, of, DType::F32)?;
                     order.push(node);
                     copy
                 }
@@ -89,10 +107,19 @@ fn cast(graph: &mut Graph, from: ValueId, named: ValueId, to: DType) -> Result<(
     Ok((node, results[0]))
 }
 
-/// The value that `value` is a view of, for all values that nodes of the forward make.
-fn memories(graph: &Graph, forward: &[NodeId]) -> HashMap<ValueId, ValueId> {
+/// Whether a node takes an operand that is rounded.
+fn takes_rounded(graph: &Graph, id: NodeId, slot: usize, half: DType) -> bool {
+    let node = graph.node(id);
+    let inputs: Vec<Option<&Type>> = node.inputs.iter().map(|i| i.map(|v| graph.ty(v))).collect();
+    let rounded = node.op.rounded(&inputs);
+    let same = slot == 0 && rounded.same && graph.ty(node.outputs[0]).dtype == DType::Bf16;
+    half == DType::Bf16 && (same || rounded.operands.contains(&slot))
+}
+
+/// The value that `value` is a view of, for all values that these nodes make.
+pub(super) fn memories(graph: &Graph, nodes: &[NodeId]) -> HashMap<ValueId, ValueId> {
     let mut memory: HashMap<ValueId, ValueId> = HashMap::new();
-    for id in forward {
+    for id in nodes {
         let node = graph.node(*id);
         match node.inputs.first() {
             Some(Some(of)) if matches!(node.op, Op::Reshape(_)) => {

@@ -1,5 +1,6 @@
 //! The passes, in the order in which they run.
 
+pub mod bias;
 pub mod canonicalise;
 pub mod differentiate;
 pub mod fold;
@@ -8,6 +9,7 @@ pub mod join;
 pub mod keep;
 pub mod narrow;
 pub mod rematerialise;
+pub mod round;
 pub mod schedule;
 pub mod sparsify;
 pub mod stream;
@@ -73,9 +75,11 @@ pub const PIPELINE: &[Pass] = &[
     Pass { name: "differentiate", run: |g, c| differentiate::run(g, c.loss), stage: Stage::Sparse },
     Pass { name: "update", run: |g, c| update::run(g, c.use_8bit_adam), stage: Stage::Differentiated },
     Pass { name: "fuse", run: |g, _| fuse::run(g), stage: Stage::Fused },
+    Pass { name: "bias", run: |g, _| bias::run(g), stage: Stage::Fused },
     Pass { name: "join", run: |g, _| join::run(g), stage: Stage::Fused },
     Pass { name: "schedule", run: |g, _| schedule::run(g), stage: Stage::Fused },
     Pass { name: "rematerialise", run: rematerialise::run, stage: Stage::Fused },
+    Pass { name: "round", run: round::run, stage: Stage::Fused },
     Pass { name: "keep", run: keep::run, stage: Stage::Fused },
     Pass { name: "stream", run: stream::run, stage: Stage::Fused },
 ];

@@ -1,7 +1,8 @@
 //! Conversions on a CPU.
 
 use crate::grid::GRAIN;
-use crate::simd::{Job, dispatch};
+use crate::rounded::Map;
+use crate::simd::dispatch;
 use crate::{DType, Element, Launch, Stored, for_element, for_stored};
 
 pub(super) fn run(l: &Launch<'_>) {
@@ -14,23 +15,7 @@ pub(super) fn run(l: &Launch<'_>) {
 
 fn map<S: Element, T: Element>(l: &Launch<'_>, each: impl Fn(S) -> T + Copy + Sync) {
     let x = l.read::<S>("x");
-    l.pool.chunks(l.write::<T>("y"), GRAIN, |i, y| dispatch(Map { x: &x[i * GRAIN..][..y.len()], y, each }));
-}
-
-struct Map<'a, S, T, F> {
-    x: &'a [S],
-    y: &'a mut [T],
-    each: F,
-}
-
-impl<S: Copy, T, F: Fn(S) -> T> Job for Map<'_, S, T, F> {
-    type Out = ();
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        for (y, x) in self.y.iter_mut().zip(self.x) {
-            *y = (self.each)(*x);
-        }
-    }
+    l.pool.chunks(l.write::<T>("y"), GRAIN, |i, y| dispatch(Map { from: &x[i * GRAIN..][..y.len()], to: y, each }));
 }
 
 fn plain(l: &Launch<'_>) {

@@ -1,6 +1,7 @@
 //! Convolutions of one tap with weights in bfloat16: matrix products of half precision, one for each image.
 
 use super::geometry::Geometry;
+use crate::gemm::bias::Bias;
 use crate::gemm::cpu::Batch;
 use crate::gemm::half::Products;
 use crate::product::{Dims, Mat};
@@ -30,7 +31,7 @@ pub(crate) fn run(
         batch: Batch { sizes: &sizes, strides: [&[0], &sources, &results] },
         alpha: 1.0,
         beta: 0.0,
-        bias,
+        bias: bias.map_or(Bias::None, Bias::Rows),
     };
     products.run(pool, weights, Mat::new(source, points, 1), result, [points, 1]);
 }

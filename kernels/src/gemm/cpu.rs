@@ -1,5 +1,6 @@
 //! The product on a CPU: blocks of the result, each computed whole by one task.
 
+use super::bias::{AddBias, Bias};
 use super::half;
 use crate::product::{Dims, Mat, product_shared};
 use crate::simd::{Job, Real, Turn, dispatch};
@@ -170,13 +171,16 @@ fn typed<T: Real, A: Stored<T>, B: Stored<T>>(l: &Launch<'_>) {
     let (sa, sb, sc) = (two(l.ints("a_strides")), two(l.ints("b_strides")), two(l.ints("c_strides")));
     let mut dims = Dims { m: l.int("m"), n: l.int("n"), k: l.int("k") };
     let mut batch = Batch::of(l);
+    let bias = l.read_if::<T>("bias");
     if sc[0] < sc[1] {
         // Blocks are chosen for a result whose rows are contiguous, so the transposed product is computed otherwise.
         (dims.m, dims.n) = (dims.n, dims.m);
         batch.strides.swap(0, 1);
-        run_blocks::<T, B, A>(l, dims, batch, Mat::new(b, sb[1], sb[0]), Mat::new(a, sa[1], sa[0]), [sc[1], sc[0]]);
+        let (a, b) = (Mat::new(a, sa[1], sa[0]), Mat::new(b, sb[1], sb[0]));
+        run_blocks(l, dims, batch, b, a, bias.map_or(Bias::None, Bias::Rows), [sc[1], sc[0]]);
     } else {
-        run_blocks::<T, A, B>(l, dims, batch, Mat::new(a, sa[0], sa[1]), Mat::new(b, sb[0], sb[1]), sc);
+        let (a, b) = (Mat::new(a, sa[0], sa[1]), Mat::new(b, sb[0], sb[1]));
+        run_blocks(l, dims, batch, a, b, bias.map_or(Bias::None, Bias::Columns), sc);
     }
 }
 
@@ -187,6 +191,7 @@ fn run_blocks<T: Real, A: Stored<T>, B: Stored<T>>(
     batch: Batch<'_>,
     a: Mat<'_, A>,
     b: Mat<'_, B>,
+    bias: Bias<'_, T>,
     sc: [usize; 2],
 ) {
     let (alpha, beta) = (T::of(l.float("alpha")), T::of(l.float("beta")));
@@ -221,16 +226,18 @@ fn run_blocks<T: Real, A: Stored<T>, B: Stored<T>>(
                 let none = Mat::new(&[][..], 0, 0);
                 // SAFETY: blocks are disjoint, and so are the results of a batch.
                 unsafe { product_shared(Dims { m, n, k: 0 }, alpha, none, none, beta, &c, start, sc) };
-                continue;
             }
             let (low, high) = bytes.split_at_mut(SIDE * size_of::<T>());
-            for from in (0..dims.k).step_by(chunk) {
+            for from in (0..dims.k).step_by(chunk.max(1)) {
                 let k = chunk.min(dims.k - from);
                 let a = left.part(ao + i * a.rs + from * a.cs, [m, k], low);
                 let b = right.part(bo + from * b.rs + j * b.cs, [k, n], high);
                 let beta = if from == 0 { beta } else { T::of(1.0) };
                 // SAFETY: as above.
                 unsafe { product_shared(Dims { m, n, k }, alpha, a, b, beta, &c, start, sc) };
+            }
+            if bias.is_some() {
+                dispatch(AddBias { bias: bias.from(i, j), extents: [m, n], out: &c, start, strides: sc });
             }
         }
     });

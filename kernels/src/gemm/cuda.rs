@@ -11,21 +11,21 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let space = t.space("batch", ["a_batch", "b_batch", "c_batch"]);
     let strides = Param::Struct(["a_strides", "b_strides", "c_strides"].map(|name| t.ints(name).to_vec()).concat());
     let factors = ["alpha", "beta"].map(|name| t.real(t.float(name), "c"));
-    let split = w.split([m, n, k], count, t.dtype("c"));
+    let split = w.split([m, n, k], count, t.dtype("c").computed());
     for first in (0..count).step_by(MOST_ACROSS) {
-        let mut params = vec![space.clone(), strides.clone(), t.at("a"), t.at("b"), t.at("c")];
+        let mut params = vec![space.clone(), strides.clone(), t.at("a"), t.at("b"), t.at("bias"), t.at("c")];
         params.extend([m, n, k, first, count].map(Param::long));
         params.extend(factors.clone());
         params.push(split.param());
         w.tiles(
-            format!("gemm_{}_{}{}", t.kind("a"), t.kind("b"), t.products(["a", "b"])),
+            format!("gemm_{}_{}_{}{}", t.kind("a"), t.kind("b"), t.kind("c"), t.products(["a", "b"])),
             &split,
             MOST_ACROSS.min(count - first),
             params,
         );
     }
     if let Some(parts) = split.parts() {
-        let mut params = vec![space, strides, parts, t.at("c")];
+        let mut params = vec![space, strides, parts, t.at("bias"), t.at("c")];
         params.extend([m, n, count, split.shares()].map(Param::long));
         params.extend(factors);
         w.each(format!("gemm_join_{}", t.kind("c")), count * m * n, params);
@@ -41,12 +41,13 @@ pub(crate) fn head(t: &Task<'_>, w: &Work) -> Option<Head> {
     if index(&shape, &strides) != SAME || t.float("beta") != 0.0 || !joins && w.steps.len() > 1 {
         return None;
     }
-    let scaled = "[=](i64 i, T sum) { put(i, alpha * sum); }";
+    let scaled = "[=](i64 i, i64 j, T sum) { put(i, bias ? alpha * sum + bias[j] : alpha * sum); }";
     Some(if joins {
-        let parameters = "Space<3> batch, Strides s, const T* parts, i64 m, i64 n, i64 count, i64 shares, T alpha, T";
+        let parameters =
+            "Space<3> batch, Strides s, const T* parts, const T* bias, i64 m, i64 n, i64 count, i64 shares, T alpha, T";
         t.head("c", "gemm.h", parameters, &format!("join(batch, s, parts, m, n, count, shares, {scaled})"))
     } else {
-        let parameters = "Space<3> batch, Strides s, const A* a, const B* b, i64 m, i64 n, i64 k, i64 first, i64 count, \
+        let parameters = "Space<3> batch, Strides s, const A* a, const B* b, const T* bias, i64 m, i64 n, i64 k, i64 first, i64 count, \
                           T alpha, T, Split<T> split";
         let call = format!("multiply<P>(batch, s, a, b, m, n, k, first, count, split, {scaled})");
         t.head("c", "gemm.h", parameters, &call).product(t, ["a", "b"])

@@ -1,10 +1,11 @@
-//! Matrix product `c = alpha * a @ b + beta * c` for each index of a batch (ONNX MatMul, Gemm, Einsum).
+//! Matrix product `c = alpha * a @ b + beta * c + bias` for each index of a batch (ONNX MatMul, Gemm, Einsum).
 //!
 //! `a` is `m` x `k`, `b` is `k` x `n`, `c` is `m` x `n`; each has a row and a column stride and one stride for each
 //! batch dimension, 0 where it is broadcast. All strides count elements and are not negative. With `beta` zero `c`
-//! is not read. An operand in `bf16` makes the product one of half precision: the other operand is rounded to it,
-//! and the sums are in single precision. An operand in `f16` is widened; a GPU rounds the other to tf32, which holds all of `f16`.
+//! is not read. `bias` has a number for each column, 0 where it is absent. An operand in `bf16` makes the product one of half precision: the other operand is rounded to it,
+//! and the sums are in single precision; `c` may then be in `bf16`, too, and is rounded after each 65536 terms. An operand in `f16` is widened; a GPU rounds the other to tf32, which holds all of `f16`.
 
+pub(crate) mod bias;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod half;
@@ -17,7 +18,8 @@ pub const KERNEL: Kernel = Kernel {
     args: &[
         Arg::read("a", Types::Weight),
         Arg::read("b", Types::Weight),
-        Arg::update("c", Types::Float).fresh(written),
+        Arg::read("bias", Types::Float).or_none(),
+        Arg::update("c", Types::Rounded).fresh(written),
     ],
     scalars: &[
         ("m", ScalarKind::Int),
@@ -49,9 +51,10 @@ fn written(call: &Call<'_>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::{KERNEL, half};
     use crate::cuda::MatmulPrecision;
     use crate::harness::{Bench, assert_close, noise, rounded};
-    use crate::{DType, Scalar, gemm::KERNEL};
+    use crate::{DType, Scalar};
 
     struct Case {
         dims: [usize; 3],
@@ -82,7 +85,8 @@ mod tests {
         let a = noise(span(&case.a_batch, m, k, case.a_strides), 1);
         let b = noise(span(&case.b_batch, k, n, case.b_strides), 2);
         let c = noise(span(&c_batch, m, n, case.c_strides), 3);
-        let wanted = |a: &[f64], b: &[f64]| {
+        let bias = noise(n, 4);
+        let wanted = |a: &[f64], b: &[f64], bias: Option<&[f64]>| {
             let mut want = c.clone();
             let total: i64 = case.batch.iter().product();
             for index in 0..total {
@@ -100,7 +104,8 @@ mod tests {
                         let sum: f64 =
                             (0..k).map(|l| a[at(ao, case.a_strides, i, l)] * b[at(bo, case.b_strides, l, j)]).sum();
                         let old = &mut want[at(co, case.c_strides, i, j)];
-                        *old = case.alpha * sum + if case.beta == 0.0 { 0.0 } else { case.beta * *old };
+                        let before = if case.beta == 0.0 { 0.0 } else { case.beta * *old };
+                        *old = case.alpha * sum + before + bias.map_or(0.0, |bias| bias[j]);
                     }
                 }
             }
@@ -120,29 +125,44 @@ mod tests {
             Scalar::Float(case.alpha),
             Scalar::Float(case.beta),
         ];
-        let check =
-            |alpha: f64, (of_a, a): (DType, &[f64]), (of_b, b): (DType, &[f64]), want: &[f64], tolerance: f64| {
-                let mut scalars = scalars.clone();
-                scalars[10] = Scalar::Float(alpha);
-                let mut bench = Bench::new(&KERNEL, scalars);
-                bench.float("a", of_a, a);
-                bench.float("b", of_b, b);
-                bench.float("c", of_a.computed(), &c);
-                assert_close(&bench.run()["c"], want, tolerance);
-            };
+        let bench = |alpha: f64, (of_a, a): (DType, &[f64]), (of_b, b): (DType, &[f64])| {
+            let mut scalars = scalars.clone();
+            scalars[10] = Scalar::Float(alpha);
+            let mut bench = Bench::new(&KERNEL, scalars);
+            bench.float("a", of_a, a);
+            bench.float("b", of_b, b);
+            bench.float("c", of_a.computed(), &c);
+            bench
+        };
+        let check = |alpha, a: (DType, &[f64]), b: (DType, &[f64]), want: &[f64], tolerance: f64| {
+            assert_close(&bench(alpha, a, b).run()["c"], want, tolerance);
+        };
         let (alpha, single) = (case.alpha, 2e-5 * (k as f64).sqrt().max(1.0));
-        let exact = wanted(&a, &b);
+        let exact = wanted(&a, &b, None);
         check(alpha, (DType::F32, &a), (DType::F32, &b), &exact, single);
         check(alpha, (DType::F64, &a), (DType::F64, &b), &exact, 1e-12);
+        let exact = wanted(&a, &b, Some(&bias));
+        for (dtype, tolerance) in [(DType::F32, single), (DType::F64, 1e-12)] {
+            let mut bench = bench(alpha, (dtype, &a), (dtype, &b));
+            bench.float("bias", dtype, &bias);
+            assert_close(&bench.run()["c"], &exact, tolerance);
+        }
         // In bfloat16 the product is that of rounded operands.
         let (half_a, half_b) = (rounded(DType::Bf16, &a), rounded(DType::Bf16, &b));
-        let want = wanted(&half_a, &half_b);
-        check(alpha, (DType::Bf16, &a), (DType::F32, &b), &want, single);
-        check(alpha, (DType::F32, &a), (DType::Bf16, &b), &want, single);
-        check(alpha, (DType::Bf16, &a), (DType::Bf16, &b), &want, single);
+        let want = wanted(&half_a, &half_b, None);
+        let rounded_too = [(DType::Bf16, DType::F32), (DType::F32, DType::Bf16), (DType::Bf16, DType::Bf16)];
+        for (of_a, of_b) in rounded_too {
+            check(alpha, (of_a, &a), (of_b, &b), &want, single);
+            let mut bench = bench(alpha, (of_a, &a), (of_b, &b));
+            if k <= half::TERMS {
+                bench.assert_rounded(&["c"]);
+            }
+            bench.float("bias", DType::F32, &bias);
+            assert_close(&bench.run()["c"], &wanted(&half_a, &half_b, Some(&bias)), single);
+        }
         // In fp16 the other operand has the range of single precision. It is given rounded, because a GPU rounds it.
         let (half_a, half_b) = (rounded(DType::F16, &a), rounded(DType::F16, &b));
-        let want = wanted(&half_a, &half_b);
+        let want = wanted(&half_a, &half_b, None);
         for scale in [1.0, 2f64.powi(40), 2f64.powi(-40)] {
             let scaled = |v: &[f64]| v.iter().map(|v| v * scale).collect::<Vec<f64>>();
             check(alpha / scale, (DType::F16, &a), (DType::F32, &scaled(&half_b)), &want, single);
@@ -241,8 +261,8 @@ mod tests {
     #[test]
     fn a_device_multiplies_more_than_it_counts_across() {
         let count = 140_000;
-        let lens = [3 * count, 3 * count, count];
-        let single = [Some(DType::F32); 3];
+        let lens = [3 * count, 3 * count, 0, count];
+        let single = [Some(DType::F32), Some(DType::F32), None, Some(DType::F32)];
         let work =
             KERNEL.work(&lens, &products(count, 3), &single, MatmulPrecision::Highest).expect("a device's launches");
         let across: Vec<u32> = work.steps.iter().map(|step| step.grid[2]).collect();

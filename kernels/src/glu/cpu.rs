@@ -4,12 +4,20 @@ use super::Halves;
 use crate::function::{Rule, Use, choose};
 use crate::grid::GRAIN;
 use crate::math::Maths;
+use crate::rounded::{PART, narrow, widen};
 use crate::simd::{Job, dispatch};
-use crate::{Launch, for_float};
+use crate::{DType, Launch, Stored, for_float};
+use half::bf16;
 use std::marker::PhantomData;
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("x"), T => choose(l.word("op"), Units::<T> { l, kind: PhantomData }))
+    let op = l.word("op");
+    match (l.dtype("x"), l.dtype("y")) {
+        (DType::Bf16, DType::Bf16) => choose(op, Rounded::<bf16, bf16> { l, kind: PhantomData }),
+        (DType::Bf16, _) => choose(op, Rounded::<bf16, f32> { l, kind: PhantomData }),
+        (_, DType::Bf16) => choose(op, Rounded::<f32, bf16> { l, kind: PhantomData }),
+        (float, _) => for_float!(float, T => choose(op, Units::<T> { l, kind: PhantomData })),
+    }
 }
 
 struct Units<'a, T> {
@@ -25,6 +33,31 @@ impl<T: Maths> Use for Units<'_, T> {
         l.pool.chunks(l.write::<T>("y"), GRAIN, |i, y| {
             for (len, at, [a, b]) in halves.pieces(i * GRAIN..i * GRAIN + y.len()) {
                 dispatch(Line { rule, a: &x[a..][..len], b: &x[b..][..len], y: &mut y[at..][..len], alpha, beta });
+            }
+        });
+    }
+}
+
+/// The same where `x`, `y` or both are rounded.
+struct Rounded<'a, X, Y> {
+    l: &'a Launch<'a>,
+    kind: PhantomData<(X, Y)>,
+}
+
+impl<X: Stored<f32>, Y: Stored<f32>> Use for Rounded<'_, X, Y> {
+    fn with(self, rule: impl Rule) {
+        let l = self.l;
+        let (x, halves) = (l.read::<X>("x"), Halves::of(l, "y"));
+        let (alpha, beta) = (l.float("alpha") as f32, l.float("beta") as f32);
+        l.pool.chunks(l.write::<Y>("y"), GRAIN, |i, y| {
+            let [mut first, mut second, mut result] = [[0.0; PART]; 3];
+            for (len, at, [a, b]) in halves.pieces(i * GRAIN..i * GRAIN + y.len()) {
+                let parts = x[a..][..len].chunks(PART).zip(x[b..][..len].chunks(PART));
+                for ((a, b), y) in parts.zip(y[at..][..len].chunks_mut(PART)) {
+                    let (a, b, result) = (widen(a, &mut first), widen(b, &mut second), &mut result[..y.len()]);
+                    dispatch(Line { rule, a, b, y: &mut *result, alpha, beta });
+                    narrow(result, y);
+                }
             }
         });
     }

@@ -11,14 +11,15 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let len = t.len("y");
     let function = code(WORDS, t.word("op"));
     let params = vec![function, t.at("x"), t.at("y"), alpha, beta, t.long("n"), t.long("gate"), Param::long(len)];
-    w.each(format!("glu_{}", t.kind("x")), len, params);
+    w.each(format!("glu_{}_{}", t.kind("x"), t.kind("y")), len, params);
 }
 
 pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
-    let (dtype, n, gate) = (t.dtype("x"), t.int("n"), t.int("gate"));
+    let (dtype, n, gate) = (t.dtype("x").computed(), t.int("n"), t.int("gate"));
     let [alpha, beta] = [literal(t.float("alpha"), dtype)?, literal(t.float("beta"), dtype)?];
     let (number, name) = (number(WORDS, t.word("op")), c_type(dtype));
     let half = |which: usize| Read { first: which * n, index: format!("i + over(i, {n}) * {n}"), ..t.read("x") };
-    let value = format!("$0 * value<{name}>({number}, $1, {alpha}, {beta})");
+    let value =
+        format!("stored<{}>(plain($0) * value<{name}>({number}, plain($1), {alpha}, {beta}))", c_type(t.dtype("y")));
     Some(Each { light: false, ..t.each(vec![half(1 - gate), half(gate)], "y", value) })
 }

@@ -1,16 +1,21 @@
 // y = a * f(b), where x is [rows, 2, n] and gate says which half of a row is b.
 #include "function.h"
+#include "half.h"
 
-template <class T>
-DEVICE void units(int function, const T* x, T* y, T alpha, T beta, i64 n, i64 gate, i64 len) {
+template <class T, class X, class Y>
+DEVICE void units(int function, const X* x, Y* y, T alpha, T beta, i64 n, i64 gate, i64 len) {
     each(len, [=](i64 i) {
         i64 first = i + over(i, n) * n;
-        y[i] = x[first + (1 - gate) * n] * value(function, x[first + gate * n], alpha, beta);
+        y[i] = stored<Y>(wide(x[first + (1 - gate) * n]) * value(function, wide(x[first + gate * n]), alpha, beta));
     });
 }
 
-#define REAL(T, name)                                                                                                 \
-    KERNEL(THREADS, glu_##name, int function, const T* x, T* y, T alpha, T beta, i64 n, i64 gate, i64 len) {          \
+#define REAL(T, X, Y, name)                                                                                           \
+    KERNEL(THREADS, glu_##name, int function, const X* x, Y* y, T alpha, T beta, i64 n, i64 gate, i64 len) {          \
         units(function, x, y, alpha, beta, n, gate, len);                                                             \
     }
-FOR_FLOATS(REAL)
+REAL(f32, f32, f32, f32_f32)
+REAL(f64, f64, f64, f64_f64)
+REAL(f32, f32, bf16, f32_bf16)
+REAL(f32, bf16, f32, bf16_f32)
+REAL(f32, bf16, bf16, bf16_bf16)

@@ -2,7 +2,8 @@
 //! SwiGLU and the others (Shazeer 2020, arXiv 2002.05202).
 //!
 //! `x` is `[outer, 2 n]` and `y` `[outer, n]`. `b` is the second half of a row if `gate` is 1, and the first if it is 0. `op`, `alpha` and
-//! `beta` are those of [`mod@crate::unary`]. The bits are those of that kernel and a product.
+//! `beta` are those of [`mod@crate::unary`]. The bits are those of that kernel and a product; `x` and `y` may be rounded
+//! to bfloat16.
 
 mod cpu;
 pub(crate) mod cuda;
@@ -13,7 +14,7 @@ use std::ops::Range;
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "glu",
-    args: &[Arg::read("x", Types::Float), Arg::write("y", Types::Float)],
+    args: &[Arg::read("x", Types::Rounded), Arg::write("y", Types::Rounded)],
     scalars: SCALARS,
     flops: |call: &Call<'_>| 2 * call.len("y") as u64,
     cpu: cpu::run,
@@ -113,6 +114,16 @@ pub(crate) mod tests {
                 let got = apply(bench, dtype, &[("x", &x), ("y", &vec![f64::NAN; rows * n])]);
                 assert_same_bits(&got, want.into_iter());
             }
+        }
+    }
+
+    #[test]
+    fn operand_and_result_may_be_rounded() {
+        for (rows, n, gate) in CASES {
+            let mut bench = Bench::new(&KERNEL, scalars("gelu", n, gate));
+            bench.float("x", DType::F32, &noise(2 * rows * n, 1));
+            bench.float("y", DType::F32, &vec![f64::NAN; rows * n]);
+            [&["x"][..], &["y"], &["x", "y"]].iter().for_each(|names| bench.assert_rounded(names));
         }
     }
 }

@@ -4,12 +4,20 @@ use crate::function::{Rule, Use, choose};
 use crate::glu::Halves;
 use crate::grid::GRAIN;
 use crate::math::Maths;
+use crate::rounded::{PART, narrow, widen};
 use crate::simd::{Job, dispatch};
-use crate::{Launch, Shared, for_float};
+use crate::{DType, Launch, Shared, Stored, for_float};
+use half::bf16;
 use std::marker::PhantomData;
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("x"), T => choose(l.word("op"), Slopes::<T> { l, kind: PhantomData }))
+    let op = l.word("op");
+    match (l.dtype("x"), l.dtype("dy")) {
+        (DType::Bf16, DType::Bf16) => choose(op, Rounded::<bf16, bf16> { l, kind: PhantomData }),
+        (DType::Bf16, _) => choose(op, Rounded::<bf16, f32> { l, kind: PhantomData }),
+        (_, DType::Bf16) => choose(op, Rounded::<f32, bf16> { l, kind: PhantomData }),
+        (float, _) => for_float!(float, T => choose(op, Slopes::<T> { l, kind: PhantomData })),
+    }
 }
 
 struct Slopes<'a, T> {
@@ -29,6 +37,36 @@ impl<T: Maths> Use for Slopes<'_, T> {
                 // SAFETY: each element of x belongs to one element of dy, and each of those to one task; a and b are in different halves.
                 let (a, b) = unsafe { (x.range(a, len), x.range(b, len)) };
                 dispatch(Line { rule, dy: &dy[at..][..len], a, b, alpha, beta });
+            }
+        });
+    }
+}
+
+/// The same where `x`, `dy` or both are rounded.
+struct Rounded<'a, X, D> {
+    l: &'a Launch<'a>,
+    kind: PhantomData<(X, D)>,
+}
+
+impl<X: Stored<f32>, D: Stored<f32>> Use for Rounded<'_, X, D> {
+    #[expect(unsafe_code, reason = "tasks write disjoint ranges of both halves")]
+    fn with(self, rule: impl Rule) {
+        let l = self.l;
+        let (dy, x, halves) = (l.read::<D>("dy"), Shared::new(l.write::<X>("x")), Halves::of(l, "dy"));
+        let (alpha, beta) = (l.float("alpha") as f32, l.float("beta") as f32);
+        l.pool.run(dy.len().div_ceil(GRAIN), |task, _| {
+            let dy = &dy[task * GRAIN..dy.len().min((task + 1) * GRAIN)];
+            let [mut first, mut second, mut third] = [[0.0; PART]; 3];
+            for (len, at, [a, b]) in halves.pieces(task * GRAIN..task * GRAIN + dy.len()) {
+                // SAFETY: each element of x belongs to one element of dy, and each of those to one task; a and b are in different halves.
+                let (a, b) = unsafe { (x.range(a, len), x.range(b, len)) };
+                let parts = a.chunks_mut(PART).zip(b.chunks_mut(PART));
+                for ((a, b), dy) in parts.zip(dy[at..][..len].chunks(PART)) {
+                    let (wide_a, wide_b, dy) = (widen(a, &mut first), widen(b, &mut second), widen(dy, &mut third));
+                    dispatch(Line { rule, dy, a: &mut *wide_a, b: &mut *wide_b, alpha, beta });
+                    narrow(wide_a, a);
+                    narrow(wide_b, b);
+                }
             }
         });
     }

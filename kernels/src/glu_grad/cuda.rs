@@ -10,5 +10,5 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let len = t.len("dy");
     let function = code(WORDS, t.word("op"));
     let params = vec![function, t.at("dy"), t.at("x"), alpha, beta, t.long("n"), t.long("gate"), Param::long(len)];
-    w.each(format!("glu_grad_{}", t.kind("x")), len, params);
+    w.each(format!("glu_grad_{}_{}", t.kind("dy"), t.kind("x")), len, params);
 }

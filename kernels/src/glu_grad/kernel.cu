@@ -1,19 +1,24 @@
 // The halves a and b of the rows of x become dy * f(b) and dy * a * f'(b); x is [rows, 2, n], and gate says which half is b.
 #include "function.h"
+#include "half.h"
 
-template <class T>
-DEVICE void slopes(int function, const T* dy, T* x, T alpha, T beta, i64 n, i64 gate, i64 len) {
+template <class T, class D, class X>
+DEVICE void slopes(int function, const D* dy, X* x, T alpha, T beta, i64 n, i64 gate, i64 len) {
     each(len, [=](i64 i) {
         i64 first = i + over(i, n) * n;
-        T *a = x + first + (1 - gate) * n, *b = x + first + gate * n;
-        T d = dy[i], outer = *a, inner = *b;
-        *a = d * value(function, inner, alpha, beta);
-        *b = d * outer * slope(function, inner, alpha, beta);
+        X *a = x + first + (1 - gate) * n, *b = x + first + gate * n;
+        T d = wide(dy[i]), outer = wide(*a), inner = wide(*b);
+        *a = stored<X>(d * value(function, inner, alpha, beta));
+        *b = stored<X>(d * outer * slope(function, inner, alpha, beta));
     });
 }
 
-#define REAL(T, name)                                                                                                 \
-    KERNEL(THREADS, glu_grad_##name, int function, const T* dy, T* x, T alpha, T beta, i64 n, i64 gate, i64 len) {    \
+#define REAL(T, D, X, name)                                                                                           \
+    KERNEL(THREADS, glu_grad_##name, int function, const D* dy, X* x, T alpha, T beta, i64 n, i64 gate, i64 len) {    \
         slopes(function, dy, x, alpha, beta, n, gate, len);                                                           \
     }
-FOR_FLOATS(REAL)
+REAL(f32, f32, f32, f32_f32)
+REAL(f64, f64, f64, f64_f64)
+REAL(f32, f32, bf16, f32_bf16)
+REAL(f32, bf16, f32, bf16_f32)
+REAL(f32, bf16, bf16, bf16_bf16)

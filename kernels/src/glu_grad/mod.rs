@@ -2,7 +2,7 @@
 //! half `b` becomes `dy * a * op'(b)`.
 //!
 //! Shapes and scalars are those of [`mod@crate::glu`], `dy` is `[outer, n]`. The bits are those of [`mod@crate::unary`],
-//! [`mod@crate::unary_grad`] and products.
+//! [`mod@crate::unary_grad`] and products; both may be rounded to bfloat16.
 
 mod cpu;
 mod cuda;
@@ -13,7 +13,7 @@ use crate::{Arg, Call, Kernel, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "glu_grad",
-    args: &[Arg::read("dy", Types::Float), Arg::update("x", Types::Float)],
+    args: &[Arg::read("dy", Types::Rounded), Arg::update("x", Types::Rounded)],
     scalars: SCALARS,
     flops: |call: &Call<'_>| 5 * call.len("dy") as u64,
     cpu: cpu::run,
@@ -43,6 +43,16 @@ mod tests {
                 assert_same_bits(&got[0], first.into_iter());
                 assert_same_bits(&got[1], second.into_iter());
             }
+        }
+    }
+
+    #[test]
+    fn both_may_be_rounded() {
+        for (rows, n, gate) in CASES {
+            let mut bench = Bench::new(&KERNEL, scalars("gelu", n, gate));
+            bench.float("dy", DType::F32, &noise(rows * n, 2));
+            bench.float("x", DType::F32, &noise(2 * rows * n, 1));
+            [&["x"][..], &["dy"], &["x", "dy"]].iter().for_each(|names| bench.assert_rounded(names));
         }
     }
 }

@@ -3,18 +3,18 @@
 use super::Shape;
 use crate::rows::{one_at, parts, share, spread, sum};
 use crate::simd::{Job, Real, dispatch};
-use crate::{Launch, for_float};
+use crate::{Launch, Stored, for_rounded};
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("y"), T => typed::<T>(l))
+    for_rounded!(l.dtype("y"), T, Y => typed::<T, Y>(l))
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint groups")]
-fn typed<T: Real>(l: &Launch<'_>) {
+fn typed<T: Real, Y: Stored<T>>(l: &Launch<'_>) {
     let s = Shape::of(l);
     let x = l.read::<T>("x");
     let (scale, bias) = (l.read_if::<T>("scale"), l.read_if::<T>("bias"));
-    let (y, mean, rstd) = (l.shared::<T>("y"), l.shared::<T>("mean"), l.shared::<T>("rstd"));
+    let (y, mean, rstd) = (l.shared::<Y>("y"), l.shared::<T>("mean"), l.shared::<T>("rstd"));
     let epsilon = l.float("epsilon");
     let (groups, len) = (s.n * s.groups, s.group());
     let block = share(len);
@@ -29,7 +29,7 @@ fn typed<T: Real>(l: &Launch<'_>) {
     });
 }
 
-struct Group<'a, T> {
+struct Group<'a, T, Y> {
     inner: usize,
     /// First channel.
     channel: usize,
@@ -37,10 +37,10 @@ struct Group<'a, T> {
     x: &'a [T],
     scale: Option<&'a [T]>,
     bias: Option<&'a [T]>,
-    y: &'a mut [T],
+    y: &'a mut [Y],
 }
 
-impl<T: Real> Job for Group<'_, T> {
+impl<T: Real, Y: Stored<T>> Job for Group<'_, T, Y> {
     type Out = (T, T);
     #[inline(always)]
     fn run<const FMA: bool>(self) -> (T, T) {
@@ -54,7 +54,7 @@ impl<T: Real> Job for Group<'_, T> {
             let factor = T::of(rstd * one_at(scale, channel + k, 1.0));
             let bias = T::of(one_at(bias, channel + k, 0.0));
             for (&x, y) in x.iter().zip(y) {
-                *y = (x - high - low).madd::<FMA>(factor, bias);
+                *y = Y::narrow((x - high - low).madd::<FMA>(factor, bias));
             }
         }
         (T::of(mean), T::of(rstd))

@@ -1,9 +1,10 @@
 // Normalisation of groups of channels.
 #include "norm.h"
 
-#define FORWARD(T, name)                                                                                              \
-    KERNEL(GROUP, group_norm_##name, const T* x, const T* scale, const T* bias, T* y, T* mean, T* rstd, i64 groups,   \
+#define FORWARD(T, Y, name)                                                                                           \
+    KERNEL(GROUP, group_norm_##name, const T* x, const T* scale, const T* bias, Y* y, T* mean, T* rstd, i64 groups,   \
            i64 depth, i64 inner, f64 epsilon) {                                                                       \
-        group_norm_forward(x, scale, bias, mean, rstd, groups, depth, inner, epsilon, [=](i64 i, T v) { y[i] = v; }); \
+        group_norm_forward(x, scale, bias, mean, rstd, groups, depth, inner, epsilon,                                 \
+                           [=](i64 i, T v) { y[i] = stored<Y>(v); });                                                 \
     }
-FOR_FLOATS(FORWARD)
+FOR_ROUNDED(FORWARD)

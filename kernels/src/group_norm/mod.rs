@@ -3,7 +3,8 @@
 //!
 //! `x` and `y` are `[n, channels, inner]`, `scale` and `bias` `[channels]` and 1 and 0 where absent. A group is
 //! `channels / groups` neighbouring channels of one of the `n`; `mean` and `rstd = 1 / sqrt(variance + epsilon)` are
-//! `[n, groups]`. The variance is that of the whole group, without Bessel's correction.
+//! `[n, groups]`. The variance is that of the whole group, without Bessel's correction. `y` may be
+//! rounded to bfloat16.
 
 mod cpu;
 pub(crate) mod cuda;
@@ -26,7 +27,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::read("x", Types::Float),
         Arg::read("scale", Types::Float).or_none(),
         Arg::read("bias", Types::Float).or_none(),
-        Arg::write("y", Types::Float),
+        Arg::write("y", Types::Rounded),
         Arg::write("mean", Types::Float),
         Arg::write("rstd", Types::Float),
     ],
@@ -148,7 +149,7 @@ pub(crate) mod tests {
         ]
     }
 
-    fn run(case: &Case, dtype: DType) -> Solution {
+    fn bench(case: &Case, dtype: DType) -> Bench {
         let [n, _, groups, _] = case.sizes;
         let mut bench = Bench::new(&KERNEL, case.scalars());
         bench.float("x", dtype, &case.x);
@@ -160,7 +161,16 @@ pub(crate) mod tests {
         bench.float("y", dtype, &vec![f64::NAN; case.x.len()]);
         bench.float("mean", dtype, &vec![f64::NAN; n * groups]);
         bench.float("rstd", dtype, &vec![f64::NAN; n * groups]);
-        let mut out = bench.run();
+        bench
+    }
+
+    #[test]
+    fn results_may_be_rounded() {
+        cases().iter().for_each(|case| bench(case, DType::F32).assert_rounded(&["y"]));
+    }
+
+    fn run(case: &Case, dtype: DType) -> Solution {
+        let mut out = bench(case, dtype).run();
         let mut take = |name| out.remove(name).expect("an output");
         Solution { y: take("y"), mean: take("mean"), rstd: take("rstd") }
     }

@@ -3,15 +3,15 @@
 use crate::group_norm::Shape;
 use crate::rows::{gradient_sums, one_at, share};
 use crate::simd::{Job, Real, dispatch};
-use crate::{Launch, for_float};
+use crate::{Launch, Stored, for_rounded};
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("dx"), T => typed::<T>(l))
+    for_rounded!(l.dtype("x"), T, X => typed::<T, X>(l))
 }
 
-fn typed<T: Real>(l: &Launch<'_>) {
+fn typed<T: Real, X: Stored<T>>(l: &Launch<'_>) {
     let s = Shape::of(l);
-    let (x, dy, scale) = (l.read::<T>("x"), l.read::<T>("dy"), l.read_if::<T>("scale"));
+    let (x, dy, scale) = (l.read::<X>("x"), l.read::<T>("dy"), l.read_if::<T>("scale"));
     let (mean, rstd) = (l.read::<T>("mean"), l.read::<T>("rstd"));
     let len = s.group();
     let block = share(len);
@@ -32,19 +32,19 @@ fn typed<T: Real>(l: &Launch<'_>) {
     });
 }
 
-struct Group<'a, T> {
+struct Group<'a, T, X> {
     inner: usize,
     /// First channel.
     channel: usize,
     mean: f64,
     rstd: f64,
-    x: &'a [T],
+    x: &'a [X],
     dy: &'a [T],
     scale: Option<&'a [T]>,
     dx: &'a mut [T],
 }
 
-impl<T: Real> Job for Group<'_, T> {
+impl<T: Real, X: Stored<T>> Job for Group<'_, T, X> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -52,7 +52,7 @@ impl<T: Real> Job for Group<'_, T> {
         let (mut plain, mut tilted) = (0.0, 0.0);
         for (k, (x, dy)) in x.chunks_exact(inner).zip(dy.chunks_exact(inner)).enumerate() {
             let scale = one_at(scale, channel + k, 1.0);
-            let sums = gradient_sums::<T, FMA>(x, dy, None, mean);
+            let sums = gradient_sums::<T, X, FMA>(x, dy, None, mean);
             plain += scale * sums.0;
             tilted += scale * sums.1;
         }
@@ -64,7 +64,7 @@ impl<T: Real> Job for Group<'_, T> {
         for (k, ((x, dy), dx)) in planes.zip(dx.chunks_exact_mut(inner)).enumerate() {
             let a = rstd * one_at(scale, channel + k, 1.0);
             for ((&x, &dy), dx) in x.iter().zip(dy).zip(dx) {
-                *dx = T::of(a.madd::<FMA>(dy.f64(), b.madd::<FMA>(x.f64() - mean, c)));
+                *dx = T::of(a.madd::<FMA>(dy.f64(), b.madd::<FMA>(x.wide().f64() - mean, c)));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Gradient of group normalisation with respect to its input.
 //!
 //! With `g = dy * scale` and `h = (x - mean) * rstd`: `dx = rstd * (g - mean(g) - h * mean(g * h))`, the means
-//! taken over the group. Shapes are those of group_norm.
+//! taken over the group. Shapes are those of group_norm. `x` may be rounded to bfloat16.
 
 mod cpu;
 mod cuda;
@@ -13,7 +13,7 @@ use crate::{Arg, Kernel, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "group_norm_grad",
     args: &[
-        Arg::read("x", Types::Float),
+        Arg::read("x", Types::Rounded),
         Arg::read("dy", Types::Float),
         Arg::read("scale", Types::Float).or_none(),
         Arg::read("mean", Types::Float),
@@ -34,7 +34,7 @@ mod tests {
     use crate::group_norm::tests::{Case, cases};
     use crate::harness::{Bench, assert_close, noise};
 
-    fn run(case: &Case, dy: &[f64], dtype: DType) -> Vec<f64> {
+    fn bench(case: &Case, dy: &[f64], dtype: DType) -> Bench {
         let solution = case.solve();
         let mut bench = Bench::new(&KERNEL, case.scalars());
         bench.float("x", dtype, &case.x);
@@ -45,7 +45,18 @@ mod tests {
         bench.float("mean", dtype, &solution.mean);
         bench.float("rstd", dtype, &solution.rstd);
         bench.float("dx", dtype, &vec![f64::NAN; dy.len()]);
-        bench.run().remove("dx").expect("an output")
+        bench
+    }
+
+    fn run(case: &Case, dy: &[f64], dtype: DType) -> Vec<f64> {
+        bench(case, dy, dtype).run().remove("dx").expect("an output")
+    }
+
+    #[test]
+    fn the_operand_may_be_rounded() {
+        for case in cases() {
+            bench(&case, &noise(case.x.len(), 5), DType::F32).assert_rounded(&["x"]);
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Layer normalisation on a CPU.
 
 use crate::norm::forward;
-use crate::{Launch, for_float};
+use crate::{Launch, for_rounded};
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("y"), T => forward::<T>(l, true));
+    for_rounded!(l.dtype("y"), T, Y => forward::<T, Y>(l, true));
 }

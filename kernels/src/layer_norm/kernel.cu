@@ -1,8 +1,8 @@
 // Layer normalisation.
 #include "norm.h"
 
-#define FORWARD(T, name)                                                                                              \
-    KERNEL(THREADS, layer_norm_##name, const T* x, const T* scale, const T* bias, T* y, T* mean, T* rstd, i64 cols, f64 epsilon) { \
-        norm_forward<true>(x, scale, bias, mean, rstd, cols, epsilon, [=](i64 i, T v) { y[i] = v; });                 \
+#define FORWARD(T, Y, name)                                                                                           \
+    KERNEL(THREADS, layer_norm_##name, const T* x, const T* scale, const T* bias, Y* y, T* mean, T* rstd, i64 cols, f64 epsilon) { \
+        norm_forward<true>(x, scale, bias, mean, rstd, cols, epsilon, [=](i64 i, T v) { y[i] = stored<Y>(v); });      \
     }
-FOR_FLOATS(FORWARD)
+FOR_ROUNDED(FORWARD)

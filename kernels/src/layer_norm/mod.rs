@@ -2,7 +2,7 @@
 //! "Layer Normalization").
 //!
 //! `x` and `y` are `[rows, cols]`, `scale` and `bias` `[cols]` and 1 and 0 where absent; `mean` and `rstd = 1 /
-//! sqrt(variance + epsilon)` are `[rows]`. The variance is that of the whole row, without Bessel's correction.
+//! sqrt(variance + epsilon)` are `[rows]`. `y` may be rounded to bfloat16. The variance is that of the whole row, without Bessel's correction.
 
 mod cpu;
 pub(crate) mod cuda;
@@ -16,7 +16,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::read("x", Types::Float),
         Arg::read("scale", Types::Float).or_none(),
         Arg::read("bias", Types::Float).or_none(),
-        Arg::write("y", Types::Float),
+        Arg::write("y", Types::Rounded),
         Arg::write("mean", Types::Float),
         Arg::write("rstd", Types::Float),
     ],
@@ -34,7 +34,7 @@ mod tests {
     use crate::norm::tests::{Case, EPSILON, cases};
     use std::collections::HashMap;
 
-    fn run(case: &Case, dtype: DType) -> HashMap<&'static str, Vec<f64>> {
+    fn bench(case: &Case, dtype: DType) -> Bench {
         let mut bench = Bench::new(&KERNEL, case.scalars(true));
         bench.float("x", dtype, &case.x);
         for (name, value) in [("scale", &case.scale), ("bias", &case.bias)] {
@@ -46,7 +46,16 @@ mod tests {
         for name in ["mean", "rstd"] {
             bench.float(name, dtype, &vec![f64::NAN; case.sizes[0]]);
         }
-        bench.run()
+        bench
+    }
+
+    fn run(case: &Case, dtype: DType) -> HashMap<&'static str, Vec<f64>> {
+        bench(case, dtype).run()
+    }
+
+    #[test]
+    fn results_may_be_rounded() {
+        cases(true).iter().for_each(|case| bench(case, DType::F32).assert_rounded(&["y"]));
     }
 
     #[test]

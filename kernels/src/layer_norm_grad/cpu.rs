@@ -1,8 +1,8 @@
 //! Gradient of layer normalisation on a CPU.
 
 use crate::norm::gradient;
-use crate::{Launch, for_float};
+use crate::{Launch, for_rounded};
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("dx"), T => gradient::<T>(l, true));
+    for_rounded!(l.dtype("x"), T, X => gradient::<T, X>(l, true));
 }

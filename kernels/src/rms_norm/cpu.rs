@@ -1,8 +1,8 @@
 //! Root mean square normalisation on a CPU.
 
 use crate::norm::forward;
-use crate::{Launch, for_float};
+use crate::{Launch, for_rounded};
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("y"), T => forward::<T>(l, false));
+    for_rounded!(l.dtype("y"), T, Y => forward::<T, Y>(l, false));
 }

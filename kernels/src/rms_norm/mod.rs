@@ -15,7 +15,7 @@ pub const KERNEL: Kernel = Kernel {
     args: &[
         Arg::read("x", Types::Float),
         Arg::read("scale", Types::Float).or_none(),
-        Arg::write("y", Types::Float),
+        Arg::write("y", Types::Rounded),
         Arg::write("rstd", Types::Float),
     ],
     scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int), ("epsilon", ScalarKind::Float)],
@@ -32,7 +32,7 @@ mod tests {
     use crate::norm::tests::{Case, EPSILON, cases};
     use std::collections::HashMap;
 
-    fn run(case: &Case, dtype: DType) -> HashMap<&'static str, Vec<f64>> {
+    fn bench(case: &Case, dtype: DType) -> Bench {
         let mut bench = Bench::new(&KERNEL, case.scalars(true));
         bench.float("x", dtype, &case.x);
         if let Some(scale) = &case.scale {
@@ -40,7 +40,16 @@ mod tests {
         }
         bench.float("y", dtype, &vec![f64::NAN; case.x.len()]);
         bench.float("rstd", dtype, &vec![f64::NAN; case.sizes[0]]);
-        bench.run()
+        bench
+    }
+
+    fn run(case: &Case, dtype: DType) -> HashMap<&'static str, Vec<f64>> {
+        bench(case, dtype).run()
+    }
+
+    #[test]
+    fn results_may_be_rounded() {
+        cases(false).iter().for_each(|case| bench(case, DType::F32).assert_rounded(&["y"]));
     }
 
     #[test]

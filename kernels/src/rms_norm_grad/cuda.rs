@@ -8,5 +8,5 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let mut params: Vec<Param> = ["x", "dy", "scale", "rstd", "dx"].map(|name| t.at(name)).to_vec();
     params.push(t.long("cols"));
     let rows = if t.int("cols") == 0 { 0 } else { t.int("rows") };
-    w.blocks(format!("rms_norm_grad_{}", t.kind("dx")), rows, THREADS, params);
+    w.blocks(format!("rms_norm_grad_{}", t.kind("x")), rows, THREADS, params);
 }

@@ -3,14 +3,17 @@
 use crate::function::{Rule, Use, choose};
 use crate::grid::GRAIN;
 use crate::math::Maths;
+use crate::rounded::{PART, narrow};
 use crate::simd::{Job, dispatch};
 use crate::{DType, Element, Launch, for_integer};
+use half::bf16;
 
 pub(super) fn run(l: &Launch<'_>) {
     let op = l.word("op");
     match op {
         "not" => map(l, |x: u8| u8::from(x == 0)),
         _ => match l.dtype("x") {
+            DType::F32 if l.dtype("y") == DType::Bf16 => choose(op, Rounded(Values::new(l))),
             DType::F32 => choose(op, Values::<f32>::new(l)),
             DType::F64 => choose(op, Values::<f64>::new(l)),
             other => for_integer!(other, T => {
@@ -80,6 +83,24 @@ impl<T: Maths> Use for Values<'_, T> {
         self.l.pool.chunks(self.l.write::<T>("y"), GRAIN, |i, y| {
             let x = &x[i * GRAIN..][..y.len()];
             dispatch(Line { rule, x, y, alpha: self.alpha, beta: self.beta });
+        });
+    }
+}
+
+/// The same, whose results are rounded.
+struct Rounded<'a>(Values<'a, f32>);
+
+impl Use for Rounded<'_> {
+    fn with(self, rule: impl Rule) {
+        let Values { l, alpha, beta } = self.0;
+        let x = l.read::<f32>("x");
+        l.pool.chunks(l.write::<bf16>("y"), GRAIN, |i, y| {
+            let mut part = [0.0; PART];
+            for (x, y) in x[i * GRAIN..].chunks(PART).zip(y.chunks_mut(PART)) {
+                let part = &mut part[..y.len()];
+                dispatch(Line { rule, x, y: &mut *part, alpha, beta });
+                narrow(part, y);
+            }
         });
     }
 }

@@ -60,7 +60,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         [alpha, beta].map(|v| Param::I64(whole(v, dtype)))
     };
     let params = vec![code(WORDS, t.word("op")), t.at("x"), t.at("y"), alpha, beta, Param::I64(n as i64)];
-    w.each(format!("unary_{}", t.kind("x")), n, params);
+    w.each(format!("unary_{}", t.kind("y")), n, params);
 }
 
 pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
@@ -68,7 +68,7 @@ pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
     let [alpha, beta] = [literal(t.float("alpha"), dtype)?, literal(t.float("beta"), dtype)?];
     let (number, name) = (number(WORDS, t.word("op")), c_type(dtype));
     let function = if dtype.is_float() { "value" } else { "integer" };
-    let value = format!("{function}<{name}>({number}, $0, {alpha}, {beta})");
+    let value = format!("stored<{}>({function}<{name}>({number}, $0, {alpha}, {beta}))", c_type(t.dtype("y")));
     let light = matches!(t.word("op"), "neg" | "abs" | "sign" | "relu" | "leaky_relu" | "clip" | "not" | "bit_not");
     Some(Each { light, ..t.each(vec![t.read("x")], "y", value) })
 }

@@ -1,16 +1,17 @@
 // y[i] = f(x[i]).
 #include "function.h"
+#include "half.h"
 
-template <class T>
-DEVICE void reals(int function, const T* x, T* y, T alpha, T beta, i64 n) {
-    each(n, [=](i64 i) { y[i] = value(function, x[i], alpha, beta); });
+template <class T, class Y>
+DEVICE void reals(int function, const T* x, Y* y, T alpha, T beta, i64 n) {
+    each(n, [=](i64 i) { y[i] = stored<Y>(value(function, x[i], alpha, beta)); });
 }
 
-#define REAL(T, name)                                                                                                 \
-    KERNEL(THREADS, unary_##name, int function, const T* x, T* y, T alpha, T beta, i64 n) {                           \
+#define REAL(T, Y, name)                                                                                              \
+    KERNEL(THREADS, unary_##name, int function, const T* x, Y* y, T alpha, T beta, i64 n) {                           \
         reals(function, x, y, alpha, beta, n);                                                                        \
     }
-FOR_FLOATS(REAL)
+FOR_ROUNDED(REAL)
 
 #define INTEGER(T, name)                                                                                              \
     KERNEL(THREADS, unary_##name, int function, const T* x, T* y, i64 low, i64 high, i64 n) {                         \

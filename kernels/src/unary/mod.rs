@@ -5,7 +5,8 @@
 //! The word `op` names the function. `alpha` is the parameter of `leaky_relu`, `elu`, `celu`, `selu` (whose gamma
 //! is `beta`), `hard_sigmoid` (`alpha * x + beta`) and `quick_gelu` (`x * sigmoid(alpha * x)`); `clip` keeps
 //! `alpha..=beta`. `round` takes the even one of two integers equally near. `not` takes truth values. Integers
-//! know `neg`, `abs` (both wrap), `sign`, `relu`, `clip`, `bit_not`, and `floor`, `ceil` and `round`, which leave them alone.
+//! know `neg`, `abs` (both wrap), `sign`, `relu`, `clip`, `bit_not`, and `floor`, `ceil` and `round`, which leave them alone. `y` has the
+//! type of `x`, or is rounded to bfloat16 where that is `f32`.
 
 mod cpu;
 pub(crate) mod cuda;
@@ -15,7 +16,7 @@ use crate::{Arg, Call, Kernel, ScalarKind, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "unary",
-    args: &[Arg::read("x", Types::Any), Arg::write("y", Types::Any)],
+    args: &[Arg::read("x", Types::Any), Arg::write("y", Types::Stored)],
     scalars: &[("op", ScalarKind::Word), ("alpha", ScalarKind::Float), ("beta", ScalarKind::Float)],
     flops: |call: &Call<'_>| call.len("y") as u64,
     cpu: cpu::run,
@@ -83,7 +84,7 @@ pub(crate) fn reference(op: &str, alpha: f64, beta: f64, x: f64) -> f64 {
 mod tests {
     use super::reference;
     use crate::function::WORDS;
-    use crate::harness::Bench;
+    use crate::harness::{Bench, noise};
     use crate::{DType, Scalar, unary::KERNEL};
 
     fn bench(op: &str, alpha: f64, beta: f64) -> Bench {
@@ -148,6 +149,16 @@ mod tests {
             bench.float("x", DType::F32, &x);
             bench.float("y", DType::F32, &vec![7.0; x.len()]);
             assert_eq!(bench.run()["y"], x.iter().map(|x| x.max(0.0)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn results_may_be_rounded() {
+        for len in [0, 3, 1100, 40_001] {
+            let mut bench = bench("silu", 0.0, 0.0);
+            bench.float("x", DType::F32, &noise(len, 1));
+            bench.float("y", DType::F32, &vec![7.0; len]);
+            bench.assert_rounded(&["y"]);
         }
     }
 

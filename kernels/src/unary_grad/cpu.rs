@@ -3,12 +3,17 @@
 use crate::function::{Rule, Use, choose};
 use crate::grid::GRAIN;
 use crate::math::Maths;
+use crate::rounded::{PART, widen};
 use crate::simd::{Job, dispatch};
-use crate::{Launch, for_float};
+use crate::{DType, Launch, for_float};
+use half::bf16;
 use std::marker::PhantomData;
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("x"), T => choose(l.word("op"), Slopes::<T> { l, kind: PhantomData }))
+    match l.dtype("x") {
+        DType::Bf16 => choose(l.word("op"), Rounded(l)),
+        float => for_float!(float, T => choose(l.word("op"), Slopes::<T> { l, kind: PhantomData })),
+    }
 }
 
 struct Slopes<'a, T> {
@@ -24,6 +29,24 @@ impl<T: Maths> Use for Slopes<'_, T> {
         l.pool.chunks(l.write::<T>("dx"), GRAIN, |i, dx| {
             let (x, dy) = (&x[i * GRAIN..][..dx.len()], &dy[i * GRAIN..][..dx.len()]);
             dispatch(Line { rule, x, dy, dx, alpha, beta });
+        });
+    }
+}
+
+/// The same for a rounded `x`.
+struct Rounded<'a>(&'a Launch<'a>);
+
+impl Use for Rounded<'_> {
+    fn with(self, rule: impl Rule) {
+        let l = self.0;
+        let (x, dy) = (l.read::<bf16>("x"), l.read::<f32>("dy"));
+        let (alpha, beta) = (l.float("alpha") as f32, l.float("beta") as f32);
+        l.pool.chunks(l.write::<f32>("dx"), GRAIN, |i, dx| {
+            let mut part = [0.0; PART];
+            let parts = x[i * GRAIN..].chunks(PART).zip(dy[i * GRAIN..].chunks(PART));
+            for ((x, dy), dx) in parts.zip(dx.chunks_mut(PART)) {
+                dispatch(Line { rule, x: widen(&x[..dx.len()], &mut part), dy, dx, alpha, beta });
+            }
         });
     }
 }

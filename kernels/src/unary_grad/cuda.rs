@@ -14,9 +14,9 @@ fn plan(t: &Task<'_>, w: &mut Work) {
 }
 
 pub(crate) fn each(t: &Task<'_>) -> Option<Each> {
-    let dtype = t.dtype("x");
+    let dtype = t.dtype("dx");
     let [alpha, beta] = [literal(t.float("alpha"), dtype)?, literal(t.float("beta"), dtype)?];
     let (number, name) = (number(WORDS, t.word("op")), c_type(dtype));
-    let value = format!("$1 * slope<{name}>({number}, $0, {alpha}, {beta})");
+    let value = format!("$1 * slope<{name}>({number}, plain($0), {alpha}, {beta})");
     Some(Each { light: false, ..t.each(vec![t.read("x"), t.read("dy")], "dx", value) })
 }

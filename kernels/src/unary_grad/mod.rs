@@ -1,7 +1,7 @@
 //! `dx[i] = dy[i] * op'(x[i])`: the gradient of the kernel `unary`, with its words and parameters.
 //!
 //! At kinks the derivative is that of the lower side, except that `abs` has none and `clip` counts its ends as
-//! inside. Where the derivative is zero the result is zero times `dy`.
+//! inside. Where the derivative is zero the result is zero times `dy`. `x` may be rounded to bfloat16.
 
 mod cpu;
 pub(crate) mod cuda;
@@ -11,7 +11,7 @@ use crate::{Arg, Call, Kernel, ScalarKind, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "unary_grad",
-    args: &[Arg::read("x", Types::Float), Arg::read("dy", Types::Float), Arg::write("dx", Types::Float)],
+    args: &[Arg::read("x", Types::Rounded), Arg::read("dy", Types::Float), Arg::write("dx", Types::Float)],
     scalars: &[("op", ScalarKind::Word), ("alpha", ScalarKind::Float), ("beta", ScalarKind::Float)],
     flops: |call: &Call<'_>| 2 * call.len("dx") as u64,
     cpu: cpu::run,
@@ -25,13 +25,24 @@ mod tests {
     use crate::unary::reference;
     use crate::{DType, Scalar, unary_grad::KERNEL};
 
-    fn slopes(op: &str, alpha: f64, beta: f64, dtype: DType, x: &[f64], dy: &[f64]) -> Vec<f64> {
+    fn bench(op: &str, alpha: f64, beta: f64, dtype: DType, x: &[f64], dy: &[f64]) -> Bench {
         let scalars = vec![Scalar::Word(op.into()), Scalar::Float(alpha), Scalar::Float(beta)];
         let mut bench = Bench::new(&KERNEL, scalars);
         bench.float("x", dtype, x);
         bench.float("dy", dtype, dy);
         bench.float("dx", dtype, &vec![7.0; x.len()]);
-        bench.run()["dx"].clone()
+        bench
+    }
+
+    fn slopes(op: &str, alpha: f64, beta: f64, dtype: DType, x: &[f64], dy: &[f64]) -> Vec<f64> {
+        bench(op, alpha, beta, dtype, x, dy).run()["dx"].clone()
+    }
+
+    #[test]
+    fn the_operand_may_be_rounded() {
+        for len in [0, 3, 1100, 40_001] {
+            bench("silu", 0.0, 0.0, DType::F32, &noise(len, 1), &noise(len, 2)).assert_rounded(&["x"]);
+        }
     }
 
     #[test]

@@ -170,7 +170,7 @@ fn p01_a_launch_fits_its_kernel() {
                 let (extents, batch) = (vec![Scalar::Int(2); 3], vec![Scalar::Ints(vec![]); 4]);
                 let (strides, factors) = (vec![Scalar::Ints(vec![2, 1]); 3], vec![Scalar::Float(1.0); 2]);
                 let scalars = [extents, batch, strides, factors].concat();
-                p.programs[TRAIN].steps[1] = step("gemm", &[X, TARGET, Y], &scalars);
+                p.programs[TRAIN].steps[1] = gemm([X, TARGET, Y], &scalars);
             }),
             ("a scalar too few", |p| drop(p.programs[TRAIN].steps[0].scalars.pop())),
             ("a scalar too many", |p| p.programs[TRAIN].steps[1].scalars.push(Scalar::Int(1))),
@@ -289,7 +289,14 @@ fn product(beta: f64) -> Step {
     let ints = |v: [i64; 2]| Scalar::Ints(v.to_vec());
     let mut scalars = vec![Scalar::Int(2), Scalar::Int(1), Scalar::Int(2), none(), none(), none(), none()];
     scalars.extend([ints([2, 1]), ints([1, 1]), ints([1, 1]), Scalar::Float(1.0), Scalar::Float(beta)]);
-    step("gemm", &[X, PARAM, D], &scalars)
+    gemm([X, PARAM, D], &scalars)
+}
+
+/// A product without a bias.
+fn gemm([a, b, c]: [usize; 3], scalars: &[Scalar]) -> Step {
+    let mut step = step("gemm", &[a, b, c], scalars);
+    step.args.insert(2, None);
+    step
 }
 
 /// `d` as a copy of some of the constant.
