@@ -306,6 +306,46 @@ macro_rules! for_rounded {
     };
 }
 
+/// Calls a generic function for the types of two arguments that may be rounded to bfloat16, each by itself, and the type of arithmetic with
+/// them: `for_rounded_pair!(x, y, T, X, Y => f::<T, X, Y>(..))`.
+#[macro_export]
+macro_rules! for_rounded_pair {
+    ($first:expr, $second:expr, $t:ident, $x:ident, $y:ident => $body:expr) => {
+        match $first {
+            $crate::DType::F64 => {
+                type $t = f64;
+                type $x = f64;
+                type $y = f64;
+                $body
+            }
+            first => $crate::for_rounded_single!(first, $x => {
+                $crate::for_rounded_single!($second, $y => {
+                    type $t = f32;
+                    $body
+                })
+            }),
+        }
+    };
+}
+
+/// Calls a generic function for the type of numbers in single precision that may be rounded to bfloat16: `for_rounded_single!(dtype, S => f::<S>(..))`.
+#[macro_export]
+macro_rules! for_rounded_single {
+    ($dtype:expr, $s:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $s = f32;
+                $body
+            }
+            $crate::DType::Bf16 => {
+                type $s = half::bf16;
+                $body
+            }
+            other => unreachable!("the verifier admits only single precision and bfloat16 here, found {other}"),
+        }
+    };
+}
+
 /// Calls a generic function for the float type of a run-time [`DType`]: `for_float!(dtype, T => f::<T>(..))`.
 #[macro_export]
 macro_rules! for_float {

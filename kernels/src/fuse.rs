@@ -44,7 +44,7 @@ pub struct Head {
     /// The threads of a block and the blocks for which there are registers, in C++.
     pub(crate) threads: &'static str,
     blocks: &'static str,
-    /// What the parameters and the call name, in C++: the type `T` of the result, and of a product those of its operands, `A` and `B`,
+    /// What the parameters and the call name, in C++: the type `T` of arithmetic, that of an operand `X`, and of a product those of its operands, `A` and `B`,
     /// and its precision `P`.
     names: String,
     /// Its parameters but the result, and the call, which hands on to `put`.
@@ -55,6 +55,12 @@ pub struct Head {
 }
 
 impl Head {
+    /// One whose operand `x` has a type of its own, `X`.
+    pub(crate) fn reading(self, t: &Task<'_>) -> Head {
+        let names = format!("{}using X = {};\n", self.names, c_type(t.dtype("x")));
+        Head { names, ..self }
+    }
+
     /// A product of these operands.
     pub(crate) fn product(self, t: &Task<'_>, operands: [&str; 2]) -> Head {
         let [a, b] = operands.map(|name| c_type(t.dtype(name)));

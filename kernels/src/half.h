@@ -105,6 +105,10 @@ DEVICE S stored(T x) {
 
 // Makes entry points for the float types and for bfloat16 where it stands for f32: make(type of arithmetic, type, name of the type).
 #define FOR_ROUNDED(make) make(f32, f32, f32) make(f64, f64, f64) make(f32, bf16, bf16)
+// The same for two types: make(type of arithmetic, first type, second type, names of the types).
+#define FOR_ROUNDED_PAIRS(make)                                                                                       \
+    make(f32, f32, f32, f32_f32) make(f64, f64, f64, f64_f64) make(f32, f32, bf16, f32_bf16)                          \
+        make(f32, bf16, f32, bf16_f32) make(f32, bf16, bf16, bf16_bf16)
 
 // Blocks of products in half precision for which a multiprocessor has registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800

@@ -4,36 +4,36 @@
 #include "half.h"
 
 // put(i, y) with y = (x - mean) * rstd * scale + bias: a block for each row. Operands may be absent.
-template <bool CENTERED, class T, class F>
-DEVICE void norm_forward(const T* x, const T* scale, const T* bias, T* mean, T* rstd, i64 cols, f64 epsilon, F put) {
+template <bool CENTERED, class X, class T, class F>
+DEVICE void norm_forward(const X* x, const T* scale, const T* bias, T* mean, T* rstd, i64 cols, f64 epsilon, F put) {
     i64 row = block_id();
     x += row * cols;
     f64 size = f64(cols > 0 ? cols : 1), center = 0, spread = 0;
     if (CENTERED) {
         f64 sum = 0;
-        for (i64 i = thread_id(); i < cols; i += THREADS) sum += f64(x[i]);
+        for (i64 i = thread_id(); i < cols; i += THREADS) sum += f64(wide(x[i]));
         center = block_sum<THREADS>(sum) / size;
         if (thread_id() == 0) mean[row] = T(center);
     }
-    for (i64 i = thread_id(); i < cols; i += THREADS) spread = fma(f64(x[i]) - center, f64(x[i]) - center, spread);
+    for (i64 i = thread_id(); i < cols; i += THREADS) spread = fma(f64(wide(x[i])) - center, f64(wide(x[i])) - center, spread);
     f64 r = 1 / sqrt(block_sum<THREADS>(spread) / size + epsilon);
     if (thread_id() == 0) rstd[row] = T(r);
     for (i64 i = thread_id(); i < cols; i += THREADS)
-        put(row * cols + i, T(fma((f64(x[i]) - center) * r, scale ? f64(scale[i]) : 1, bias ? f64(bias[i]) : 0)));
+        put(row * cols + i, T(fma((f64(wide(x[i])) - center) * r, scale ? f64(scale[i]) : 1, bias ? f64(bias[i]) : 0)));
 }
 
 // The same for groups of channels, a block of GROUP threads for each.
 constexpr int GROUP = 512;
 
-template <class T, class F>
-DEVICE void group_norm_forward(const T* x, const T* scale, const T* bias, T* mean, T* rstd, i64 groups, i64 depth, i64 inner,
+template <class X, class T, class F>
+DEVICE void group_norm_forward(const X* x, const T* scale, const T* bias, T* mean, T* rstd, i64 groups, i64 depth, i64 inner,
                                f64 epsilon, F put) {
     i64 group = block_id(), len = depth * inner, channel = rest(group, groups) * depth;
     x += group * len;
     f64 size = f64(len > 0 ? len : 1), sum = 0, spread = 0;
-    for (i64 i = thread_id(); i < len; i += GROUP) sum += f64(x[i]);
+    for (i64 i = thread_id(); i < len; i += GROUP) sum += f64(wide(x[i]));
     f64 center = block_sum<GROUP>(sum) / size;
-    for (i64 i = thread_id(); i < len; i += GROUP) spread = fma(f64(x[i]) - center, f64(x[i]) - center, spread);
+    for (i64 i = thread_id(); i < len; i += GROUP) spread = fma(f64(wide(x[i])) - center, f64(wide(x[i])) - center, spread);
     f64 r = 1 / sqrt(block_sum<GROUP>(spread) / size + epsilon);
     if (thread_id() == 0) {
         mean[group] = T(center);
@@ -41,7 +41,7 @@ DEVICE void group_norm_forward(const T* x, const T* scale, const T* bias, T* mea
     }
     for (i64 i = thread_id(); i < len; i += GROUP) {
         i64 c = channel + over(i, inner);
-        put(group * len + i, T(fma((f64(x[i]) - center) * r, scale ? f64(scale[c]) : 1, bias ? f64(bias[c]) : 0)));
+        put(group * len + i, T(fma((f64(wide(x[i])) - center) * r, scale ? f64(scale[c]) : 1, bias ? f64(bias[c]) : 0)));
     }
 }
 

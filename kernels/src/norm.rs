@@ -6,9 +6,9 @@ use crate::{Launch, Shared, Stored};
 
 /// Runs layer_norm, or rms_norm unless `centered`: a task takes several rows.
 #[expect(unsafe_code, reason = "tasks write disjoint rows")]
-pub(crate) fn forward<T: Real, Y: Stored<T>>(l: &Launch<'_>, centered: bool) {
+pub(crate) fn forward<T: Real, X: Stored<T>, Y: Stored<T>>(l: &Launch<'_>, centered: bool) {
     let (rows, cols, epsilon) = (l.int("rows"), l.int("cols"), l.float("epsilon"));
-    let (x, scale) = (l.read::<T>("x"), l.read_if::<T>("scale"));
+    let (x, scale) = (l.read::<X>("x"), l.read_if::<T>("scale"));
     let bias = if centered { l.read_if::<T>("bias") } else { None };
     let (y, rstd) = (l.shared::<Y>("y"), l.shared::<T>("rstd"));
     let mean: Option<Shared<'_, T>> = centered.then(|| l.shared::<T>("mean"));
@@ -25,10 +25,10 @@ pub(crate) fn forward<T: Real, Y: Stored<T>>(l: &Launch<'_>, centered: bool) {
     });
 }
 
-struct Forward<'a, T, Y> {
+struct Forward<'a, T, X, Y> {
     cols: usize,
     epsilon: f64,
-    x: &'a [T],
+    x: &'a [X],
     scale: Option<&'a [T]>,
     bias: Option<&'a [T]>,
     y: &'a mut [Y],
@@ -36,7 +36,7 @@ struct Forward<'a, T, Y> {
     rstd: &'a mut [T],
 }
 
-impl<T: Real, Y: Stored<T>> Job for Forward<'_, T, Y> {
+impl<T: Real, X: Stored<T>, Y: Stored<T>> Job for Forward<'_, T, X, Y> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -46,23 +46,23 @@ impl<T: Real, Y: Stored<T>> Job for Forward<'_, T, Y> {
             let (x, y) = (&x[row * cols..][..cols], &mut y[row * cols..][..cols]);
             let mut center = 0.0;
             if let Some(mean) = &mut mean {
-                center = sum(x) / size;
+                center = sum::<T, X>(x) / size;
                 mean[row] = T::of(center);
             }
-            let rstd = 1.0 / (spread::<T, FMA>(x, center) / size + epsilon).sqrt();
+            let rstd = 1.0 / (spread::<T, X, FMA>(x, center) / size + epsilon).sqrt();
             *out = T::of(rstd);
             let ([high, low], rstd) = (parts::<T>(center), T::of(rstd));
             let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks_mut::<LANES>());
             for (k, (x, y)) in x.iter().zip(y).enumerate() {
                 let (scale, bias) = (lanes_at(scale, k * LANES, 1.0), lanes_at(bias, k * LANES, 0.0));
                 for i in 0..LANES {
-                    y[i] = Y::narrow(((x[i] - high - low) * rstd).madd::<FMA>(scale[i], bias[i]));
+                    y[i] = Y::narrow(((x[i].wide() - high - low) * rstd).madd::<FMA>(scale[i], bias[i]));
                 }
             }
             let done = cols - x_rest.len();
             for (k, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
                 let (scale, bias) = (one_at(scale, done + k, 1.0), one_at(bias, done + k, 0.0));
-                *y = Y::narrow(((*x - high - low) * rstd).madd::<FMA>(T::of(scale), T::of(bias)));
+                *y = Y::narrow(((x.wide() - high - low) * rstd).madd::<FMA>(T::of(scale), T::of(bias)));
             }
         }
     }

@@ -26,31 +26,31 @@ pub(crate) fn reduce(pool: &Pool, len: usize, part: impl Fn(Range<usize>) -> f64
 
 /// The sum of `x`.
 #[inline(always)]
-pub(crate) fn sum<T: Real>(x: &[T]) -> f64 {
+pub(crate) fn sum<T: Real, X: Stored<T>>(x: &[X]) -> f64 {
     let mut lanes = [0.0; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for x in chunks {
         for i in 0..LANES {
-            lanes[i] += x[i].f64();
+            lanes[i] += x[i].wide().f64();
         }
     }
-    total(lanes) + rest.iter().map(|x| x.f64()).sum::<f64>()
+    total(lanes) + rest.iter().map(|x| x.wide().f64()).sum::<f64>()
 }
 
 /// The sum of `(x - center)^2`.
 #[inline(always)]
-pub(crate) fn spread<T: Real, const FMA: bool>(x: &[T], center: f64) -> f64 {
+pub(crate) fn spread<T: Real, X: Stored<T>, const FMA: bool>(x: &[X], center: f64) -> f64 {
     let mut lanes = [0.0; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for x in chunks {
         for i in 0..LANES {
-            let d = x[i].f64() - center;
+            let d = x[i].wide().f64() - center;
             lanes[i] = d.madd::<FMA>(d, lanes[i]);
         }
     }
     let mut tail = 0.0;
     for x in rest {
-        let d = x.f64() - center;
+        let d = x.wide().f64() - center;
         tail = d.madd::<FMA>(d, tail);
     }
     total(lanes) + tail
@@ -131,6 +131,6 @@ impl<T: Real> Job for Squares<'_, T> {
     type Out = f64;
     #[inline(always)]
     fn run<const FMA: bool>(self) -> f64 {
-        spread::<T, FMA>(self.0, 0.0)
+        spread::<T, T, FMA>(self.0, 0.0)
     }
 }

@@ -38,7 +38,7 @@ operator! {
     }
 
     fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
-        Rounded { operands: &[0], results: &[0], same: false }
+        Rounded { operands: &[0], results: &[0], ..Rounded::default() }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {

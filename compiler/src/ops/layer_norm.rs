@@ -45,7 +45,7 @@ operator! {
     }
 
     fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
-        Rounded { results: &[0], ..Rounded::default() }
+        Rounded { widened: &[0], results: &[0], ..Rounded::default() }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {
@@ -84,7 +84,7 @@ operator! {
     }
 
     fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
-        Rounded { operands: &[0], ..Rounded::default() }
+        Rounded { widened: &[0], ..Rounded::default() }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {

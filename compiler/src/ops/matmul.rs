@@ -77,7 +77,7 @@ operator! {
     fn rounded(&self, inputs: &[Option<&Type>]) -> Rounded {
         // With both in single precision the product is not one of half precision.
         let half = inputs.iter().take(2).flatten().any(|ty| ty.dtype == DType::Bf16);
-        if half { Rounded { operands: &[0, 1], results: &[0], same: false } } else { Rounded::default() }
+        if half { Rounded { operands: &[0, 1], results: &[0], ..Rounded::default() } } else { Rounded::default() }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {

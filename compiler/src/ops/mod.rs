@@ -79,8 +79,10 @@ pub trait Operator: Clone + PartialEq + std::fmt::Debug + Sized {
 /// unless a product rounds the operand anyway.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rounded {
-    /// Operands.
+    /// Operands for which nothing is lost by it, or little, since products read what is made of them.
     pub operands: &'static [usize],
+    /// Operands that lose by it, but need not be widened where they are kept so.
+    pub widened: &'static [usize],
     /// Results.
     pub results: &'static [usize],
     /// Whether the first result has the type of the first operand.
@@ -90,7 +92,12 @@ pub struct Rounded {
 impl Rounded {
     /// The type that operand `slot` stands for.
     pub fn stands_for(&self, slot: usize, ty: &Type) -> Type {
-        if self.operands.contains(&slot) && ty.dtype == DType::Bf16 { ty.with_dtype(DType::F32) } else { ty.clone() }
+        if self.takes(slot) && ty.dtype == DType::Bf16 { ty.with_dtype(DType::F32) } else { ty.clone() }
+    }
+
+    /// Whether operand `slot` may be rounded.
+    pub fn takes(&self, slot: usize) -> bool {
+        self.operands.contains(&slot) || self.widened.contains(&slot)
     }
 }
 

@@ -113,7 +113,7 @@ fn takes_rounded(graph: &Graph, id: NodeId, slot: usize, half: DType) -> bool {
     let inputs: Vec<Option<&Type>> = node.inputs.iter().map(|i| i.map(|v| graph.ty(v))).collect();
     let rounded = node.op.rounded(&inputs);
     let same = slot == 0 && rounded.same && graph.ty(node.outputs[0]).dtype == DType::Bf16;
-    half == DType::Bf16 && (same || rounded.operands.contains(&slot))
+    half == DType::Bf16 && (same || rounded.takes(slot))
 }
 
 /// The value that `value` is a view of, for all values that these nodes make.

@@ -46,16 +46,23 @@ struct Rounded<'a, X, Y> {
 
 impl<X: Stored<f32>, Y: Stored<f32>> Use for Rounded<'_, X, Y> {
     fn with(self, rule: impl Rule) {
+        let (alpha, beta) = (self.l.float("alpha") as f32, self.l.float("beta") as f32);
+        self.each(&|a, b, y| dispatch(Line { rule, a, b, y, alpha, beta }));
+    }
+}
+
+impl<X: Stored<f32>, Y: Stored<f32>> Rounded<'_, X, Y> {
+    /// Computes parts by a function that is known only when it runs, so that this is compiled once for all of them.
+    fn each(&self, function: &(dyn Fn(&[f32], &[f32], &mut [f32]) + Sync)) {
         let l = self.l;
         let (x, halves) = (l.read::<X>("x"), Halves::of(l, "y"));
-        let (alpha, beta) = (l.float("alpha") as f32, l.float("beta") as f32);
         l.pool.chunks(l.write::<Y>("y"), GRAIN, |i, y| {
             let [mut first, mut second, mut result] = [[0.0; PART]; 3];
             for (len, at, [a, b]) in halves.pieces(i * GRAIN..i * GRAIN + y.len()) {
                 let parts = x[a..][..len].chunks(PART).zip(x[b..][..len].chunks(PART));
                 for ((a, b), y) in parts.zip(y[at..][..len].chunks_mut(PART)) {
                     let (a, b, result) = (widen(a, &mut first), widen(b, &mut second), &mut result[..y.len()]);
-                    dispatch(Line { rule, a, b, y: &mut *result, alpha, beta });
+                    function(a, b, &mut *result);
                     narrow(result, y);
                 }
             }

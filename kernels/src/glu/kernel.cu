@@ -14,8 +14,4 @@ DEVICE void units(int function, const X* x, Y* y, T alpha, T beta, i64 n, i64 ga
     KERNEL(THREADS, glu_##name, int function, const X* x, Y* y, T alpha, T beta, i64 n, i64 gate, i64 len) {          \
         units(function, x, y, alpha, beta, n, gate, len);                                                             \
     }
-REAL(f32, f32, f32, f32_f32)
-REAL(f64, f64, f64, f64_f64)
-REAL(f32, f32, bf16, f32_bf16)
-REAL(f32, bf16, f32, bf16_f32)
-REAL(f32, bf16, bf16, bf16_bf16)
+FOR_ROUNDED_PAIRS(REAL)

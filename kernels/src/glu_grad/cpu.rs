@@ -49,11 +49,18 @@ struct Rounded<'a, X, D> {
 }
 
 impl<X: Stored<f32>, D: Stored<f32>> Use for Rounded<'_, X, D> {
-    #[expect(unsafe_code, reason = "tasks write disjoint ranges of both halves")]
     fn with(self, rule: impl Rule) {
+        let (alpha, beta) = (self.l.float("alpha") as f32, self.l.float("beta") as f32);
+        self.each(&|dy, a, b| dispatch(Line { rule, dy, a, b, alpha, beta }));
+    }
+}
+
+impl<X: Stored<f32>, D: Stored<f32>> Rounded<'_, X, D> {
+    /// Computes parts by a function that is known only when it runs, so that this is compiled once for all of them.
+    #[expect(unsafe_code, reason = "tasks write disjoint ranges of both halves")]
+    fn each(&self, function: &(dyn Fn(&[f32], &mut [f32], &mut [f32]) + Sync)) {
         let l = self.l;
         let (dy, x, halves) = (l.read::<D>("dy"), Shared::new(l.write::<X>("x")), Halves::of(l, "dy"));
-        let (alpha, beta) = (l.float("alpha") as f32, l.float("beta") as f32);
         l.pool.run(dy.len().div_ceil(GRAIN), |task, _| {
             let dy = &dy[task * GRAIN..dy.len().min((task + 1) * GRAIN)];
             let [mut first, mut second, mut third] = [[0.0; PART]; 3];
@@ -63,7 +70,7 @@ impl<X: Stored<f32>, D: Stored<f32>> Use for Rounded<'_, X, D> {
                 let parts = a.chunks_mut(PART).zip(b.chunks_mut(PART));
                 for ((a, b), dy) in parts.zip(dy[at..][..len].chunks(PART)) {
                     let (wide_a, wide_b, dy) = (widen(a, &mut first), widen(b, &mut second), widen(dy, &mut third));
-                    dispatch(Line { rule, dy, a: &mut *wide_a, b: &mut *wide_b, alpha, beta });
+                    function(dy, &mut *wide_a, &mut *wide_b);
                     narrow(wide_a, a);
                     narrow(wide_b, b);
                 }

@@ -17,8 +17,4 @@ DEVICE void slopes(int function, const D* dy, X* x, T alpha, T beta, i64 n, i64 
     KERNEL(THREADS, glu_grad_##name, int function, const D* dy, X* x, T alpha, T beta, i64 n, i64 gate, i64 len) {    \
         slopes(function, dy, x, alpha, beta, n, gate, len);                                                           \
     }
-REAL(f32, f32, f32, f32_f32)
-REAL(f64, f64, f64, f64_f64)
-REAL(f32, f32, bf16, f32_bf16)
-REAL(f32, bf16, f32, bf16_f32)
-REAL(f32, bf16, bf16, bf16_bf16)
+FOR_ROUNDED_PAIRS(REAL)

@@ -1,10 +1,10 @@
 // Normalisation of groups of channels.
 #include "norm.h"
 
-#define FORWARD(T, Y, name)                                                                                           \
-    KERNEL(GROUP, group_norm_##name, const T* x, const T* scale, const T* bias, Y* y, T* mean, T* rstd, i64 groups,   \
+#define FORWARD(T, X, Y, name)                                                                                        \
+    KERNEL(GROUP, group_norm_##name, const X* x, const T* scale, const T* bias, Y* y, T* mean, T* rstd, i64 groups,   \
            i64 depth, i64 inner, f64 epsilon) {                                                                       \
         group_norm_forward(x, scale, bias, mean, rstd, groups, depth, inner, epsilon,                                 \
                            [=](i64 i, T v) { y[i] = stored<Y>(v); });                                                 \
     }
-FOR_ROUNDED(FORWARD)
+FOR_ROUNDED_PAIRS(FORWARD)

@@ -3,8 +3,8 @@
 //!
 //! `x` and `y` are `[n, channels, inner]`, `scale` and `bias` `[channels]` and 1 and 0 where absent. A group is
 //! `channels / groups` neighbouring channels of one of the `n`; `mean` and `rstd = 1 / sqrt(variance + epsilon)` are
-//! `[n, groups]`. The variance is that of the whole group, without Bessel's correction. `y` may be
-//! rounded to bfloat16.
+//! `[n, groups]`. The variance is that of the whole group, without Bessel's correction. `x` and `y`
+//! may be rounded to bfloat16.
 
 mod cpu;
 pub(crate) mod cuda;
@@ -24,7 +24,7 @@ pub(crate) const SCALARS: &[(&str, ScalarKind)] = &[
 pub const KERNEL: Kernel = Kernel {
     name: "group_norm",
     args: &[
-        Arg::read("x", Types::Float),
+        Arg::read("x", Types::Rounded),
         Arg::read("scale", Types::Float).or_none(),
         Arg::read("bias", Types::Float).or_none(),
         Arg::write("y", Types::Rounded),
@@ -165,8 +165,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn results_may_be_rounded() {
-        cases().iter().for_each(|case| bench(case, DType::F32).assert_rounded(&["y"]));
+    fn operand_and_result_may_be_rounded() {
+        cases().iter().for_each(|case| {
+            [&["x"][..], &["y"], &["x", "y"]].iter().for_each(|names| bench(case, DType::F32).assert_rounded(names));
+        });
     }
 
     fn run(case: &Case, dtype: DType) -> Solution {

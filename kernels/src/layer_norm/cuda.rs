@@ -8,11 +8,11 @@ pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 fn plan(t: &Task<'_>, w: &mut Work) {
     let mut params: Vec<Param> = ["x", "scale", "bias", "y", "mean", "rstd"].map(|name| t.at(name)).to_vec();
     params.extend([t.long("cols"), Param::F64(t.float("epsilon"))]);
-    w.blocks(format!("layer_norm_{}", t.kind("y")), t.int("rows"), THREADS, params);
+    w.blocks(format!("layer_norm_{}_{}", t.kind("x"), t.kind("y")), t.int("rows"), THREADS, params);
 }
 
 pub(crate) fn head(t: &Task<'_>, _: &Work) -> Option<Head> {
-    let parameters = "const T* x, const T* scale, const T* bias, T* mean, T* rstd, i64 cols, f64 epsilon";
+    let parameters = "const X* x, const T* scale, const T* bias, T* mean, T* rstd, i64 cols, f64 epsilon";
     let call = "norm_forward<true>(x, scale, bias, mean, rstd, cols, epsilon, put)";
-    Some(t.head("y", "norm.h", parameters, call))
+    Some(t.head("y", "norm.h", parameters, call).reading(t))
 }

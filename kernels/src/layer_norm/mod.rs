@@ -2,7 +2,7 @@
 //! "Layer Normalization").
 //!
 //! `x` and `y` are `[rows, cols]`, `scale` and `bias` `[cols]` and 1 and 0 where absent; `mean` and `rstd = 1 /
-//! sqrt(variance + epsilon)` are `[rows]`. `y` may be rounded to bfloat16. The variance is that of the whole row, without Bessel's correction.
+//! sqrt(variance + epsilon)` are `[rows]`. `x` and `y` may be rounded to bfloat16. The variance is that of the whole row, without Bessel's correction.
 
 mod cpu;
 pub(crate) mod cuda;
@@ -13,7 +13,7 @@ use crate::{Arg, Kernel, ScalarKind, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "layer_norm",
     args: &[
-        Arg::read("x", Types::Float),
+        Arg::read("x", Types::Rounded),
         Arg::read("scale", Types::Float).or_none(),
         Arg::read("bias", Types::Float).or_none(),
         Arg::write("y", Types::Rounded),
@@ -54,8 +54,10 @@ mod tests {
     }
 
     #[test]
-    fn results_may_be_rounded() {
-        cases(true).iter().for_each(|case| bench(case, DType::F32).assert_rounded(&["y"]));
+    fn operand_and_result_may_be_rounded() {
+        cases(true).iter().for_each(|case| {
+            [&["x"][..], &["y"], &["x", "y"]].iter().for_each(|names| bench(case, DType::F32).assert_rounded(names));
+        });
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{Arg, Kernel, ScalarKind, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "rms_norm",
     args: &[
-        Arg::read("x", Types::Float),
+        Arg::read("x", Types::Rounded),
         Arg::read("scale", Types::Float).or_none(),
         Arg::write("y", Types::Rounded),
         Arg::write("rstd", Types::Float),
@@ -48,8 +48,10 @@ mod tests {
     }
 
     #[test]
-    fn results_may_be_rounded() {
-        cases(false).iter().for_each(|case| bench(case, DType::F32).assert_rounded(&["y"]));
+    fn operand_and_result_may_be_rounded() {
+        cases(false).iter().for_each(|case| {
+            [&["x"][..], &["y"], &["x", "y"]].iter().for_each(|names| bench(case, DType::F32).assert_rounded(names));
+        });
     }
 
     #[test]

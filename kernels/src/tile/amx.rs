@@ -74,23 +74,22 @@ impl Drop for Held {
 }
 
 /// Configures the registers, if they are not: 0 to 3 are sums of so many rows and columns, to which 4 and 5, or 6 and 7, are operands of
-/// [`SIDE`] or `last` pairs. Without `last` those may be of any.
+/// [`SIDE`] or `last` pairs.
 ///
 /// # Safety
-/// [`available`], and `rows`, `columns` and `last` must be at most [`SIDE`], the former two at least one.
+/// [`available`], and `rows`, `columns` and `last` must be at least one and at most [`SIDE`].
 #[inline(always)]
 #[expect(unsafe_code, reason = "instructions without an intrinsic")]
 unsafe fn configure(rows: usize, columns: usize, last: usize) {
-    let fits = |[r, c, l]: [usize; 3]| [r, c] == [rows, columns] && (last == 0 || l == last);
-    if !CONFIGURED.get().is_some_and(fits) {
+    if CONFIGURED.get() != Some([rows, columns, last]) {
         CONFIGURED.set(Some([rows, columns, last]));
         // SAFETY: by the caller's promise.
-        unsafe { set(rows, columns, last.max(1)) };
+        unsafe { set(rows, columns, last) };
     }
 }
 
 /// # Safety
-/// As for [`configure`], and `last` must be at least one.
+/// As for [`configure`].
 #[expect(unsafe_code, reason = "instructions without an intrinsic")]
 unsafe fn set(rows: usize, columns: usize, last: usize) {
     let mut extents = Extents { palette: 1, reserved: [0; 15], row: [0; 16], rows: [0; 16] };
@@ -186,7 +185,7 @@ pub(super) unsafe fn run(part: Part, rows: usize) {
         let (height, lower) = ((rows - row).min(SIDE), rows - row >= 2 * SIDE);
         // SAFETY: rows and columns lie in the operands by the caller's promise.
         unsafe {
-            configure(height, columns, part.k % SIDE);
+            configure(height, columns, if part.k.is_multiple_of(SIDE) { SIDE } else { part.k % SIDE });
             part.row(row).each(|part| match (lower, part.width > SIDE) {
                 (true, true) => block::<true, true>(part),
                 (true, false) => block::<true, false>(part),
@@ -228,10 +227,14 @@ unsafe fn block<const LOWER: bool, const RIGHT: bool>(p: Part) {
             start::<3>(lower.wrapping_add(SIDE), pitch, add);
         }
         let whole = k / SIDE * SIDE;
-        for term in (0..whole).step_by(SIDE) {
-            terms::<LOWER, RIGHT, 4, 5>(a.wrapping_add(term), rs, b.wrapping_add(term * width), width);
-        }
-        if whole < k {
+        if whole == k {
+            for term in (0..k).step_by(SIDE) {
+                whole_terms::<LOWER, RIGHT>(a.wrapping_add(term), rs, b.wrapping_add(term * width), width);
+            }
+        } else {
+            for term in (0..whole).step_by(SIDE) {
+                terms::<LOWER, RIGHT, 4, 5>(a.wrapping_add(term), rs, b.wrapping_add(term * width), width);
+            }
             terms::<LOWER, RIGHT, 6, 7>(a.wrapping_add(whole), rs, b.wrapping_add(whole * width), width);
         }
         store::<0>(c, pitch);
@@ -243,6 +246,32 @@ unsafe fn block<const LOWER: bool, const RIGHT: bool>(p: Part) {
         }
         if LOWER && RIGHT {
             store::<3>(lower.wrapping_add(SIDE), pitch);
+        }
+    }
+}
+
+/// Adds the products of [`SIDE`] terms, where all four registers of operands hold so many.
+///
+/// # Safety
+/// As for [`block`].
+#[inline(always)]
+#[expect(unsafe_code, reason = "the block is computed through pointers")]
+unsafe fn whole_terms<const LOWER: bool, const RIGHT: bool>(a: *const f32, rs: usize, b: *const f32, width: usize) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        load::<6>(a, rs);
+        load::<5>(b, width);
+        multiply::<0, 6, 5>();
+        if RIGHT {
+            load::<7>(b.wrapping_add(SIDE), width);
+            multiply::<1, 6, 7>();
+        }
+        if LOWER {
+            load::<4>(a.wrapping_add(SIDE * rs), rs);
+            multiply::<2, 4, 5>();
+            if RIGHT {
+                multiply::<3, 4, 7>();
+            }
         }
     }
 }

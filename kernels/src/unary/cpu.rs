@@ -3,17 +3,20 @@
 use crate::function::{Rule, Use, choose};
 use crate::grid::GRAIN;
 use crate::math::Maths;
-use crate::rounded::{PART, narrow};
+use crate::rounded::{PART, narrow, widen};
 use crate::simd::{Job, dispatch};
-use crate::{DType, Element, Launch, for_integer};
+use crate::{DType, Element, Launch, Stored, for_integer};
 use half::bf16;
+use std::marker::PhantomData;
 
 pub(super) fn run(l: &Launch<'_>) {
     let op = l.word("op");
     match op {
         "not" => map(l, |x: u8| u8::from(x == 0)),
         _ => match l.dtype("x") {
-            DType::F32 if l.dtype("y") == DType::Bf16 => choose(op, Rounded(Values::new(l))),
+            DType::Bf16 if l.dtype("y") == DType::Bf16 => choose(op, Rounded::<bf16, bf16>::new(l)),
+            DType::Bf16 => choose(op, Rounded::<bf16, f32>::new(l)),
+            DType::F32 if l.dtype("y") == DType::Bf16 => choose(op, Rounded::<f32, bf16>::new(l)),
             DType::F32 => choose(op, Values::<f32>::new(l)),
             DType::F64 => choose(op, Values::<f64>::new(l)),
             other => for_integer!(other, T => {
@@ -87,19 +90,36 @@ impl<T: Maths> Use for Values<'_, T> {
     }
 }
 
-/// The same, whose results are rounded.
-struct Rounded<'a>(Values<'a, f32>);
+/// The same where `x`, `y` or both are rounded.
+struct Rounded<'a, X, Y> {
+    values: Values<'a, f32>,
+    kind: PhantomData<(X, Y)>,
+}
 
-impl Use for Rounded<'_> {
+impl<'a, X, Y> Rounded<'a, X, Y> {
+    fn new(l: &'a Launch<'a>) -> Self {
+        Rounded { values: Values::new(l), kind: PhantomData }
+    }
+}
+
+impl<X: Stored<f32>, Y: Stored<f32>> Use for Rounded<'_, X, Y> {
     fn with(self, rule: impl Rule) {
-        let Values { l, alpha, beta } = self.0;
-        let x = l.read::<f32>("x");
-        l.pool.chunks(l.write::<bf16>("y"), GRAIN, |i, y| {
-            let mut part = [0.0; PART];
+        let Values { alpha, beta, .. } = self.values;
+        self.each(&|x, y| dispatch(Line { rule, x, y, alpha, beta }));
+    }
+}
+
+impl<X: Stored<f32>, Y: Stored<f32>> Rounded<'_, X, Y> {
+    /// Computes parts by a function that is known only when it runs, so that this is compiled once for all of them.
+    fn each(&self, function: &(dyn Fn(&[f32], &mut [f32]) + Sync)) {
+        let l = self.values.l;
+        let x = l.read::<X>("x");
+        l.pool.chunks(l.write::<Y>("y"), GRAIN, |i, y| {
+            let [mut wide, mut result] = [[0.0; PART]; 2];
             for (x, y) in x[i * GRAIN..].chunks(PART).zip(y.chunks_mut(PART)) {
-                let part = &mut part[..y.len()];
-                dispatch(Line { rule, x, y: &mut *part, alpha, beta });
-                narrow(part, y);
+                let (x, result) = (widen(&x[..y.len()], &mut wide), &mut result[..y.len()]);
+                function(x, &mut *result);
+                narrow(result, y);
             }
         });
     }

@@ -38,14 +38,21 @@ struct Rounded<'a>(&'a Launch<'a>);
 
 impl Use for Rounded<'_> {
     fn with(self, rule: impl Rule) {
+        let (alpha, beta) = (self.0.float("alpha") as f32, self.0.float("beta") as f32);
+        self.each(&|x, dy, dx| dispatch(Line { rule, x, dy, dx, alpha, beta }));
+    }
+}
+
+impl Rounded<'_> {
+    /// Computes parts by a function that is known only when it runs, so that this is compiled once for all of them.
+    fn each(&self, function: &(dyn Fn(&[f32], &[f32], &mut [f32]) + Sync)) {
         let l = self.0;
         let (x, dy) = (l.read::<bf16>("x"), l.read::<f32>("dy"));
-        let (alpha, beta) = (l.float("alpha") as f32, l.float("beta") as f32);
         l.pool.chunks(l.write::<f32>("dx"), GRAIN, |i, dx| {
             let mut part = [0.0; PART];
             let parts = x[i * GRAIN..].chunks(PART).zip(dy[i * GRAIN..].chunks(PART));
             for ((x, dy), dx) in parts.zip(dx.chunks_mut(PART)) {
-                dispatch(Line { rule, x: widen(&x[..dx.len()], &mut part), dy, dx, alpha, beta });
+                function(widen(&x[..dx.len()], &mut part), dy, dx);
             }
         });
     }
