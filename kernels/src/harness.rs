@@ -293,6 +293,13 @@ impl Bench {
                         close(i, f64::from_bits(*g), f64::from_bits(*w), 1e-13 * terms);
                     }
                 }
+                DType::Bf16 if half => {
+                    let [got, want] = [&got, want].map(|w| &bytemuck::cast_slice::<u64, u16>(w)[..len]);
+                    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+                        // Neighbours, too, where the numbers that were rounded are near the middle.
+                        close(i, half_value(dtype, *g), half_value(dtype, *w), 16e-3);
+                    }
+                }
                 _ => assert!(got == *want, "{name} is {got:?} on a GPU and {want:?} on a CPU"),
             }
         }
