@@ -7,6 +7,9 @@
 constexpr int ROWS = 64;
 constexpr int OTHERS = 32;
 
+using Operand = Source<true, f32>;
+using Result = Output<true, f32>;
+
 // Rows of the other side as pairs of neighbouring elements; the padding spreads what a warp reads over all banks.
 template <int DIM>
 struct RowPairs {
@@ -38,12 +41,12 @@ DEVICE i64 warp_row() {
 }
 
 // An element of rows of `width` elements; zero beyond the end.
-DEVICE f32 element(const f32* from, i64 row, i64 rows, i64 column, i64 width) {
+DEVICE f32 element(const Operand& from, i64 row, i64 rows, i64 column, i64 width) {
     return row < rows && column < width ? from[row * width + column] : 0.0f;
 }
 
 template <int DIM>
-DEVICE void load(RowPairs<DIM>& to, const f32* from, i64 row, i64 rows, i64 width) {
+DEVICE void load(RowPairs<DIM>& to, const Operand& from, i64 row, i64 rows, i64 width) {
     _Pragma("unroll 4") for (int place = thread_id(); place < OTHERS * DIM / 2; place += SQUARE) {
         int r = place / (DIM / 2), pair = place % (DIM / 2);
         to.of[r][pair] =
@@ -52,7 +55,7 @@ DEVICE void load(RowPairs<DIM>& to, const f32* from, i64 row, i64 rows, i64 widt
 }
 // Columns from `first` on.
 template <int DIM>
-DEVICE void load(ColumnPairs<DIM>& to, const f32* from, i64 row, i64 rows, i64 first, i64 width) {
+DEVICE void load(ColumnPairs<DIM>& to, const Operand& from, i64 row, i64 rows, i64 first, i64 width) {
     _Pragma("unroll 4") for (int place = thread_id(); place < OTHERS / 2 * DIM; place += SQUARE) {
         int pair = place / DIM, column = place % DIM;
         f32 upper = element(from, row + 2 * pair, rows, first + column, width);
@@ -61,7 +64,7 @@ DEVICE void load(ColumnPairs<DIM>& to, const f32* from, i64 row, i64 rows, i64 f
 }
 // The rows of this warp.
 template <int DIM>
-DEVICE void load(Fragments<DIM>& to, const f32* from, i64 rows, i64 width) {
+DEVICE void load(Fragments<DIM>& to, const Operand& from, i64 rows, i64 width) {
     UNROLL
     for (int k = 0; k < DIM / 16; k++) {
         UNROLL
@@ -126,15 +129,15 @@ DEVICE void add_products(RowSums<DIM>& sum, const Strip& p, const ColumnPairs<DI
     }
 }
 
-// Writes the sums, from the column `first` on, times a factor for each of the two halves of the rows.
+// Writes the sums, from the element `at` and the column `first` on, times a factor for each of the two halves of the rows.
 template <int DIM>
-DEVICE void put(f32* to, const RowSums<DIM>& sum, i64 rows, i64 first, i64 width, const f32 (&factor)[2]) {
+DEVICE void put(const Result& to, i64 at, const RowSums<DIM>& sum, i64 rows, i64 first, i64 width, const f32 (&factor)[2]) {
     UNROLL
     for (int j = 0; j < DIM / 8; j++) {
         UNROLL
         for (int e = 0; e < 4; e++) {
             i64 row = warp_row() + Strip::row(e), column = first + Strip::column(j, e);
-            if (row < rows && column < width) to[row * width + column] = sum.of[j][e] * factor[e / 2];
+            if (row < rows && column < width) to.put(at + row * width + column, sum.of[j][e] * factor[e / 2]);
         }
     }
 }

@@ -294,13 +294,11 @@ impl Bench {
                         close(i, f64::from_bits(*g), f64::from_bits(*w), 1e-13 * terms);
                     }
                 }
-                // What differs in its last bit may be rounded to different numbers.
+                // What differs in its last bit may be rounded to neighbours.
                 DType::Bf16 => {
                     let [got, want] = [&got, want].map(|w| &bytemuck::cast_slice::<u64, u16>(w)[..len]);
-                    for (i, [g, w]) in
-                        got.iter().zip(want).map(|(g, w)| [*g, *w].map(|b| half_value(dtype, b))).enumerate()
-                    {
-                        close(i, g, w, if half { 2e-2 } else { 8e-3 });
+                    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+                        close(i, half_value(dtype, *g), half_value(dtype, *w), if half { 16e-3 } else { 8e-3 });
                     }
                 }
                 _ => assert!(got == *want, "{name} is {got:?} on a GPU and {want:?} on a CPU"),

@@ -13,11 +13,17 @@ const QUERIES: usize = 64;
 const KEYS: usize = 256;
 
 pub(super) fn run(l: &Launch<'_>) {
-    let blocks =
-        half::Blocks::of(&Shape::of(l), l.pool.threads()).filter(|_| l.int("half") != 0 && l.dtype("y") == DType::F32);
-    match blocks {
+    let half = l.int("half") != 0 && l.dtype("lse") == DType::F32;
+    match half::Blocks::of(&Shape::of(l), l.pool.threads()).filter(|_| half) {
         Some(blocks) => half::run(l, blocks),
-        None => for_float!(l.dtype("y"), T => typed::<T>(l)),
+        None => {
+            let rounded = ["q", "k", "v", "y"].iter().any(|name| l.dtype(name) == DType::Bf16);
+            assert!(
+                !rounded,
+                "rounded operands are those of products of half precision, of heads that are not too wide"
+            );
+            for_float!(l.dtype("lse"), T => typed::<T>(l));
+        }
     }
 }
 

@@ -28,26 +28,33 @@ pub(crate) fn column_parts(width: usize) -> usize {
 
 /// The width of the kernel on tensor cores that a call can use: its products are of half precision, and keys and values are
 /// equally wide.
-pub(crate) fn width(t: &Task<'_>, s: &Shape, name: &str) -> Option<usize> {
-    let fits = t.int("half") != 0 && t.dtype(name) == DType::F32 && s.dim == s.value_dim;
+pub(crate) fn width(t: &Task<'_>, s: &Shape) -> Option<usize> {
+    let fits = t.int("half") != 0 && t.dtype("lse") == DType::F32 && s.dim == s.value_dim;
     WIDTHS.into_iter().find(|w| fits && s.dim <= *w)
 }
 
-/// The name of the argument's type in the names of entry points, or `half` where operands of products are rounded.
-pub(crate) fn kind(t: &Task<'_>, name: &str) -> &'static str {
-    if t.int("half") != 0 && t.dtype(name) == DType::F32 { "half" } else { t.kind(name) }
+/// The name of the type of all arguments in the names of entry points, or `half` where operands of products are rounded.
+pub(crate) fn kind(t: &Task<'_>) -> &'static str {
+    if t.int("half") != 0 && t.dtype("lse") == DType::F32 { "half" } else { t.kind("lse") }
+}
+
+/// Which of the arguments are in half precision, a bit for each name, as `Argument` in `attention.h` has them.
+pub(crate) fn halves(t: &Task<'_>, names: &[&str]) -> Param {
+    let half = |(bit, name): (usize, &&str)| i32::from(!name.is_empty() && t.dtype(name).is_half()) << bit;
+    Param::I32(names.iter().enumerate().map(half).sum())
 }
 
 fn plan(t: &Task<'_>, w: &mut Work) {
     let s = Shape::of(t);
     let mut params = vec![s.param()];
     params.extend(["q", "k", "v", "mask", "y", "lse"].map(|name| t.at(name)));
-    params.push(t.real(t.float("scale"), "y"));
-    if let Some(width) = width(t, &s, "y") {
+    params.push(t.real(t.float("scale"), "lse"));
+    params.push(halves(t, &["q", "k", "v", "y"]));
+    if let Some(width) = width(t, &s) {
         let grid = [s.queries.div_ceil(ROWS), column_parts(width), s.images()];
         return w.launch(format!("attention_half_{width}"), grid, 128, params);
     }
     // Without values there are still sums of exponentials.
     let grid = [s.queries.div_ceil(32), s.value_dim.div_ceil(128).max(1), s.images()];
-    w.launch(format!("attention_{}", kind(t, "y")), grid, 128, params);
+    w.launch(format!("attention_{}", kind(t)), grid, 128, params);
 }

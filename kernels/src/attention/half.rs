@@ -5,9 +5,8 @@
 //! panel of queries, which run along vector lanes, stay in the nearest cache until their exponentials are rounded.
 
 use super::Shape;
-use crate::pairs::{GAP, pack_panel, pack_rows};
-use crate::product::Mat;
-use crate::simd::{Job, LANES, Real, Turn, dispatch, exp_each, exp_to_round};
+use super::operand::{Operand, SharedTarget};
+use crate::simd::{Job, LANES, Real, dispatch, exp_each, exp_to_round};
 use crate::tile::{PANEL, Pair, Tile, hold, pair_of_results, whole_rows};
 use crate::{Launch, SCRATCH_BYTES, scratch_parts};
 
@@ -28,6 +27,12 @@ pub(crate) fn fit<const N: usize>(
         extents[smaller] /= 2;
     }
     Some(extents)
+}
+
+/// Distance of rows of so many pairs: whole cache lines, so that none that is read lies across two, and an odd number of them, so that
+/// rows do not share cache sets.
+pub(crate) fn line(pairs: usize) -> usize {
+    (pairs.div_ceil(LANES) | 1) * LANES
 }
 
 /// Extents of the blocks that a task visits.
@@ -52,14 +57,14 @@ impl Blocks {
         let Blocks { queries, keys } = *self;
         let (terms, pairs) = (s.dim.div_ceil(2), keys / 2);
         [
-            keys * (terms + GAP),                    // key_rows
-            whole_rows(s.value_dim) * (pairs + GAP), // value_rows
-            queries * terms,                         // query_panels
-            keys * PANEL,                            // scores
-            pairs * PANEL,                           // exponentials
-            queries * whole_rows(s.value_dim),       // sums
-            queries,                                 // top
-            queries,                                 // total
+            keys * line(terms),                    // key_rows
+            whole_rows(s.value_dim) * line(pairs), // value_rows
+            queries * terms,                       // query_panels
+            keys * PANEL,                          // scores
+            pairs * PANEL,                         // exponentials
+            queries * whole_rows(s.value_dim),     // sums
+            queries,                               // top
+            queries,                               // total
         ]
     }
 }
@@ -67,11 +72,12 @@ impl Blocks {
 #[expect(unsafe_code, reason = "tasks write disjoint rows of the result")]
 pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
     let s = Shape::of(l);
-    let (q, k, v, mask) = (l.read::<f32>("q"), l.read::<f32>("k"), l.read::<f32>("v"), l.read_if::<f32>("mask"));
-    let (y, lse) = (l.shared::<f32>("y"), l.shared::<f32>("lse"));
+    let [q, k, v] = ["q", "k", "v"].map(|name| Operand::of(l, name));
+    let (mask, y, lse) = (l.read_if::<f32>("mask"), SharedTarget::of(l, "y"), l.shared::<f32>("lse"));
     let scale = l.float("scale") as f32;
     let (dim, value_dim) = (s.dim, s.value_dim);
     let (terms, value_lines) = (dim.div_ceil(2), whole_rows(value_dim));
+    let (key_line, value_line) = (line(terms), line(blocks.keys / 2));
     let across = s.queries.div_ceil(blocks.queries);
     l.pool.run(s.images() * across, |task, bytes| {
         let _held = hold();
@@ -80,9 +86,9 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
         let row = image * s.queries + from;
         let parts = scratch_parts::<f32, 8>(bytes, blocks.parts(&s));
         let [key_rows, value_rows, query_panels, scores, exponentials, sums, top, total] = parts;
-        let q = Mat::new(&q[row * dim..], 1, dim);
-        for (p, panel) in query_panels.chunks_mut((terms * PANEL).max(1)).enumerate().take(count.div_ceil(PANEL)) {
-            pack_panel(q.from(0, p * PANEL), PANEL.min(count - p * PANEL), dim, panel, PANEL);
+        for first in (0..count).step_by(PANEL) {
+            let (q, to) = (q.from((row + first) * dim), &mut query_panels[first * terms..]);
+            q.pack_panel([1, dim], [PANEL.min(count - first), dim], to, PANEL);
         }
         let lanes = count.next_multiple_of(PANEL);
         sums[..lanes * value_lines].fill(0.0);
@@ -91,9 +97,8 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
         for start in (0..s.keys).step_by(blocks.keys) {
             let keys = blocks.keys.min(s.keys - start);
             let (pairs, at) = (keys.div_ceil(2), image * s.keys + start);
-            let value_line = blocks.keys / 2 + GAP;
-            pack_rows(Mat::new(&k[at * dim..], dim, 1), keys, dim, key_rows, terms + GAP);
-            pack_rows(Mat::new(&v[at * value_dim..], 1, value_dim), value_dim, keys, value_rows, value_line);
+            k.from(at * dim).pack_rows([dim, 1], [keys, dim], key_rows, key_line);
+            v.from(at * value_dim).pack_rows([1, value_dim], [value_dim, keys], value_rows, value_line);
             for first in (0..count).step_by(PANEL) {
                 let scores = &mut scores[..keys * PANEL];
                 let product = Tile {
@@ -101,7 +106,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
                     width: PANEL,
                     k: terms,
                     a: key_rows,
-                    strides: [terms + GAP, 1],
+                    strides: [key_line, 1],
                     b: &query_panels[first * terms..],
                     pitch: PANEL,
                     add: false,
@@ -141,7 +146,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
             }
         }
         // SAFETY: blocks of queries are disjoint.
-        let (y, lse) = unsafe { (y.range(row * value_dim, count * value_dim), lse.range(row, count)) };
+        let (mut y, lse) = unsafe { (y.range(row * value_dim, count * value_dim), lse.range(row, count)) };
         for i in 0..count {
             // A NaN stays, and a query without keys has zeros.
             lse[i] = if total[i] == 0.0 { f32::LOWEST } else { (f64::from(top[i]) + f64::from(total[i]).ln()) as f32 };
@@ -152,14 +157,7 @@ pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
             for sums in sums.chunks_exact_mut(PANEL) {
                 sums.iter_mut().zip(&total[first..]).for_each(|(sum, reciprocal)| *sum *= reciprocal);
             }
-            dispatch(Turn {
-                source: sums,
-                source_row: PANEL,
-                rows: value_dim,
-                cols: PANEL.min(count - first),
-                target: &mut y[first * value_dim..],
-                target_row: value_dim,
-            });
+            y.turn_panel(first * value_dim, [PANEL.min(count - first), value_dim], sums);
         }
     });
 }
@@ -230,9 +228,11 @@ impl Job for Soften<'_> {
             total[i] = total[i].madd::<FMA>(decay[i], sum[i]);
         }
         top.copy_from_slice(&high);
-        for row in sums.chunks_exact_mut(PANEL) {
-            for (sum, decay) in row.iter_mut().zip(&*decay) {
-                *sum *= decay;
+        if decay.iter().any(|decay| *decay != 1.0) {
+            for row in sums.chunks_exact_mut(PANEL) {
+                for (sum, decay) in row.iter_mut().zip(&*decay) {
+                    *sum *= decay;
+                }
             }
         }
     }

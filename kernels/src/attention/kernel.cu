@@ -12,13 +12,14 @@ struct Tiles {
 };
 
 template <bool HALF, class T>
-DEVICE void attend(const Shape& s, const T* q, const T* k, const T* v, const T* mask, T* y, T* lse, T scale) {
+DEVICE void attend(const Shape& s, Source<HALF, T> q, Source<HALF, T> k, Source<HALF, T> v, const T* mask, Output<HALF, T> y,
+                   T* lse, T scale) {
     SHARED(Tiles<T>, t);
     i64 image = blockIdx.z, query = block_id() * SIDE, column = i64(blockIdx.y) * PARTS * CHUNK;
     if (mask) mask += s.mask(image);
-    q += image * s.queries * s.dim;
-    k += image * s.keys * s.dim;
-    v += image * s.keys * s.value_dim;
+    q = q + image * s.queries * s.dim;
+    k = k + image * s.keys * s.dim;
+    v = v + image * s.keys * s.value_dim;
     Own<T> sums[PARTS];
     UNROLL
     for (int part = 0; part < PARTS; part++)
@@ -88,16 +89,17 @@ DEVICE void attend(const Shape& s, const T* q, const T* k, const T* v, const T* 
             for (int j = 0; j < 4; j++) {
                 i64 c = column + part * CHUNK + own_column() + j;
                 if (r < s.queries && c < s.value_dim)
-                    y[(image * s.queries + r) * s.value_dim + c] = sums[part].of[i][j] * factor;
+                    y.put((image * s.queries + r) * s.value_dim + c, sums[part].of[i][j] * factor);
             }
         }
     }
 }
 
 #define ATTEND(T, name, HALF)                                                                                         \
-    KERNEL(SQUARE, attention_##name, Shape s, const T* q, const T* k, const T* v, const T* mask, T* y, T* lse,        \
-           T scale) {                                                                                                 \
-        attend<HALF>(s, q, k, v, mask, y, lse, scale);                                                                \
+    KERNEL(SQUARE, attention_##name, Shape s, const void* q, const void* k, const void* v, const T* mask, void* y,    \
+           T* lse, T scale, i32 halves) {                                                                             \
+        attend<HALF, T>(s, {q, (halves & Q) != 0}, {k, (halves & K) != 0}, {v, (halves & V) != 0}, mask,              \
+                        {y, (halves & Y) != 0}, lse, scale);                                                          \
     }
 FOR_ATTENTION(ATTEND)
 
@@ -109,12 +111,13 @@ struct Half {
 
 // The same on tensor cores, for keys and values of one width: a block for each 64 queries, and for part of the columns.
 template <int DIM>
-DEVICE void attend_half(const Shape& s, const f32* q, const f32* k, const f32* v, const f32* mask, f32* y, f32* lse, f32 scale) {
+DEVICE void attend_half(const Shape& s, const Operand& q, Operand k, Operand v, const f32* mask, const Result& y, f32* lse,
+                        f32 scale) {
     SHARED(Half<DIM>, t);
     i64 image = blockIdx.z, first = blockIdx.y * PART<DIM>;
     if (mask) mask += s.mask(image);
-    k += image * s.keys * s.dim;
-    v += image * s.keys * s.dim;
+    k = k + image * s.keys * s.dim;
+    v = v + image * s.keys * s.dim;
     Fragments<DIM> own;
     load(own, q + image * s.queries * s.dim, s.queries, s.dim);
     RowSums<PART<DIM>> sum = {};
@@ -170,12 +173,13 @@ DEVICE void attend_half(const Shape& s, const f32* q, const f32* k, const f32* v
         if (first == 0 && lane_pair() == 0 && query < s.queries)
             lse[image * s.queries + query] = all != all ? all : all > 0 ? top[half] + log(all) : lowest<f32>();
     }
-    put(y + image * s.queries * s.dim, sum, s.queries, first, s.dim, factor);
+    put(y, image * s.queries * s.dim, sum, s.queries, first, s.dim, factor);
 }
 
 #define ATTEND_HALF(DIM)                                                                                              \
-    KERNEL(SQUARE, attention_half_##DIM, Shape s, const f32* q, const f32* k, const f32* v, const f32* mask, f32* y,  \
-           f32* lse, f32 scale) {                                                                                     \
-        attend_half<DIM>(s, q, k, v, mask, y, lse, scale);                                                            \
+    KERNEL(SQUARE, attention_half_##DIM, Shape s, const void* q, const void* k, const void* v, const f32* mask,       \
+           void* y, f32* lse, f32 scale, i32 halves) {                                                                \
+        attend_half<DIM>(s, {q, (halves & Q) != 0}, {k, (halves & K) != 0}, {v, (halves & V) != 0}, mask,             \
+                         {y, (halves & Y) != 0}, lse, scale);                                                         \
     }
 FOR_WIDTHS(ATTEND_HALF)

@@ -5,11 +5,14 @@
 //! value_dim]`. The mask is added; its strides count elements in batch, head, query and key, 0 where it is
 //! broadcast. `lse` holds the logarithm of the sum of exponentials of each query's scores. A query for which all
 //! keys are masked by negative infinity gives zeros and an `lse` of negative infinity. With `half` 1 the operands of all products
-//! are rounded to bfloat16, if the arguments are `f32` and heads have no more than some thousand elements.
+//! are rounded to bfloat16, if `lse` is `f32` and heads have no more than some thousand elements. Each of `q`, `k`, `v` and `y`
+//! may be stored so, too, where that is [admitted](admits_rounded): the results are those of the same numbers in `f32`, and a `y`
+//! that is stored so is rounded to nearest.
 
 mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod half;
+pub(crate) mod operand;
 
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
@@ -30,11 +33,11 @@ pub(crate) const SCALARS: &[(&str, ScalarKind)] = &[
 pub const KERNEL: Kernel = Kernel {
     name: "attention",
     args: &[
-        Arg::read("q", Types::Float),
-        Arg::read("k", Types::Float),
-        Arg::read("v", Types::Float),
+        Arg::read("q", Types::Rounded),
+        Arg::read("k", Types::Rounded),
+        Arg::read("v", Types::Rounded),
         Arg::read("mask", Types::Float).or_none(),
-        Arg::write("y", Types::Float),
+        Arg::write("y", Types::Rounded),
         Arg::write("lse", Types::Float),
     ],
     scalars: SCALARS,
@@ -45,6 +48,14 @@ pub const KERNEL: Kernel = Kernel {
     cpu: cpu::run,
     cuda: Some(cuda::FORM),
 };
+
+/// Whether attention and its gradient take operands in bfloat16, and store their results so, if `half` is 1, of heads with so many
+/// elements.
+pub fn admits_rounded(dim: usize, value_dim: usize) -> bool {
+    // What the least blocks need depends on the widths alone.
+    let s = Shape { batch: 1, heads: 1, queries: 1, keys: 1, dim, value_dim, mask_strides: [0; 4] };
+    half::Blocks::of(&s, 1).is_some() && crate::attention_grad::has_half(&s)
+}
 
 /// Shape of the operands.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +98,9 @@ impl Shape {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::KERNEL;
-    use crate::harness::{Bench, assert_close, halves, noise};
+    use crate::harness::{Bench, assert_close, assert_same_bits, halves, noise, rounded};
     use crate::{DType, Scalar};
+    use std::collections::HashMap;
 
     /// One problem with its solution in double precision.
     pub(crate) struct Case {
@@ -205,6 +217,22 @@ pub(crate) mod tests {
         ]
     }
 
+    /// Results where `q`, `k`, `v` and `y` have these types, and all else the first.
+    fn run(case: &Case, dtype: DType, [q, k, v, y]: [DType; 4]) -> HashMap<&'static str, Vec<f64>> {
+        let [batch, heads, queries, _, _, value_dim] = case.sizes;
+        let rows = batch * heads * queries;
+        let mut bench = Bench::new(&KERNEL, case.scalars());
+        bench.float("q", q, &case.q);
+        bench.float("k", k, &case.k);
+        bench.float("v", v, &case.v);
+        if let Some(mask) = &case.mask {
+            bench.float("mask", dtype, mask);
+        }
+        bench.float("y", y, &vec![f64::NAN; rows * value_dim]);
+        bench.float("lse", dtype, &vec![f64::NAN; rows]);
+        bench.run()
+    }
+
     #[test]
     fn matches_a_naive_loop() {
         for mut case in cases() {
@@ -217,16 +245,7 @@ pub(crate) mod tests {
                 (DType::F32, true, 4e-3),
             ] {
                 case.half = half;
-                let mut bench = Bench::new(&KERNEL, case.scalars());
-                bench.float("q", dtype, &case.q);
-                bench.float("k", dtype, &case.k);
-                bench.float("v", dtype, &case.v);
-                if let Some(mask) = &case.mask {
-                    bench.float("mask", dtype, mask);
-                }
-                bench.float("y", dtype, &vec![f64::NAN; want.y.len()]);
-                bench.float("lse", dtype, &vec![f64::NAN; want.lse.len()]);
-                let got = bench.run();
+                let got = run(&case, dtype, [dtype; 4]);
                 assert_close(&got["y"], &want.y, tolerance);
                 // The scores are of operands that nothing rounds.
                 let tolerance = if half { tolerance.min(3e-6) } else { tolerance };
@@ -235,6 +254,25 @@ pub(crate) mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rounded_operands_give_the_same_bits() {
+        let (single, half) = (DType::F32, DType::Bf16);
+        for mut case in cases() {
+            assert!(super::admits_rounded(case.sizes[4], case.sizes[5]));
+            case.half = true;
+            let want = run(&case, single, [single; 4]);
+            for types in [[half; 4], [half, single, half, single]] {
+                let got = run(&case, single, types);
+                assert_same_bits(&got["lse"], want["lse"].iter().copied());
+                match types[3] {
+                    DType::Bf16 => assert_same_bits(&got["y"], rounded(half, &want["y"]).into_iter()),
+                    _ => assert_same_bits(&got["y"], want["y"].iter().copied()),
+                }
+            }
+        }
+        assert!(!super::admits_rounded(1 << 20, 40));
     }
 
     #[test]

@@ -14,10 +14,17 @@ const KEYS: usize = 64;
 const QUERIES: usize = 256;
 
 pub(super) fn run(l: &Launch<'_>) {
-    let blocks = half::Blocks::of(&Shape::of(l)).filter(|_| l.int("half") != 0 && l.dtype("dq") == DType::F32);
-    match blocks {
+    let half = l.int("half") != 0 && l.dtype("lse") == DType::F32;
+    match half::Blocks::of(&Shape::of(l)).filter(|_| half) {
         Some(blocks) => half::run(l, blocks),
-        None => for_float!(l.dtype("dq"), T => typed::<T>(l)),
+        None => {
+            let rounded = ["q", "k", "v", "y", "dy", "dq", "dk", "dv"].iter().any(|name| l.dtype(name) == DType::Bf16);
+            assert!(
+                !rounded,
+                "rounded operands are those of products of half precision, of heads that are not too wide"
+            );
+            for_float!(l.dtype("lse"), T => typed::<T>(l));
+        }
     }
 }
 

@@ -2,18 +2,26 @@
 //! softmax are in single precision.
 //!
 //! As in the form without rounding, a task visits the keys of one batch element and head in blocks, and for each all queries in
-//! blocks. Of a block it takes a panel of keys at a time, whose scores stay in a near cache until the probabilities and their
-//! gradients are rounded, in the two orders that the products read them in.
+//! blocks. Of a block it takes a panel of keys at a time, and some queries, whose scores stay in the nearest cache until the
+//! probabilities and their gradients are rounded, in the two orders that the products read them in.
+//!
+//! The gradients of queries are summed in scratch memory. Where it does not hold those of all, the probabilities are computed
+//! twice: for the gradients of keys and values, and for as many queries at a time as it holds.
 
-use crate::attention::{Shape, half::fit};
-use crate::pairs::{GAP, pack_panel, pack_rows, width};
-use crate::product::Mat;
-use crate::simd::{Job, LANES, Real, Turn, dispatch, dot, exp_to_round};
+use crate::attention::Shape;
+use crate::attention::half::{fit, line};
+use crate::attention::operand::{Operand, SharedTarget, Target};
+use crate::pairs::width;
+use crate::simd::{Job, LANES, Real, dispatch, exp_to_round};
 use crate::tile::{PANEL, Pair, Tile, half_of_result, hold, pair_of_results, whole_rows};
-use crate::{Launch, scratch_parts};
+use crate::{Launch, SCRATCH_BYTES, scratch_parts};
+use std::ops::Range;
 
 /// Keys of a block, and queries, at most.
 const MOST: [usize; 2] = [512, 256];
+
+/// Queries whose scores are computed at once, at most.
+const SOME: usize = 64;
 
 /// Queries whose probabilities are computed together.
 const ROWS: usize = 4;
@@ -23,39 +31,254 @@ const ROWS: usize = 4;
 pub(super) struct Blocks {
     queries: usize,
     keys: usize,
+    /// Blocks of queries whose sums are kept while all keys are visited.
+    summed: usize,
+    /// Blocks of queries that are kept packed meanwhile.
+    packed: usize,
 }
 
 impl Blocks {
     /// The largest that scratch memory holds, if any.
     pub(super) fn of(s: &Shape) -> Option<Blocks> {
-        let [keys, queries] = fit(MOST, [PANEL, LANES], |[keys, queries]| Blocks { queries, keys }.parts(s))?;
-        Some(Blocks { queries, keys })
+        let one = |[keys, queries]: [usize; 2]| Blocks { queries, keys, summed: 1, packed: 1 };
+        let blocks = one(fit(MOST, [PANEL, LANES], |extents| one(extents).parts(s))?);
+        let all = s.queries.div_ceil(blocks.queries);
+        if s.keys <= blocks.keys || all < 2 {
+            return Some(blocks);
+        }
+        let kept = Blocks { summed: all, packed: all, ..blocks };
+        let fits = |blocks: &Blocks| blocks.parts(s).iter().sum::<usize>() * size_of::<f32>() <= SCRATCH_BYTES;
+        let summed = (2..=all).rev().map(|summed| Blocks { summed, ..blocks });
+        Some(std::iter::once(kept).chain(summed).find(fits).unwrap_or(blocks))
     }
 
     /// Numbers of scratch memory, in the order in which they are used.
     fn parts(&self, s: &Shape) -> [usize; 17] {
-        let Blocks { queries, keys } = *self;
+        let Blocks { queries, keys, summed, packed } = *self;
         let (terms, value_terms) = (s.dim.div_ceil(2), s.value_dim.div_ceil(2));
-        let columns = s.dim.next_multiple_of(PANEL);
+        let columns = s.dim.next_multiple_of(LANES);
         [
-            keys * terms,                                  // key_panels
-            keys * value_terms,                            // value_panels
-            keys / 2 * columns,                            // key_columns
-            keys * whole_rows(s.dim),                      // dk_sums
-            keys * whole_rows(s.value_dim),                // dv_sums
-            queries * (terms + GAP),                       // q_rows
-            queries * (value_terms + GAP),                 // dy_rows
-            whole_rows(s.dim) * (queries / 2 + GAP),       // q_columns
-            whole_rows(s.value_dim) * (queries / 2 + GAP), // dy_columns
-            queries,                                       // deltas
-            queries,                                       // lse_or_infinity
-            queries * PANEL,                               // scores
-            queries * PANEL,                               // gains
-            queries / 2 * PANEL,                           // p_panel
-            queries / 2 * PANEL,                           // ds_panel
-            queries * (keys / 2 + GAP),                    // ds_rows
-            queries * columns,                             // dq_sums
+            keys * terms,                                         // key_panels
+            keys * value_terms,                                   // value_panels
+            keys / 2 * columns,                                   // key_columns
+            keys * whole_rows(s.dim),                             // dk_sums
+            keys * whole_rows(s.value_dim),                       // dv_sums
+            SOME.min(queries) * PANEL,                            // scores
+            SOME.min(queries) * PANEL,                            // gains
+            queries / 2 * PANEL,                                  // p_panel
+            queries / 2 * PANEL,                                  // ds_panel
+            queries * line(keys / 2),                             // ds_rows
+            summed * queries * columns,                           // dq_sums
+            packed * queries * line(terms),                       // q_rows
+            packed * queries * line(value_terms),                 // dy_rows
+            packed * whole_rows(s.dim) * line(queries / 2),       // q_columns
+            packed * whole_rows(s.value_dim) * line(queries / 2), // dy_columns
+            packed * queries,                                     // deltas
+            packed * queries,                                     // lse_or_infinity
         ]
+    }
+}
+
+#[expect(unsafe_code, reason = "tasks write disjoint parts of the results")]
+pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
+    let s = Shape::of(l);
+    let [q, k, v, y, dy] = ["q", "k", "v", "y", "dy"].map(|name| Operand::of(l, name));
+    let (mask, lse, scale) = (l.read_if::<f32>("mask"), l.read::<f32>("lse"), l.float("scale") as f32);
+    let [dq, dk, dv] = ["dq", "dk", "dv"].map(|name| SharedTarget::of(l, name));
+    l.pool.run(s.images(), |image, bytes| {
+        let _held = hold();
+        let (rows, keys) = (image * s.queries, image * s.keys);
+        let image = Image {
+            s,
+            blocks,
+            scale,
+            q: q.from(rows * s.dim),
+            k: k.from(keys * s.dim),
+            v: v.from(keys * s.value_dim),
+            mask: mask.map(|mask| &mask[s.mask_start(image)..]),
+            y: y.from(rows * s.value_dim),
+            lse: &lse[rows..],
+            dy: dy.from(rows * s.value_dim),
+        };
+        // SAFETY: the parts of the images are disjoint.
+        let [mut dq, mut dk, mut dv] = unsafe {
+            [
+                dq.range(rows * s.dim, s.queries * s.dim),
+                dk.range(keys * s.dim, s.keys * s.dim),
+                dv.range(keys * s.value_dim, s.keys * s.value_dim),
+            ]
+        };
+        let mut parts = scratch_parts::<f32, 17>(bytes, blocks.parts(&s));
+        let together = blocks.summed * blocks.queries;
+        if s.keys <= blocks.keys || s.queries <= together {
+            image.visit(&mut parts, 0..s.queries, Some(&mut dq), Some([&mut dk, &mut dv]));
+        } else {
+            image.visit(&mut parts, 0..s.queries, None, Some([&mut dk, &mut dv]));
+            for start in (0..s.queries).step_by(together) {
+                image.visit(&mut parts, start..s.queries.min(start + together), Some(&mut dq), None);
+            }
+        }
+    });
+}
+
+/// One batch element and head.
+struct Image<'a> {
+    s: Shape,
+    blocks: Blocks,
+    scale: f32,
+    q: Operand<'a>,
+    k: Operand<'a>,
+    v: Operand<'a>,
+    mask: Option<&'a [f32]>,
+    y: Operand<'a>,
+    lse: &'a [f32],
+    dy: Operand<'a>,
+}
+
+impl Image<'_> {
+    /// Visits all keys for some queries, and writes the gradients of those queries, or of keys and values, or both. The gradients of
+    /// keys and values are complete if the queries are all there are.
+    fn visit(
+        &self,
+        parts: &mut [&mut [f32]; 17],
+        of: Range<usize>,
+        mut dq: Option<&mut Target<'_>>,
+        mut dk_dv: Option<[&mut Target<'_>; 2]>,
+    ) {
+        let Image { s: Shape { keys, dim, value_dim, .. }, blocks, k, v, .. } = *self;
+        let (terms, value_terms) = (dim.div_ceil(2), value_dim.div_ceil(2));
+        let (dk_rows, dv_rows) = (whole_rows(dim), whole_rows(value_dim));
+        let columns = dim.next_multiple_of(LANES);
+        let (query_line, key_line) = (line(blocks.queries / 2), line(blocks.keys / 2));
+        let [key_panels, value_panels, key_columns, dk_sums, dv_sums, parts @ ..] = parts;
+        let [scores, gains, p_panel, ds_panel, ds_rows, dq_sums, queries @ ..] = parts;
+        if let Some(dq) = dq.as_mut().filter(|_| keys == 0) {
+            dq.clear();
+        }
+        for from in (0..keys).step_by(blocks.keys) {
+            let count = blocks.keys.min(keys - from);
+            let pairs = count.div_ceil(2);
+            let (k, v) = (k.from(from * dim), v.from(from * value_dim));
+            for first in (0..count).step_by(PANEL) {
+                let lines = PANEL.min(count - first);
+                for (from, dim, to) in [(k, dim, &mut *key_panels), (v, value_dim, &mut *value_panels)] {
+                    let to = &mut to[first * dim.div_ceil(2)..];
+                    from.from(first * dim).pack_panel([1, dim], [lines, dim], to, PANEL);
+                }
+            }
+            for column in (0..dim).step_by(PANEL) {
+                let (to, left) = (&mut key_columns[pairs * column..], dim - column);
+                k.from(column).pack_panel([dim, 1], [PANEL.min(left), count], to, width(left));
+            }
+            let lanes = count.next_multiple_of(PANEL);
+            dk_sums[..lanes * dk_rows].fill(0.0);
+            dv_sums[..lanes * dv_rows].fill(0.0);
+            for (index, start) in of.clone().step_by(blocks.queries).enumerate() {
+                let block = start..of.end.min(start + blocks.queries);
+                let packed = self.packed(queries, index, block.clone(), from == 0);
+                for first in (0..count).step_by(PANEL) {
+                    for some in (0..block.len()).step_by(SOME) {
+                        let rows = SOME.min(block.len() - some);
+                        let all = rows.next_multiple_of(ROWS);
+                        let (scores, gains) = (&mut scores[..all * PANEL], &mut gains[..all * PANEL]);
+                        let right = &key_panels[first * terms..];
+                        product([rows, terms], &packed.q_rows[some * line(terms)..], line(terms), right, scores, false);
+                        self.add_mask(scores, start + some..start + some + rows, from + first);
+                        let (left, right) =
+                            (&packed.dy_rows[some * line(value_terms)..], &value_panels[first * value_terms..]);
+                        product([rows, value_terms], left, line(value_terms), right, gains, false);
+                        let to = some / 2 * PANEL..(some + all) / 2 * PANEL;
+                        dispatch(Slopes {
+                            queries: rows,
+                            keys: PANEL.min(count - first),
+                            factor: if self.mask.is_some() { 1.0 } else { self.scale },
+                            scale: self.scale,
+                            deltas: &packed.deltas[some..],
+                            lse: &packed.lse_or_infinity[some..],
+                            scores,
+                            gains,
+                            p: &mut p_panel[to.clone()],
+                            ds: &mut ds_panel[to],
+                            ds_rows: &mut ds_rows[some * key_line + first / 2..],
+                            line: key_line,
+                        });
+                    }
+                    if dk_dv.is_some() {
+                        let pairs = block.len().div_ceil(2);
+                        let sums = &mut dv_sums[first * dv_rows..][..PANEL * dv_rows];
+                        product([dv_rows, pairs], packed.dy_columns, query_line, p_panel, sums, true);
+                        let sums = &mut dk_sums[first * dk_rows..][..PANEL * dk_rows];
+                        product([dk_rows, pairs], packed.q_columns, query_line, ds_panel, sums, true);
+                    }
+                }
+                let Some(dq) = &mut dq else { continue };
+                let sums = &mut dq_sums[index % blocks.summed * blocks.queries * columns..];
+                for column in (0..dim).step_by(PANEL) {
+                    let product = Tile {
+                        rows: block.len(),
+                        width: width(dim - column),
+                        k: pairs,
+                        a: ds_rows,
+                        strides: [key_line, 1],
+                        b: &key_columns[pairs * column..],
+                        pitch: columns,
+                        add: from > 0,
+                    };
+                    product.run_pairs(&mut sums[column..]);
+                }
+                if from + count == keys {
+                    dq.rows(start * dim, [block.len(), dim], sums, columns);
+                }
+            }
+            let Some([dk, dv]) = &mut dk_dv else { continue };
+            for first in (0..count).step_by(PANEL) {
+                let columns = PANEL.min(count - first);
+                dk.turn_panel((from + first) * dim, [columns, dim], &mut dk_sums[first * dk_rows..]);
+                dv.turn_panel((from + first) * value_dim, [columns, value_dim], &mut dv_sums[first * dv_rows..]);
+            }
+        }
+    }
+
+    /// The operands of a block of queries, which is the one with this index among those that are visited, packed if they are not.
+    fn packed<'m>(&self, parts: &'m mut [&mut [f32]], index: usize, of: Range<usize>, first: bool) -> Packed<'m> {
+        let Image { s: Shape { dim, value_dim, .. }, blocks, scale, q, y, lse, dy, .. } = *self;
+        let queries = of.len();
+        let (q, y, dy) = (q.from(of.start * dim), y.from(of.start * value_dim), dy.from(of.start * value_dim));
+        let slot = index % blocks.packed;
+        let mut part = parts.iter_mut().map(|part| {
+            let len = part.len() / blocks.packed;
+            &mut part[slot * len..][..len]
+        });
+        let [q_rows, dy_rows, q_columns, dy_columns, deltas, lse_or_infinity] =
+            std::array::from_fn(|_| part.next().expect("a part for each operand"));
+        if first || blocks.packed == 1 {
+            let all = queries.next_multiple_of(ROWS);
+            let query_line = line(blocks.queries / 2);
+            q.pack_rows([dim, 1], [queries, dim], q_rows, line(dim.div_ceil(2)));
+            dy.pack_rows([value_dim, 1], [queries, value_dim], dy_rows, line(value_dim.div_ceil(2)));
+            q.pack_rows([1, dim], [dim, queries], q_columns, query_line);
+            dy.pack_rows([1, value_dim], [value_dim, queries], dy_columns, query_line);
+            y.dots(dy, value_dim, -scale, &mut deltas[..queries]);
+            for (to, lse) in lse_or_infinity.iter_mut().zip(&lse[of]) {
+                // A query without keys has no probabilities. A NaN becomes one that rounding keeps.
+                *to = if *lse == f32::LOWEST { f32::INFINITY } else { *lse };
+                *to = if to.is_nan() { f32::NAN } else { *to };
+            }
+            deltas[queries..all].fill(0.0);
+            lse_or_infinity[queries..all].fill(0.0);
+        }
+        Packed { q_rows, dy_rows, q_columns, dy_columns, deltas, lse_or_infinity }
+    }
+
+    /// Multiplies the scores of a panel of keys, the first of which is `key`, and adds the mask, if there is one.
+    fn add_mask(&self, scores: &mut [f32], queries: Range<usize>, key: usize) {
+        let Some(mask) = self.mask else { return };
+        let [_, _, query_stride, key_stride] = self.s.mask_strides;
+        for (scores, query) in scores.chunks_exact_mut(PANEL).zip(queries) {
+            for (score, key) in scores.iter_mut().zip(key..self.s.keys) {
+                *score = *score * self.scale + mask[query * query_stride + key * key_stride];
+            }
+        }
     }
 }
 
@@ -64,161 +287,15 @@ fn product([rows, k]: [usize; 2], a: &[Pair], line: usize, b: &[Pair], c: &mut [
     Tile { rows, width: PANEL, k, a, strides: [line, 1], b, pitch: PANEL, add }.run_pairs(c);
 }
 
-#[expect(unsafe_code, reason = "tasks write disjoint parts of the results")]
-pub(super) fn run(l: &Launch<'_>, blocks: Blocks) {
-    let s = Shape::of(l);
-    let (q, k, v, mask) = (l.read::<f32>("q"), l.read::<f32>("k"), l.read::<f32>("v"), l.read_if::<f32>("mask"));
-    let (y, lse, dy) = (l.read::<f32>("y"), l.read::<f32>("lse"), l.read::<f32>("dy"));
-    let (dq, dk, dv) = (l.shared::<f32>("dq"), l.shared::<f32>("dk"), l.shared::<f32>("dv"));
-    let scale = l.float("scale") as f32;
-    let (dim, value_dim) = (s.dim, s.value_dim);
-    let (terms, value_terms) = (dim.div_ceil(2), value_dim.div_ceil(2));
-    let (dk_rows, dv_rows) = (whole_rows(dim), whole_rows(value_dim));
-    let columns = dim.next_multiple_of(PANEL);
-    let (query_line, key_line) = (blocks.queries / 2 + GAP, blocks.keys / 2 + GAP);
-    l.pool.run(s.images(), |image, bytes| {
-        let _held = hold();
-        let (rows, keys) = (image * s.queries, image * s.keys);
-        let (q, y, lse, dy) = (&q[rows * dim..], &y[rows * value_dim..], &lse[rows..], &dy[rows * value_dim..]);
-        let (k, v) = (&k[keys * dim..], &v[keys * value_dim..]);
-        // SAFETY: the parts of the images are disjoint.
-        let (dq, dk, dv) = unsafe {
-            (
-                dq.range(rows * dim, s.queries * dim),
-                dk.range(keys * dim, s.keys * dim),
-                dv.range(keys * value_dim, s.keys * value_dim),
-            )
-        };
-        let parts = scratch_parts::<f32, 17>(bytes, blocks.parts(&s));
-        let [key_panels, value_panels, key_columns, dk_sums, dv_sums, parts @ ..] = parts;
-        let [q_rows, dy_rows, q_columns, dy_columns, deltas, lse_or_infinity, parts @ ..] = parts;
-        let [scores, gains, p_panel, ds_panel, ds_rows, dq_sums] = parts;
-        dq.fill(0.0);
-        for from in (0..s.keys).step_by(blocks.keys) {
-            let count = blocks.keys.min(s.keys - from);
-            let (k, v) = (&k[from * dim..], &v[from * value_dim..]);
-            for first in (0..count).step_by(PANEL) {
-                let (lines, k, v) = (PANEL.min(count - first), &k[first * dim..], &v[first * value_dim..]);
-                pack_panel(Mat::new(k, 1, dim), lines, dim, &mut key_panels[first * terms..], PANEL);
-                pack_panel(
-                    Mat::new(v, 1, value_dim),
-                    lines,
-                    value_dim,
-                    &mut value_panels[first * value_terms..],
-                    PANEL,
-                );
-            }
-            for column in (0..dim).step_by(PANEL) {
-                let to = &mut key_columns[count.div_ceil(2) * column..];
-                pack_panel(Mat::new(&k[column..], dim, 1), PANEL.min(dim - column), count, to, width(dim - column));
-            }
-            let lanes = count.next_multiple_of(PANEL);
-            dk_sums[..lanes * dk_rows].fill(0.0);
-            dv_sums[..lanes * dv_rows].fill(0.0);
-            for start in (0..s.queries).step_by(blocks.queries) {
-                let queries = blocks.queries.min(s.queries - start);
-                let (pairs, all) = (queries.div_ceil(2), queries.next_multiple_of(ROWS));
-                let (q, dy, y) = (&q[start * dim..], &dy[start * value_dim..], &y[start * value_dim..]);
-                pack_rows(Mat::new(q, dim, 1), queries, dim, q_rows, terms + GAP);
-                pack_rows(Mat::new(dy, value_dim, 1), queries, value_dim, dy_rows, value_terms + GAP);
-                pack_rows(Mat::new(q, 1, dim), dim, queries, q_columns, query_line);
-                pack_rows(Mat::new(dy, 1, value_dim), value_dim, queries, dy_columns, query_line);
-                dispatch(Deltas { y, dy, value_dim, scale, to: &mut deltas[..queries] });
-                for (to, lse) in lse_or_infinity.iter_mut().zip(&lse[start..][..queries]) {
-                    // A query without keys has no probabilities. A NaN becomes one that rounding keeps.
-                    *to = if *lse == f32::LOWEST { f32::INFINITY } else { *lse };
-                    *to = if to.is_nan() { f32::NAN } else { *to };
-                }
-                deltas[queries..all].fill(0.0);
-                lse_or_infinity[queries..all].fill(0.0);
-                for first in (0..count).step_by(PANEL) {
-                    let (scores, gains) = (&mut scores[..all * PANEL], &mut gains[..all * PANEL]);
-                    let (p_panel, ds_panel) = (&mut p_panel[..all / 2 * PANEL], &mut ds_panel[..all / 2 * PANEL]);
-                    let right = &key_panels[first * terms..];
-                    product([queries, terms], q_rows, terms + GAP, right, scores, false);
-                    if let Some(mask) = mask {
-                        let [_, _, query_stride, key_stride] = s.mask_strides;
-                        let mask = &mask[s.mask_start(image) + start * query_stride + (from + first) * key_stride..];
-                        for (i, scores) in scores.chunks_exact_mut(PANEL).enumerate().take(queries) {
-                            for (j, score) in scores.iter_mut().enumerate().take(count - first) {
-                                *score = *score * scale + mask[i * query_stride + j * key_stride];
-                            }
-                        }
-                    }
-                    let right = &value_panels[first * value_terms..];
-                    product([queries, value_terms], dy_rows, value_terms + GAP, right, gains, false);
-                    dispatch(Slopes {
-                        queries,
-                        keys: PANEL.min(count - first),
-                        factor: if mask.is_some() { 1.0 } else { scale },
-                        scale,
-                        deltas: &*deltas,
-                        lse: &*lse_or_infinity,
-                        scores,
-                        gains,
-                        p: &mut *p_panel,
-                        ds: &mut *ds_panel,
-                        ds_rows: &mut ds_rows[first / 2..],
-                        line: key_line,
-                    });
-                    let sums = &mut dv_sums[first * dv_rows..][..PANEL * dv_rows];
-                    product([dv_rows, pairs], dy_columns, query_line, p_panel, sums, true);
-                    let sums = &mut dk_sums[first * dk_rows..][..PANEL * dk_rows];
-                    product([dk_rows, pairs], q_columns, query_line, ds_panel, sums, true);
-                }
-                let keys = count.div_ceil(2);
-                for column in (0..dim).step_by(PANEL) {
-                    let product = Tile {
-                        rows: queries,
-                        width: width(dim - column),
-                        k: keys,
-                        a: ds_rows,
-                        strides: [key_line, 1],
-                        b: &key_columns[keys * column..],
-                        pitch: columns,
-                        add: false,
-                    };
-                    product.run_pairs(&mut dq_sums[column..]);
-                }
-                let dq = &mut dq[start * dim..][..queries * dim];
-                for (dq, sums) in dq.chunks_exact_mut(dim.max(1)).zip(dq_sums.chunks_exact(columns.max(1))) {
-                    dq.iter_mut().zip(sums).for_each(|(dq, sum)| *dq += sum);
-                }
-            }
-            for first in (0..count).step_by(PANEL) {
-                let cols = PANEL.min(count - first);
-                for (sums, rows, dim, to) in
-                    [(&*dk_sums, dk_rows, dim, &mut *dk), (&*dv_sums, dv_rows, value_dim, &mut *dv)]
-                {
-                    let (source, target) = (&sums[first * rows..], &mut to[(from + first) * dim..]);
-                    dispatch(Turn { source, source_row: PANEL, rows: dim, cols, target, target_row: dim });
-                }
-            }
-        }
-    });
-}
-
-/// `-scale * dy . y` of each query.
-struct Deltas<'a> {
-    y: &'a [f32],
-    dy: &'a [f32],
-    value_dim: usize,
-    scale: f32,
-    to: &'a mut [f32],
-}
-
-impl Job for Deltas<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let Deltas { y, dy, value_dim, scale, to } = self;
-        for (i, to) in to.iter_mut().enumerate() {
-            let row = i * value_dim..(i + 1) * value_dim;
-            *to = -scale * dot::<f32, FMA>(&y[row.clone()], &dy[row]);
-            // One that rounding keeps.
-            *to = if to.is_nan() { f32::NAN } else { *to };
-        }
-    }
+/// The operands of a block of queries.
+struct Packed<'a> {
+    q_rows: &'a [Pair],
+    dy_rows: &'a [Pair],
+    q_columns: &'a [Pair],
+    dy_columns: &'a [Pair],
+    /// `-scale * dy . y` of each query.
+    deltas: &'a [f32],
+    lse_or_infinity: &'a [f32],
 }
 
 /// Rounds the probabilities of a panel of keys and the gradients of their unscaled scores.
@@ -297,4 +374,17 @@ impl Job for Slopes<'_> {
             }
         }
     }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::{Blocks, run};
+    use crate::Kernel;
+
+    /// The kernel with small blocks of queries, of which it keeps all, the sums of all, or those of some.
+    pub(crate) static FORMS: [Kernel; 3] = [
+        Kernel { cpu: |l| run(l, Blocks { queries: 32, keys: 64, summed: 3, packed: 3 }), ..super::super::KERNEL },
+        Kernel { cpu: |l| run(l, Blocks { queries: 32, keys: 64, summed: 3, packed: 1 }), ..super::super::KERNEL },
+        Kernel { cpu: |l| run(l, Blocks { queries: 32, keys: 64, summed: 2, packed: 1 }), ..super::super::KERNEL },
+    ];
 }

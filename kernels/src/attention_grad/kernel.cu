@@ -10,8 +10,8 @@ struct Tiles {
 };
 
 // d = rowsum(dy * y): a warp for each query.
-template <class T>
-DEVICE void row_sums(const T* y, const T* dy, T* d, i64 rows, i64 width) {
+template <bool HALF, class T>
+DEVICE void row_sums(Source<HALF, T> y, Source<HALF, T> dy, T* d, i64 rows, i64 width) {
     i64 row = block_id() * (THREADS / WARP) + thread_id() / WARP;
     if (row >= rows) return;
     T sum = T(0);
@@ -23,15 +23,15 @@ DEVICE void row_sums(const T* y, const T* dy, T* d, i64 rows, i64 width) {
 enum Target { QUERIES, KEYS, VALUES };
 
 template <bool HALF, Target TARGET, class T>
-DEVICE void gradient(const Shape& s, const T* q, const T* k, const T* v, const T* mask, const T* lse, const T* dy,
-                     const T* d, T* result, T scale) {
+DEVICE void gradient(const Shape& s, Source<HALF, T> q, Source<HALF, T> k, Source<HALF, T> v, const T* mask, const T* lse,
+                     Source<HALF, T> dy, const T* d, Output<HALF, T> result, T scale) {
     SHARED(Tiles<T>, t);
     i64 image = blockIdx.z, column = i64(blockIdx.y) * PARTS * CHUNK;
     if (mask) mask += s.mask(image);
-    q += image * s.queries * s.dim;
-    k += image * s.keys * s.dim;
-    v += image * s.keys * s.value_dim;
-    dy += image * s.queries * s.value_dim;
+    q = q + image * s.queries * s.dim;
+    k = k + image * s.keys * s.dim;
+    v = v + image * s.keys * s.value_dim;
+    dy = dy + image * s.queries * s.value_dim;
     lse += image * s.queries;
     d += image * s.queries;
     const i64 rows = TARGET == QUERIES ? s.queries : s.keys, width = TARGET == VALUES ? s.value_dim : s.dim;
@@ -76,16 +76,17 @@ DEVICE void gradient(const Shape& s, const T* q, const T* k, const T* v, const T
             UNROLL
             for (int j = 0; j < 4; j++) {
                 i64 r = own + own_row() + i, c = column + part * CHUNK + own_column() + j;
-                if (r < rows && c < width) result[(image * rows + r) * width + c] = sums[part].of[i][j];
+                if (r < rows && c < width) result.put((image * rows + r) * width + c, sums[part].of[i][j]);
             }
         }
     }
 }
 
 #define GRADIENT(T, name, HALF, target, TARGET)                                                                       \
-    KERNEL(SQUARE, attention_grad_##target##_##name, Shape s, const T* q, const T* k, const T* v, const T* mask,      \
-           const T* lse, const T* dy, const T* d, T* result, T scale) {                                               \
-        gradient<HALF, TARGET>(s, q, k, v, mask, lse, dy, d, result, scale);                                          \
+    KERNEL(SQUARE, attention_grad_##target##_##name, Shape s, const void* q, const void* k, const void* v,            \
+           const T* mask, const T* lse, const void* dy, const T* d, void* result, T scale, i32 halves) {              \
+        gradient<HALF, TARGET, T>(s, {q, (halves & Q) != 0}, {k, (halves & K) != 0}, {v, (halves & V) != 0}, mask,    \
+                                  lse, {dy, (halves & DY) != 0}, d, {result, (halves & RESULT) != 0}, scale);         \
     }
 #define GRADIENTS(T, name, HALF)                                                                                      \
     GRADIENT(T, name, HALF, q, QUERIES)                                                                               \
@@ -102,15 +103,15 @@ struct Half {
 // The same on tensor cores, for keys and values of one width: a block for each 64 rows of the result, and for part of its
 // columns.
 template <Target TARGET, int DIM>
-DEVICE void gradient_half(const Shape& s, const f32* q, const f32* k, const f32* v, const f32* mask, const f32* lse,
-                          const f32* dy, const f32* d, f32* result, f32 scale) {
+DEVICE void gradient_half(const Shape& s, Operand q, Operand k, Operand v, const f32* mask, const f32* lse, Operand dy,
+                          const f32* d, const Result& result, f32 scale) {
     SHARED(Half<DIM>, t);
     i64 image = blockIdx.z, first = blockIdx.y * PART<DIM>;
     if (mask) mask += s.mask(image);
-    q += image * s.queries * s.dim;
-    k += image * s.keys * s.dim;
-    v += image * s.keys * s.dim;
-    dy += image * s.queries * s.dim;
+    q = q + image * s.queries * s.dim;
+    k = k + image * s.keys * s.dim;
+    v = v + image * s.keys * s.dim;
+    dy = dy + image * s.queries * s.dim;
     lse += image * s.queries;
     d += image * s.queries;
     constexpr bool BY_QUERY = TARGET == QUERIES, SCORES = TARGET != VALUES;
@@ -147,20 +148,22 @@ DEVICE void gradient_half(const Shape& s, const f32* q, const f32* k, const f32*
         add_products(sum, p, t.third);
     }
     const f32 one[2] = {1, 1};
-    put(result + image * rows * s.dim, sum, rows, first, s.dim, one);
+    put(result, image * rows * s.dim, sum, rows, first, s.dim, one);
 }
 
 #define GRADIENT_HALF(DIM, target, TARGET)                                                                            \
-    KERNEL(SQUARE, attention_grad_##target##_half_##DIM, Shape s, const f32* q, const f32* k, const f32* v,           \
-           const f32* mask, const f32* lse, const f32* dy, const f32* d, f32* result, f32 scale) {                    \
-        gradient_half<TARGET, DIM>(s, q, k, v, mask, lse, dy, d, result, scale);                                      \
+    KERNEL(SQUARE, attention_grad_##target##_half_##DIM, Shape s, const void* q, const void* k, const void* v,        \
+           const f32* mask, const f32* lse, const void* dy, const f32* d, void* result, f32 scale, i32 halves) {      \
+        gradient_half<TARGET, DIM>(s, {q, (halves & Q) != 0}, {k, (halves & K) != 0}, {v, (halves & V) != 0}, mask,   \
+                                   lse, {dy, (halves & DY) != 0}, d, {result, (halves & RESULT) != 0}, scale);        \
     }
 #define GRADIENTS_HALF(DIM)                                                                                           \
     GRADIENT_HALF(DIM, q, QUERIES) GRADIENT_HALF(DIM, k, KEYS) GRADIENT_HALF(DIM, v, VALUES)
 FOR_WIDTHS(GRADIENTS_HALF)
 
-#define SUMS(T, name)                                                                                                 \
-    KERNEL(THREADS, attention_grad_sums_##name, const T* y, const T* dy, T* d, i64 rows, i64 width) {                 \
-        row_sums(y, dy, d, rows, width);                                                                              \
+#define SUMS(T, name, HALF)                                                                                           \
+    KERNEL(THREADS, attention_grad_sums_##name, const void* y, const void* dy, T* d, i64 rows, i64 width,             \
+           i32 halves) {                                                                                              \
+        row_sums<HALF, T>({y, (halves & Y) != 0}, {dy, (halves & DY) != 0}, d, rows, width);                          \
     }
-FOR_FLOATS(SUMS)
+FOR_ATTENTION(SUMS)

@@ -15,16 +15,16 @@ use crate::{Arg, Kernel, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "attention_grad",
     args: &[
-        Arg::read("q", Types::Float),
-        Arg::read("k", Types::Float),
-        Arg::read("v", Types::Float),
+        Arg::read("q", Types::Rounded),
+        Arg::read("k", Types::Rounded),
+        Arg::read("v", Types::Rounded),
         Arg::read("mask", Types::Float).or_none(),
-        Arg::read("y", Types::Float),
+        Arg::read("y", Types::Rounded),
         Arg::read("lse", Types::Float),
-        Arg::read("dy", Types::Float),
-        Arg::write("dq", Types::Float),
-        Arg::write("dk", Types::Float),
-        Arg::write("dv", Types::Float),
+        Arg::read("dy", Types::Rounded),
+        Arg::write("dq", Types::Rounded),
+        Arg::write("dk", Types::Rounded),
+        Arg::write("dv", Types::Rounded),
     ],
     scalars: SCALARS,
     flops: |call| {
@@ -35,30 +35,84 @@ pub const KERNEL: Kernel = Kernel {
     cuda: Some(cuda::FORM),
 };
 
+/// Whether there is a form of half precision for the widths of the shape on a CPU.
+pub(crate) fn has_half(s: &Shape) -> bool {
+    half::Blocks::of(s).is_some()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::KERNEL;
-    use crate::DType;
+    use super::{KERNEL, half};
     use crate::attention::tests::{Case, cases};
-    use crate::harness::{Bench, assert_close, halves, noise};
+    use crate::harness::{Bench, assert_close, assert_same_bits, halves, noise, rounded};
+    use crate::{DType, Kernel};
     use std::collections::HashMap;
 
+    /// Arguments that may be rounded, and results.
+    const ROUNDED: [&str; 8] = ["q", "k", "v", "y", "dy", "dq", "dk", "dv"];
+
     fn run(case: &Case, dy: &[f64], dtype: DType) -> HashMap<&'static str, Vec<f64>> {
-        let solution = case.solve();
-        let mut bench = Bench::new(&KERNEL, case.scalars());
-        bench.float("q", dtype, &case.q);
-        bench.float("k", dtype, &case.k);
-        bench.float("v", dtype, &case.v);
+        run_as(&KERNEL, case, [&case.solve().y, dy], dtype, [dtype; 8])
+    }
+
+    /// Results where the [`ROUNDED`] arguments have these types, and all else the first.
+    fn run_as(
+        kernel: &'static Kernel,
+        case: &Case,
+        [y, dy]: [&[f64]; 2],
+        dtype: DType,
+        types: [DType; 8],
+    ) -> HashMap<&'static str, Vec<f64>> {
+        let [dq, dk, dv] = [&case.q, &case.k, &case.v].map(|of| vec![f64::NAN; of.len()]);
+        let mut bench = Bench::new(kernel, case.scalars());
+        let values = [&case.q, &case.k, &case.v, y, dy, &dq, &dk, &dv];
+        for ((name, dtype), values) in ROUNDED.into_iter().zip(types).zip(values) {
+            bench.float(name, dtype, values);
+        }
         if let Some(mask) = &case.mask {
             bench.float("mask", dtype, mask);
         }
-        bench.float("y", dtype, &solution.y);
-        bench.float("lse", dtype, &solution.lse);
-        bench.float("dy", dtype, dy);
-        bench.float("dq", dtype, &vec![f64::NAN; case.q.len()]);
-        bench.float("dk", dtype, &vec![f64::NAN; case.k.len()]);
-        bench.float("dv", dtype, &vec![f64::NAN; case.v.len()]);
+        bench.float("lse", dtype, &case.solve().lse);
         bench.run()
+    }
+
+    #[test]
+    fn rounded_operands_give_the_same_bits() {
+        let (single, half) = (DType::F32, DType::Bf16);
+        for mut case in cases() {
+            case.half = true;
+            let y = rounded(half, &case.solve().y);
+            let dy = halves(y.len(), 5);
+            let want = run_as(&KERNEL, &case, [&y, &dy], single, [single; 8]);
+            for types in [[half; 8], [single, half, half, single, half, half, single, half]] {
+                let got = run_as(&KERNEL, &case, [&y, &dy], single, types);
+                for (name, dtype) in ROUNDED.into_iter().zip(types).skip(5) {
+                    match dtype {
+                        DType::Bf16 => assert_same_bits(&got[name], rounded(half, &want[name]).into_iter()),
+                        _ => assert_same_bits(&got[name], want[name].iter().copied()),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_in_scratch_memory_does_not_change_sums() {
+        for mut case in [Case::new([1, 2, 70, 150, 40, 24], None), Case::new([1, 1, 70, 90, 9, 5], Some([0, 0, 90, 1]))]
+        {
+            case.half = true;
+            let y = case.solve().y;
+            let dy = halves(y.len(), 5);
+            let want = run(&case, &dy, DType::F32);
+            let forms = half::tests::FORMS.each_ref();
+            let [first, others @ ..] = forms.map(|form| run_as(form, &case, [&y, &dy], DType::F32, [DType::F32; 8]));
+            for name in ["dq", "dk", "dv"] {
+                assert_close(&first[name], &want[name], 8e-3);
+                for got in &others {
+                    assert_same_bits(&got[name], first[name].iter().copied());
+                }
+            }
+        }
     }
 
     #[test]
