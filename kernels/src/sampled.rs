@@ -2,10 +2,10 @@
 //!
 //! Places are given by their positions in the result, which ascend strictly. Every place is a dot product of two runs of elements,
 //! computed whole by one task, in pieces whose lengths depend on nothing but the run's. A run of the right operand may be lines that lie
-//! apart.
+//! apart. Operands may be stored in half precision and are widened when they are read: sums are those of the wide numbers.
 
 use crate::simd::{Job, LANES, Real, TILE, dispatch, prefetch};
-use crate::{Pool, SCRATCH_BYTES, Shared};
+use crate::{Pool, SCRATCH_BYTES, Shared, Stored};
 use std::ops::Range;
 
 /// Rows whose positions are asked for before they are needed.
@@ -16,8 +16,8 @@ const ROWS: usize = 1 << 15;
 const COLUMNS: usize = 1 << 14;
 /// Places that a task goes through together: those of as many rows as fit. A row of a task has at most as many as columns.
 const PLACES: usize = COLUMNS;
-/// Elements of the right operand that a task should find in its cache.
-const PANEL: usize = 96 << 10;
+/// Bytes of the right operand that a task should find in its cache.
+const PANEL: usize = 384 << 10;
 /// Places of a row for which a run of the left operand is worth bringing near.
 const USES: usize = 8;
 /// Tasks that there should be at least.
@@ -29,8 +29,27 @@ pub(crate) fn piece(len: usize, most: usize) -> usize {
     len.div_ceil(len.div_ceil(most)).next_multiple_of(LANES)
 }
 
+/// Calls a generic function for the type that operands of products are stored in, which a run-time [`DType`](crate::DType) says: single
+/// precision, or bfloat16.
+macro_rules! for_rounded {
+    ($dtype:expr, $s:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $s = f32;
+                $body
+            }
+            $crate::DType::Bf16 => {
+                type $s = half::bf16;
+                $body
+            }
+            other => unreachable!("the verifier admits only f32 and bf16 here, found {other}"),
+        }
+    };
+}
+pub(crate) use for_rounded;
+
 /// Dot products at places of a result.
-pub(crate) struct Sampled<'a, T, L, R> {
+pub(crate) struct Sampled<'a, T, A, B, L, R> {
     /// Positions of all places.
     pub(crate) idx: &'a [u32],
     /// Rows of the result.
@@ -40,11 +59,11 @@ pub(crate) struct Sampled<'a, T, L, R> {
     /// Neighbouring columns whose runs lie in the same channel of the right operand.
     pub(crate) taps: usize,
     /// Memory of the left operand.
-    pub(crate) left: &'a [T],
+    pub(crate) left: &'a [A],
     /// Start of the run of a row, and what the row adds to the start of the runs of columns.
     pub(crate) left_at: L,
     /// Memory of the right operand.
-    pub(crate) right: &'a [T],
+    pub(crate) right: &'a [B],
     /// Start of the run of each tap in its channel.
     pub(crate) tap_at: R,
     /// Distance of channels of the right operand.
@@ -63,9 +82,11 @@ pub(crate) struct Sampled<'a, T, L, R> {
     pub(crate) out: &'a Shared<'a, T>,
 }
 
-impl<T, L, R> Sampled<'_, T, L, R>
+impl<T, A, B, L, R> Sampled<'_, T, A, B, L, R>
 where
     T: Real,
+    A: Stored<T>,
+    B: Stored<T>,
     L: Fn(usize) -> (usize, usize) + Sync,
     R: Fn(usize) -> usize + Sync,
 {
@@ -78,7 +99,7 @@ where
         let piece =
             if self.line < len { piece(len, self.piece).next_multiple_of(self.line) } else { piece(len, self.piece) };
         // As many columns as a cache has room for, and more where places are so few that rows are hardly used otherwise.
-        let room = PANEL / piece * taps;
+        let room = PANEL / size_of::<B>() / piece * taps;
         let used = (USES * rows * cols).div_ceil(self.idx.len());
         let most = room.max(used).clamp(1, COLUMNS.min(cols));
         let most = if most > taps { most / taps * taps } else { most };
@@ -183,8 +204,8 @@ fn locate(idx: &[u32], row_len: usize, rows: Range<usize>, columns: &Range<usize
 }
 
 /// One piece of the runs of some rows.
-struct Piece<'a, 'b, T, L, R> {
-    of: &'a Sampled<'b, T, L, R>,
+struct Piece<'a, 'b, T, A, B, L, R> {
+    of: &'a Sampled<'b, T, A, B, L, R>,
     rows: Range<usize>,
     /// The range of places of each row, first and end alternating.
     ends: &'a [u32],
@@ -193,7 +214,13 @@ struct Piece<'a, 'b, T, L, R> {
     piece: Range<usize>,
 }
 
-impl<T: Real, L: Fn(usize) -> (usize, usize), R> Job for Piece<'_, '_, T, L, R> {
+impl<T, A, B, L, R> Job for Piece<'_, '_, T, A, B, L, R>
+where
+    T: Real,
+    A: Stored<T>,
+    B: Stored<T>,
+    L: Fn(usize) -> (usize, usize),
+{
     type Out = ();
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint places")]
@@ -217,17 +244,19 @@ impl<T: Real, L: Fn(usize) -> (usize, usize), R> Job for Piece<'_, '_, T, L, R> 
             let (eights, last) = here.as_chunks::<TILE>();
             let (out, last_out) = out.as_chunks_mut::<TILE>();
             for (at, out) in eights.iter().zip(out) {
-                put(dots::<T, TILE, FMA>(left, right, lines, at), out, add);
+                put(dots::<T, A, B, TILE, FMA>(left, right, lines, at), out, add);
             }
             match *last {
-                [a] => put(dots::<T, 1, FMA>(left, right, lines, &[a]), last_out, add),
-                [a, b] => put(dots::<T, 2, FMA>(left, right, lines, &[a, b]), last_out, add),
-                [a, b, c] => put(dots::<T, 3, FMA>(left, right, lines, &[a, b, c]), last_out, add),
-                [a, b, c, d] => put(dots::<T, 4, FMA>(left, right, lines, &[a, b, c, d]), last_out, add),
-                [a, b, c, d, e] => put(dots::<T, 5, FMA>(left, right, lines, &[a, b, c, d, e]), last_out, add),
-                [a, b, c, d, e, f] => put(dots::<T, 6, FMA>(left, right, lines, &[a, b, c, d, e, f]), last_out, add),
+                [a] => put(dots::<T, A, B, 1, FMA>(left, right, lines, &[a]), last_out, add),
+                [a, b] => put(dots::<T, A, B, 2, FMA>(left, right, lines, &[a, b]), last_out, add),
+                [a, b, c] => put(dots::<T, A, B, 3, FMA>(left, right, lines, &[a, b, c]), last_out, add),
+                [a, b, c, d] => put(dots::<T, A, B, 4, FMA>(left, right, lines, &[a, b, c, d]), last_out, add),
+                [a, b, c, d, e] => put(dots::<T, A, B, 5, FMA>(left, right, lines, &[a, b, c, d, e]), last_out, add),
+                [a, b, c, d, e, f] => {
+                    put(dots::<T, A, B, 6, FMA>(left, right, lines, &[a, b, c, d, e, f]), last_out, add)
+                }
                 [a, b, c, d, e, f, g] => {
-                    put(dots::<T, 7, FMA>(left, right, lines, &[a, b, c, d, e, f, g]), last_out, add)
+                    put(dots::<T, A, B, 7, FMA>(left, right, lines, &[a, b, c, d, e, f, g]), last_out, add)
                 }
                 _ => {}
             }
@@ -246,9 +275,9 @@ fn put<T: Real>(sums: [T; TILE], out: &mut [T], add: bool) {
 /// of `line` elements, `apart` from each other.
 #[inline(always)]
 #[expect(unsafe_code, reason = "runs are read through pointers")]
-fn dots<T: Real, const N: usize, const FMA: bool>(
-    left: &[T],
-    right: &[T],
+fn dots<T: Real, A: Stored<T>, B: Stored<T>, const N: usize, const FMA: bool>(
+    left: &[A],
+    right: &[B],
     [line, apart]: [usize; 2],
     at: &[usize; N],
 ) -> [T; TILE] {
@@ -265,9 +294,10 @@ fn dots<T: Real, const N: usize, const FMA: bool>(
         while i < whole {
             // SAFETY: line `l` of each run has `line` elements, and `i + LANES` is not beyond them.
             unsafe {
-                let a = *left.as_ptr().add(i).cast::<[T; LANES]>();
+                let a = widened(&*left.as_ptr().add(i).cast::<[A; LANES]>());
                 for n in 0..N {
-                    step::<T, FMA>(&a, &*runs[n].add(l * apart + i).cast::<[T; LANES]>(), &mut sums[n]);
+                    let b = widened(&*runs[n].add(l * apart + i).cast::<[B; LANES]>());
+                    step::<T, FMA>(&a, &b, &mut sums[n]);
                 }
             }
             i += LANES;
@@ -275,15 +305,26 @@ fn dots<T: Real, const N: usize, const FMA: bool>(
     }
     if whole < line {
         // There is one line.
-        let mut a = [T::of(0.0); LANES];
+        let mut a = [A::zeroed(); LANES];
         a[..line - whole].copy_from_slice(&left[whole..line]);
+        let a = widened(&a);
         for n in 0..N {
-            let mut b = [T::of(0.0); LANES];
+            let mut b = [B::zeroed(); LANES];
             b[..line - whole].copy_from_slice(&right[at[n] + whole..][..line - whole]);
-            step::<T, FMA>(&a, &b, &mut sums[n]);
+            step::<T, FMA>(&a, &widened(&b), &mut sums[n]);
         }
     }
     T::totals::<FMA>(sums)
+}
+
+/// The numbers that a vector of elements stands for.
+#[inline(always)]
+pub(crate) fn widened<T: Real, S: Stored<T>>(stored: &[S; LANES]) -> [T; LANES] {
+    let mut wide = [T::of(0.0); LANES];
+    for (wide, stored) in wide.iter_mut().zip(stored) {
+        *wide = stored.wide();
+    }
+    wide
 }
 
 /// `sum += a * b`, lane by lane.

@@ -1,24 +1,27 @@
 //! The gradient at trained entries on a CPU: operands are copied into planes in which each entry is one contiguous dot
-//! product, and tasks own the entries of some rows and columns of the weight.
+//! product, and tasks own the entries of some rows and columns of the weight. Operands in bfloat16 are copied as they are stored.
 
 use super::Layout;
 use crate::conv::geometry::{self, Geometry};
-use crate::sampled::Sampled;
+use crate::sampled::{Sampled, for_rounded};
 use crate::simd::{Job, Real, copy, dispatch};
-use crate::{Launch, Shared, for_float};
+use crate::{DType, Element, Launch, Shared, Stored};
 use std::ops::Range;
 
 /// Elements of a dot product that are summed at once, if planes are longer.
 const PIECE: usize = 1024;
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("dp"), T => typed::<T>(l))
+    match [l.dtype("x"), l.dtype("dy")] {
+        [DType::F64, _] => typed::<f64, f64, f64>(l),
+        [x, dy] => for_rounded!(x, X => for_rounded!(dy, Y => typed::<f32, X, Y>(l))),
+    }
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint planes of the work memory")]
-fn typed<T: Real>(l: &Launch<'_>) {
+fn typed<T: Real, X: Stored<T>, Y: Stored<T>>(l: &Launch<'_>) {
     let g = Geometry::of(l);
-    let (x, dy, idx) = (l.read::<T>("x"), l.read::<T>("dy"), l.read::<u32>("idx"));
+    let (x, dy, idx) = (l.read::<X>("x"), l.read::<Y>("dy"), l.read::<u32>("idx"));
     if idx.is_empty() {
         return;
     }
@@ -38,30 +41,35 @@ fn typed<T: Real>(l: &Launch<'_>) {
         }
         return;
     }
-    let work = l.shared::<T>("work");
-    let x_start = g.co * layout.dy_plane;
-    let x_channel = layout.x_channel;
+    // Elements that are no wider have room where those of `T` have.
+    let (dy_planes, x_planes) = l.write::<T>("work").split_at_mut(g.co * layout.dy_plane);
+    let dy_planes: Shared<'_, Y> = Shared::new(bytemuck::cast_slice_mut(dy_planes));
+    let x_planes: Shared<'_, X> = Shared::new(bytemuck::cast_slice_mut(x_planes));
+    let [dy_len, x_len] = [g.co * layout.dy_plane, g.ci * layout.x_channel];
     let mut add = false;
     for image in (0..g.n).step_by(layout.images) {
         for depth in (0..g.output[0]).step_by(layout.band[0]) {
             for height in (0..g.output[1]).step_by(layout.band[1]) {
                 let at = Band { images: image..g.n.min(image + layout.images), start: [depth, height, 0] };
-                let first = if layout.dy_in_place { g.co } else { 0 };
-                l.pool.run(g.co + g.ci - first, |task, _| {
-                    let task = first + task;
+                let copied = if layout.dy_in_place { 0 } else { g.co };
+                l.pool.run(copied + g.ci, |task, _| {
+                    let (g, layout, band) = (&g, &layout, &at);
                     // SAFETY: each task writes the planes of one channel.
-                    let plane = unsafe {
-                        if task < g.co {
-                            work.range(task * layout.dy_plane, layout.dy_plane)
-                        } else {
-                            work.range(x_start + (task - g.co) * x_channel, x_channel)
+                    unsafe {
+                        match task.checked_sub(copied) {
+                            None => {
+                                let plane = dy_planes.range(task * layout.dy_plane, layout.dy_plane);
+                                dispatch(SpreadOutput { g, layout, band, dy, channel: task, plane });
+                            }
+                            Some(channel) => {
+                                let planes = x_planes.range(channel * layout.x_channel, layout.x_channel);
+                                dispatch(SpreadInput { g, layout, band, x, channel, planes });
+                            }
                         }
-                    };
-                    dispatch(Spread { g: &g, layout: &layout, band: &at, x, dy, channel: task, plane });
+                    }
                 });
-                // SAFETY: the tasks that wrote it have ended.
-                let planes = unsafe { &*work.range(0, layout.len(&g)) };
-                let (dy_planes, x) = planes.split_at(x_start);
+                // SAFETY: the tasks that wrote them have ended.
+                let (dy_planes, x) = unsafe { (&*dy_planes.range(0, dy_len), &*x_planes.range(0, x_len)) };
                 let row = g.output[2];
                 if layout.dy_in_place {
                     let len = layout.band[1].min(g.output[1] - height) * row;
@@ -83,41 +91,57 @@ struct Band {
     start: [usize; 3],
 }
 
-/// Copies one channel of the output gradient, or of the input, into its planes.
-struct Spread<'a, T> {
+/// Copies one channel of the output gradient into its plane.
+struct SpreadOutput<'a, S> {
     g: &'a Geometry,
     layout: &'a Layout,
     band: &'a Band,
-    x: &'a [T],
-    dy: &'a [T],
+    dy: &'a [S],
     channel: usize,
-    plane: &'a mut [T],
+    plane: &'a mut [S],
 }
 
-impl<T: Real> Job for Spread<'_, T> {
+impl<S: Element> Job for SpreadOutput<'_, S> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Spread { g, layout, band, x, dy, channel, plane } = self;
+        let SpreadOutput { g, layout, band, dy, channel, plane } = self;
         let [_, eh, ew] = layout.extent;
         let image_len = layout.x_plane / layout.images;
-        plane.fill(T::of(0.0));
-        if channel < g.co {
-            let [od, oh, ow] = g.output;
-            for (i, image) in band.images.clone().enumerate() {
-                let source = &dy[(image * g.co + channel) * g.output_len()..];
-                for d in 0..layout.band[0].min(od - band.start[0]) {
-                    for h in 0..layout.band[1].min(oh - band.start[1]) {
-                        let row = &source[((band.start[0] + d) * oh + band.start[1] + h) * ow..][..ow];
-                        copy(row, &mut plane[i * image_len + (d * eh + h) * ew..][..ow]);
-                    }
+        plane.fill(S::zeroed());
+        let [od, oh, ow] = g.output;
+        for (i, image) in band.images.clone().enumerate() {
+            let source = &dy[(image * g.co + channel) * g.output_len()..];
+            for d in 0..layout.band[0].min(od - band.start[0]) {
+                for h in 0..layout.band[1].min(oh - band.start[1]) {
+                    let row = &source[((band.start[0] + d) * oh + band.start[1] + h) * ow..][..ow];
+                    copy(row, &mut plane[i * image_len + (d * eh + h) * ew..][..ow]);
                 }
             }
-            return;
         }
-        let channel = channel - g.co;
+    }
+}
+
+/// Copies one channel of the input into its planes.
+struct SpreadInput<'a, S> {
+    g: &'a Geometry,
+    layout: &'a Layout,
+    band: &'a Band,
+    x: &'a [S],
+    channel: usize,
+    planes: &'a mut [S],
+}
+
+impl<S: Element> Job for SpreadInput<'_, S> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let SpreadInput { g, layout, band, x, channel, planes } = self;
+        let [_, eh, ew] = layout.extent;
+        let image_len = layout.x_plane / layout.images;
+        planes.fill(S::zeroed());
         let [_, ih, iw] = g.input;
-        for (phase, plane) in plane.chunks_exact_mut(layout.x_plane).take(layout.planes()).enumerate() {
+        for (phase, plane) in planes.chunks_exact_mut(layout.x_plane).take(layout.planes()).enumerate() {
             let [_, ph, pw] = layout.phases;
             let phase = [phase / (ph * pw), phase / pw % ph, phase % pw];
             // Element q of a plane is input element q * stride + base.
@@ -170,13 +194,13 @@ struct Runs {
 
 /// Computes the entries from planes.
 #[expect(clippy::too_many_arguments, reason = "the operands of one pass")]
-fn sample<T: Real>(
+fn sample<T: Real, X: Stored<T>, Y: Stored<T>>(
     l: &Launch<'_>,
     g: &Geometry,
     layout: &Layout,
     idx: &[u32],
-    x: &[T],
-    dy: &[T],
+    x: &[X],
+    dy: &[Y],
     runs: &Runs,
     out: &Shared<'_, T>,
     add: bool,

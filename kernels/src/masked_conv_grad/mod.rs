@@ -3,7 +3,7 @@
 //! Entry `k` of `idx` is the flat position of `w[o,c,t]`; positions ascend. `dp[k] = sum over b, p of dy[b,o,p] *
 //! x[b, g*ci/groups + c, p*strides + t*dilations - pads]`, where `g` is the group of `o`. The dense gradient does
 //! not exist; cost grows with the number of entries. `dp` may be longer than `idx`; what is beyond is left alone.
-//! Shapes are those of the convolution.
+//! Shapes are those of the convolution. Operands in bfloat16 are widened: sums are those of the numbers they hold.
 
 mod cpu;
 mod cuda;
@@ -16,8 +16,8 @@ use crate::{Arg, DType, Kernel, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "masked_conv_grad",
     args: &[
-        Arg::read("x", Types::Float),
-        Arg::read("dy", Types::Float),
+        Arg::read("x", Types::Rounded),
+        Arg::read("dy", Types::Rounded),
         Arg::read("idx", Types::Only(DType::U32)),
         Arg::write("dp", Types::Float),
         Arg::write("work", Types::Float),
@@ -127,7 +127,7 @@ mod tests {
     use crate::DType;
     use crate::conv::Geometry;
     use crate::conv::tests::{each, scalars, shapes, square};
-    use crate::harness::{Bench, assert_close, assert_same_bits, noise, places};
+    use crate::harness::{Bench, assert_close, assert_same_bits, halves, noise, places};
 
     fn check(g: &Geometry, densities: &[f64]) {
         let x = noise(g.n * g.ci * g.input_len(), 1);
@@ -197,6 +197,33 @@ mod tests {
             for density in [0.01, 0.1, 0.5] {
                 let idx = places(len, density);
                 assert_same_bits(&at(&idx), idx.iter().map(|&i| dense[i as usize]));
+            }
+        }
+    }
+
+    #[test]
+    fn operands_in_bfloat16_are_the_numbers_they_hold() {
+        for g in all() {
+            let x = halves(g.n * g.ci * g.input_len(), 1);
+            let dy = halves(g.n * g.co * g.output_len(), 2);
+            for density in [0.02, 0.5] {
+                let idx = places(g.co * g.ci_group() * g.taps(), density);
+                let at = |x_type: DType, dy_type: DType| {
+                    let mut bench = Bench::new(&KERNEL, scalars(&g));
+                    if [x_type, dy_type] == [DType::F32; 2] {
+                        bench.on_cpu_alone();
+                    }
+                    bench.float("x", x_type, &x);
+                    bench.float("dy", dy_type, &dy);
+                    bench.index("idx", &idx);
+                    bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
+                    bench.float("work", DType::F32, &vec![f64::NAN; work_len(&g)]);
+                    bench.run()["dp"].clone()
+                };
+                let want = at(DType::F32, DType::F32);
+                for types in [[DType::Bf16; 2], [DType::Bf16, DType::F32], [DType::F32, DType::Bf16]] {
+                    assert_same_bits(&at(types[0], types[1]), want.iter().copied());
+                }
             }
         }
     }

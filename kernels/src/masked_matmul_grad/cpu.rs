@@ -1,21 +1,25 @@
 //! The gradient at trained entries on a CPU. Operands are turned into `work`, channel by channel, a band of tokens at a time; then
-//! each entry is one contiguous dot product. Few entries go another way.
+//! each entry is one contiguous dot product. Few entries go another way. Operands in bfloat16 are turned as they are stored.
 
 use super::few::Few;
-use super::{Layout, TURNED};
-use crate::sampled::Sampled;
-use crate::simd::{Real, Turn, dispatch};
-use crate::{Launch, Shared, for_float};
+use super::{Layout, TURNED, pitch};
+use crate::sampled::{Sampled, for_rounded};
+use crate::simd::{Job, Real, Turned, dispatch, turn_stored};
+use crate::{DType, Launch, Shared, Stored};
+use std::ops::Range;
 
 /// Tokens that are summed at once, if there are more.
 pub(super) const PIECE: usize = 512;
 
 pub(super) fn run(l: &Launch<'_>) {
-    for_float!(l.dtype("dp"), T => typed::<T>(l))
+    match [l.dtype("a"), l.dtype("b")] {
+        [DType::F64, _] => typed::<f64, f64, f64>(l),
+        [a, b] => for_rounded!(a, A => for_rounded!(b, B => typed::<f32, A, B>(l))),
+    }
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint channels of the work memory")]
-fn typed<T: Real>(l: &Launch<'_>) {
+fn typed<T: Real, A: Stored<T> + Turned, B: Stored<T> + Turned>(l: &Launch<'_>) {
     let [batch, n, rows, cols] = ["batch", "n", "rows", "cols"].map(|name| l.int(name));
     let layout = Layout::new(batch, n, [rows, cols], [l.int("a_t") != 0, l.int("b_t") != 0]);
     let idx = l.read::<u32>("idx");
@@ -27,35 +31,35 @@ fn typed<T: Real>(l: &Launch<'_>) {
         out[..idx.len()].fill(T::of(0.0));
         return;
     }
-    let (out, work) = (Shared::new(out), l.shared::<T>("work"));
-    let operands = [l.read::<T>("a"), l.read::<T>("b")];
-    let few = Few { idx, channels: [rows, cols], operands };
-    if few.pays(&layout, l.pool.threads()) {
-        return few.run(l.pool, &layout, &out, &work);
+    let (out, work) = (Shared::new(out), l.write::<T>("work"));
+    let (a, b) = (l.read::<A>("a"), l.read::<B>("b"));
+    let few = Few { idx, channels: [rows, cols], a, b };
+    if few.pays::<T>(&layout, l.pool.threads()) {
+        return few.run::<T>(l.pool, &layout, &out, &Shared::new(work));
     }
-    let Layout { batch, n, .. } = layout;
+    let Layout { batch, n, band, turned, second, .. } = layout;
+    let (first, second) = work.split_at_mut(second);
+    let memory: (Shared<'_, A>, Shared<'_, B>) =
+        (Shared::new(bytemuck::cast_slice_mut(first)), Shared::new(bytemuck::cast_slice_mut(second)));
     for image in 0..batch {
-        for from in (0..n).step_by(layout.band) {
-            let tokens = layout.band.min(n - from);
-            let channels = [rows, cols];
-            let sources = [0, 1].map(|o| &operands[o][image * n * channels[o]..][..n * channels[o]]);
-            let tasks = [0, 1].map(|o| if layout.turned[o].is_some() { channels[o].div_ceil(TURNED) } else { 0 });
+        let (a, b) = (&a[image * n * rows..][..n * rows], &b[image * n * cols..][..n * cols]);
+        for from in (0..n).step_by(band) {
+            let tokens = band.min(n - from);
+            let a = Channels { source: a, n, channels: rows, tokens: from..from + tokens, band };
+            let b = Channels { source: b, n, channels: cols, tokens: from..from + tokens, band };
+            let tasks = [a.tasks(turned[0]), b.tasks(turned[1])];
             l.pool.run(tasks[0] + tasks[1], |task, _| {
-                let (o, first) = if task < tasks[0] { (0, task * TURNED) } else { (1, (task - tasks[0]) * TURNED) };
-                let count = TURNED.min(channels[o] - first);
-                let start = layout.turned[o].unwrap_or_default() + first * layout.pitch;
-                // SAFETY: tasks turn different channels.
-                let target = unsafe { work.range(start, count * layout.pitch) };
-                let source = &sources[o][from * channels[o] + first..];
-                let (source_row, target_row) = (channels[o], layout.pitch);
-                dispatch(Turn { source, source_row, rows: tokens, cols: count, target, target_row });
+                // SAFETY: tasks turn different channels, and none reads what is turned.
+                unsafe {
+                    match task.checked_sub(tasks[0]) {
+                        None => a.turn(task, &memory.0),
+                        Some(task) => b.turn(task, &memory.1),
+                    }
+                }
             });
-            // Where each operand is, and the distance of its channels.
-            let [(left, left_pitch), (right, right_pitch)] = [0, 1].map(|o| match layout.turned[o] {
-                // SAFETY: the tasks that wrote it have ended.
-                Some(start) => (unsafe { &*work.range(start, channels[o] * layout.pitch) }, layout.pitch),
-                None => (&sources[o][from..], n),
-            });
+            // SAFETY: the tasks that wrote it have ended.
+            let ((left, left_pitch), (right, right_pitch)) =
+                unsafe { (a.lines(turned[0], &memory.0), b.lines(turned[1], &memory.1)) };
             Sampled {
                 idx,
                 rows,
@@ -75,5 +79,76 @@ fn typed<T: Real>(l: &Launch<'_>) {
             }
             .run(l.pool);
         }
+    }
+}
+
+/// A band of an operand's tokens.
+struct Channels<'a, S> {
+    /// The operand of an image.
+    source: &'a [S],
+    /// Tokens of an image.
+    n: usize,
+    channels: usize,
+    tokens: Range<usize>,
+    /// Tokens of a band at most.
+    band: usize,
+}
+
+impl<S: Turned> Channels<'_, S> {
+    /// Distance of turned channels.
+    fn pitch(&self) -> usize {
+        pitch(self.band, size_of::<S>())
+    }
+
+    /// Tasks that turn it, if it is to be.
+    fn tasks(&self, turned: bool) -> usize {
+        if turned { self.channels.div_ceil(TURNED) } else { 0 }
+    }
+
+    /// Turns the channels of a task into work memory.
+    ///
+    /// # Safety
+    /// No other task may access the task's channels meanwhile.
+    #[expect(unsafe_code, reason = "tasks write disjoint channels of the work memory")]
+    unsafe fn turn(&self, task: usize, memory: &Shared<'_, S>) {
+        let first = task * TURNED;
+        let count = TURNED.min(self.channels - first);
+        let pitch = self.pitch();
+        // SAFETY: the caller's promise.
+        let target = unsafe { memory.range(first * pitch, count * pitch) };
+        let source = &self.source[self.tokens.start * self.channels + first..];
+        let extents = [self.tokens.len(), count];
+        dispatch(TurnStored { source, source_row: self.channels, extents, target, pitch });
+    }
+
+    /// Memory in which neighbours are tokens of a channel, and the distance of channels.
+    ///
+    /// # Safety
+    /// Nothing may write the work memory while the result is used.
+    #[expect(unsafe_code, reason = "the work memory is read when it is written")]
+    unsafe fn lines<'b>(&'b self, turned: bool, memory: &'b Shared<'_, S>) -> (&'b [S], usize) {
+        if turned {
+            // SAFETY: the caller's promise.
+            (unsafe { &*memory.range(0, self.channels * self.pitch()) }, self.pitch())
+        } else {
+            (&self.source[self.tokens.start..], self.n)
+        }
+    }
+}
+
+/// [`turn_stored`] as a job.
+struct TurnStored<'a, S> {
+    source: &'a [S],
+    source_row: usize,
+    extents: [usize; 2],
+    target: &'a mut [S],
+    pitch: usize,
+}
+
+impl<S: Turned> Job for TurnStored<'_, S> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        turn_stored::<S, FMA>(self.source, self.source_row, self.extents, self.target, self.pitch);
     }
 }

@@ -30,20 +30,20 @@ DEVICE Tokens<S> tokens(const Layout& l, const S* at) {
     return Tokens<S>{at, l.n, l.token[SIDE], l.channel[SIDE], l.image[SIDE]};
 }
 
-#define SAMPLE(T, name)                                                                                               \
-    KERNEL(THREADS, masked_matmul_grad_sample_##name, Layout layout, const T* a, const T* b, const u32* idx, T* dp,   \
+#define SAMPLE(A, B, T, name)                                                                                         \
+    KERNEL(THREADS, masked_matmul_grad_sample_##name, Layout layout, const A* a, const B* b, const u32* idx, T* dp,   \
            i64 count, i64 cols, i64 terms) {                                                                          \
         sample_places(idx, count, cols, terms, dp, tokens<0>(layout, a), tokens<1>(layout, b));                       \
     }
-FOR_FLOATS(SAMPLE)
+FOR_ROUNDED(SAMPLE)
 
-#define TILES(T, name, P)                                                                                             \
-    KERNEL(THREADS, masked_matmul_grad_tile_##name, Layout layout, const T* a, const T* b, const u32* idx, T* dp,     \
+#define TILES(A, B, T, name, P)                                                                                       \
+    KERNEL(THREADS, masked_matmul_grad_tile_##name, Layout layout, const A* a, const B* b, const u32* idx, T* dp,     \
            i64 count, i64 rows, i64 cols, i64 terms, Split<T> split) {                                                \
         tile_places<P>(idx, count, 0, rows, cols, terms, layout.channel[0] == 1, layout.channel[1] == 1,              \
                     tokens<0>(layout, a), tokens<1>(layout, b), dp, split);                                           \
     }
-FOR_PRODUCTS(TILES)
+FOR_ROUNDED_PRODUCTS(TILES)
 
 #define JOIN(T, name) MASKED_JOIN(T, masked_matmul_grad_join_##name)
 FOR_FLOATS(JOIN)

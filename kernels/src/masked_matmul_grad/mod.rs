@@ -3,10 +3,10 @@
 //! The weight is `[rows, cols]` and entry `k` of `idx` is its flat position `r * cols + c`; positions ascend.
 //! `dp[k] = sum over batch, n of A[n, r] * B[n, c]`. `A` is `[batch, n, rows]`, or `[batch, rows, n]` if `a_t` is
 //! 1, and `B` likewise with `cols`. The dense gradient does not exist; cost grows with the number of entries. `dp`
-//! may be longer than `idx`; what is beyond is left alone.
+//! may be longer than `idx`; what is beyond is left alone. Operands in bfloat16 are widened: sums are those of the numbers they hold.
 
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 mod few;
 
 use crate::{Arg, DType, Kernel, ScalarKind, Types};
@@ -15,8 +15,8 @@ use crate::{Arg, DType, Kernel, ScalarKind, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "masked_matmul_grad",
     args: &[
-        Arg::read("a", Types::Float),
-        Arg::read("b", Types::Float),
+        Arg::read("a", Types::Rounded),
+        Arg::read("b", Types::Rounded),
         Arg::read("idx", Types::Only(DType::U32)),
         Arg::write("dp", Types::Float),
         Arg::write("work", Types::Float),
@@ -40,6 +40,8 @@ const WORK: usize = 2 << 20;
 const TOKENS: usize = 128;
 /// Channels that a task turns.
 const TURNED: usize = 256;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Layout of `work`: the channels of the operands that are not channel-major, for a band of tokens.
 struct Layout {
@@ -49,10 +51,10 @@ struct Layout {
     n: usize,
     /// Tokens of a band.
     band: usize,
-    /// Distance of channels.
-    pitch: usize,
-    /// Where each operand begins, if it is there.
-    turned: [Option<usize>; 2],
+    /// Whether each operand is there.
+    turned: [bool; 2],
+    /// Where the second begins.
+    second: usize,
     /// Elements.
     len: usize,
 }
@@ -63,12 +65,17 @@ impl Layout {
         let turned: usize = channels.iter().zip(channel_major).filter(|c| !c.1).map(|c| c.0).sum();
         let most = WORK / turned.max(1) / 64 * 64;
         let band = n.min(most.max(TOKENS)).max(1);
-        // Rows a large power of two apart would share cache sets.
-        let pitch = band.next_multiple_of(16) + 16;
+        let pitch = pitch(band, size_of::<f32>());
         let second = if channel_major[0] { 0 } else { channels[0] * pitch };
-        let starts = [(!channel_major[0]).then_some(0), (!channel_major[1]).then_some(second)];
-        Layout { batch, n, band, pitch, turned: starts, len: turned * pitch }
+        Layout { batch, n, band, turned: channel_major.map(|major| !major), second, len: turned * pitch }
     }
+}
+
+/// Distance of channels that hold a band of tokens, in elements of `size` bytes: whole cache lines, and one more, because lines a large
+/// power of two apart would share cache sets. Smaller elements take no more bytes.
+fn pitch(band: usize, size: usize) -> usize {
+    let line = LINE / size;
+    band.next_multiple_of(line) + line
 }
 
 /// Elements that `work` must have.
@@ -79,7 +86,7 @@ pub fn work_len(batch: usize, n: usize, rows: usize, cols: usize, a_t: bool, b_t
 #[cfg(test)]
 mod tests {
     use super::{KERNEL, work_len};
-    use crate::harness::{Bench, assert_close, assert_same_bits, noise, places};
+    use crate::harness::{Bench, assert_close, assert_same_bits, halves, noise, places};
     use crate::{DType, Scalar};
 
     fn check(batch: usize, n: usize, rows: usize, cols: usize) {
@@ -137,16 +144,45 @@ mod tests {
     }
 
     /// The kernel's values at `idx`.
-    fn at(idx: &[u32], [batch, n, rows, cols]: [usize; 4], turned: (bool, bool), a: &[f64], b: &[f64]) -> Vec<f64> {
+    fn at(idx: &[u32], shape: [usize; 4], turned: (bool, bool), a: &[f64], b: &[f64]) -> Vec<f64> {
+        let mut bench = bench(idx, shape, turned, (DType::F32, a), (DType::F32, b));
+        bench.on_cpu_alone();
+        bench.run()["dp"].clone()
+    }
+
+    fn bench(
+        idx: &[u32],
+        [batch, n, rows, cols]: [usize; 4],
+        turned: (bool, bool),
+        a: (DType, &[f64]),
+        b: (DType, &[f64]),
+    ) -> Bench {
         let scalars = [batch, n, rows, cols, usize::from(turned.0), usize::from(turned.1)];
         let mut bench = Bench::new(&KERNEL, scalars.map(|v| Scalar::Int(v as i64)).to_vec());
-        bench.on_cpu_alone();
-        bench.float("a", DType::F32, a);
-        bench.float("b", DType::F32, b);
+        bench.float("a", a.0, a.1);
+        bench.float("b", b.0, b.1);
         bench.index("idx", idx);
         bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
         bench.float("work", DType::F32, &vec![f64::NAN; work_len(batch, n, rows, cols, turned.0, turned.1)]);
-        bench.run()["dp"].clone()
+        bench
+    }
+
+    #[test]
+    fn operands_in_bfloat16_are_the_numbers_they_hold() {
+        for shape in [[2, 7, 5, 9], [1, 700, 20, 37], [3, 33, 40, 300], [2, 530, 17, 70], [1, 1100, 40, 64]] {
+            let [batch, n, rows, cols] = shape;
+            let (a, b) = (halves(batch * n * rows, 1), halves(batch * n * cols, 2));
+            for turned in [(false, false), (true, false), (false, true), (true, true)] {
+                for density in [0.02, 0.5] {
+                    let idx = places(rows * cols, density);
+                    let want = at(&idx, shape, turned, &a, &b);
+                    for types in [[DType::Bf16; 2], [DType::Bf16, DType::F32], [DType::F32, DType::Bf16]] {
+                        let bench = bench(&idx, shape, turned, (types[0], &a), (types[1], &b));
+                        assert_same_bits(&bench.run()["dp"], want.iter().copied());
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ pub(crate) use copy::copy;
 pub(crate) use exp::{ExpParts, exp_each, exp_to_round};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use turn::prefetch_far;
-pub(crate) use turn::{BLOCK, Turn, prefetch, prefetch_at, turn, turn_shared};
+pub(crate) use turn::{BLOCK, Turn, Turned, prefetch, prefetch_at, turn, turn_shared, turn_stored};
 
 /// A computation whose body is compiled once for each vector width.
 ///

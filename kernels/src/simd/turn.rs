@@ -1,11 +1,12 @@
 //! Matrices turned on their side.
 
 use super::{Job, Real, TILE};
-use crate::{Shared, Stored};
+use crate::{Element, Shared, Stored};
+use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{BLOCK, STRIP, TILE};
+    use super::{BLOCK, HALVES, STRIP, TILE};
     use std::arch::x86_64::*;
 
     /// The transposed tile.
@@ -49,7 +50,6 @@ mod x86 {
             for i in (0..rows).step_by(BLOCK) {
                 for j in (strip..cols.min(strip + STRIP)).step_by(BLOCK) {
                     let mut r = [_mm512_setzero_ps(); BLOCK];
-                    let mut u = r;
                     for (a, r) in r.iter_mut().enumerate() {
                         // SAFETY: within the source by the caller's promise; a hint does not access memory.
                         unsafe {
@@ -58,34 +58,105 @@ mod x86 {
                             *r = _mm512_loadu_ps(at);
                         }
                     }
-                    // Four rows of a column come together, then the fours.
-                    for k in (0..BLOCK).step_by(4) {
-                        let (a, b) = (_mm512_unpacklo_ps(r[k], r[k + 1]), _mm512_unpackhi_ps(r[k], r[k + 1]));
-                        let (c, d) = (_mm512_unpacklo_ps(r[k + 2], r[k + 3]), _mm512_unpackhi_ps(r[k + 2], r[k + 3]));
-                        u[k] = _mm512_shuffle_ps::<0x44>(a, c);
-                        u[k + 1] = _mm512_shuffle_ps::<0xee>(a, c);
-                        u[k + 2] = _mm512_shuffle_ps::<0x44>(b, d);
-                        u[k + 3] = _mm512_shuffle_ps::<0xee>(b, d);
-                    }
-                    for c in 0..4 {
-                        let x = _mm512_shuffle_f32x4::<0x88>(u[c], u[4 + c]);
-                        let y = _mm512_shuffle_f32x4::<0xdd>(u[c], u[4 + c]);
-                        let z = _mm512_shuffle_f32x4::<0x88>(u[8 + c], u[12 + c]);
-                        let w = _mm512_shuffle_f32x4::<0xdd>(u[8 + c], u[12 + c]);
-                        let lines = [
-                            _mm512_shuffle_f32x4::<0x88>(x, z),
-                            _mm512_shuffle_f32x4::<0x88>(y, w),
-                            _mm512_shuffle_f32x4::<0xdd>(x, z),
-                            _mm512_shuffle_f32x4::<0xdd>(y, w),
-                        ];
-                        for (four, line) in lines.into_iter().enumerate() {
-                            // SAFETY: within the target by the caller's promise.
-                            unsafe { _mm512_storeu_ps(target.add((j + 4 * four + c) * target_row + i), line) };
+                    lines(r, |line, elements| {
+                        // SAFETY: within the target by the caller's promise.
+                        unsafe { _mm512_storeu_ps(target.add((j + line) * target_row + i), elements) }
+                    });
+                }
+            }
+        }
+    }
+
+    /// Gives the columns of a block of 32-bit elements, whose rows these are.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn lines(r: [__m512; BLOCK], mut put: impl FnMut(usize, __m512)) {
+        let mut u = r;
+        // Four rows of a column come together, then the fours.
+        for k in (0..BLOCK).step_by(4) {
+            let (a, b) = (_mm512_unpacklo_ps(r[k], r[k + 1]), _mm512_unpackhi_ps(r[k], r[k + 1]));
+            let (c, d) = (_mm512_unpacklo_ps(r[k + 2], r[k + 3]), _mm512_unpackhi_ps(r[k + 2], r[k + 3]));
+            u[k] = _mm512_shuffle_ps::<0x44>(a, c);
+            u[k + 1] = _mm512_shuffle_ps::<0xee>(a, c);
+            u[k + 2] = _mm512_shuffle_ps::<0x44>(b, d);
+            u[k + 3] = _mm512_shuffle_ps::<0xee>(b, d);
+        }
+        for c in 0..4 {
+            let x = _mm512_shuffle_f32x4::<0x88>(u[c], u[4 + c]);
+            let y = _mm512_shuffle_f32x4::<0xdd>(u[c], u[4 + c]);
+            let z = _mm512_shuffle_f32x4::<0x88>(u[8 + c], u[12 + c]);
+            let w = _mm512_shuffle_f32x4::<0xdd>(u[8 + c], u[12 + c]);
+            put(c, _mm512_shuffle_f32x4::<0x88>(x, z));
+            put(4 + c, _mm512_shuffle_f32x4::<0x88>(y, w));
+            put(8 + c, _mm512_shuffle_f32x4::<0xdd>(x, z));
+            put(12 + c, _mm512_shuffle_f32x4::<0xdd>(y, w));
+        }
+    }
+
+    /// As [`turn_blocks`] for elements of 16 bits, in blocks of [`HALVES`] rows and columns.
+    ///
+    /// # Safety
+    /// The rows of both matrices must lie in their memory, which must not overlap.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[expect(unsafe_code, reason = "blocks are moved through pointers")]
+    pub(super) unsafe fn turn_halves(
+        (source, source_row): (*const u16, usize),
+        (target, target_row): (*mut u16, usize),
+        [rows, cols]: [usize; 2],
+    ) {
+        for strip in (0..cols).step_by(STRIP) {
+            for i in (0..rows).step_by(HALVES) {
+                for j in (strip..cols.min(strip + STRIP)).step_by(HALVES) {
+                    // Elements of neighbouring rows come together in 32 bits, those of four columns of each eight at a time.
+                    for four in 0..2 {
+                        let mut r = [_mm512_setzero_ps(); BLOCK];
+                        for (a, r) in r.iter_mut().enumerate() {
+                            // SAFETY: within the source by the caller's promise; a hint does not access memory.
+                            let [first, second] = unsafe {
+                                let at = source.add((i + 2 * a) * source_row + j);
+                                if four == 0 {
+                                    for row in [HALVES, HALVES + 1] {
+                                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(row * source_row).cast());
+                                    }
+                                }
+                                [_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(source_row).cast())]
+                            };
+                            *r = _mm512_castsi512_ps(match four {
+                                0 => _mm512_unpacklo_epi16(first, second),
+                                _ => _mm512_unpackhi_epi16(first, second),
+                            });
                         }
+                        lines(r, |line, elements| {
+                            let column = j + line / 4 * 8 + 4 * four + line % 4;
+                            // SAFETY: within the target by the caller's promise.
+                            unsafe { _mm512_storeu_ps(target.add(column * target_row + i).cast(), elements) }
+                        });
                     }
                 }
             }
         }
+    }
+
+    /// The transposed tile of elements of 16 bits.
+    #[target_feature(enable = "sse2")]
+    #[inline]
+    pub(super) fn turn_half_tile(tile: [[u16; TILE]; TILE]) -> [[u16; TILE]; TILE] {
+        let mut r: [__m128i; TILE] = bytemuck::cast(tile);
+        // Each round brings rows together that are half as far apart, and doubles the elements of a column that are neighbours.
+        for _ in 0..3 {
+            let [a, b, c, d, e, f, g, h] = r;
+            r = [
+                _mm_unpacklo_epi16(a, e),
+                _mm_unpackhi_epi16(a, e),
+                _mm_unpacklo_epi16(b, f),
+                _mm_unpackhi_epi16(b, f),
+                _mm_unpacklo_epi16(c, g),
+                _mm_unpackhi_epi16(c, g),
+                _mm_unpacklo_epi16(d, h),
+                _mm_unpackhi_epi16(d, h),
+            ];
+        }
+        bytemuck::cast(r)
     }
 }
 
@@ -144,6 +215,8 @@ pub(crate) unsafe fn turn_shared(
 
 /// Side of the larger blocks that [`Turn`] moves where there are quick means.
 pub(crate) const BLOCK: usize = 16;
+/// Side of those of elements of 16 bits.
+const HALVES: usize = 2 * BLOCK;
 /// Columns that [`Turn`] moves together.
 const STRIP: usize = 512;
 
@@ -185,13 +258,103 @@ pub(crate) fn turn<T: Real, S: Stored<T>, const FMA: bool>(
         Some(source) => T::turn_blocks(source, source_row, [rows, cols], target, target_row),
         None => [0; 2],
     };
+    rest::<T, S, FMA>(source, source_row, [rows, cols], target, target_row, [height, width], S::wide);
+}
+
+/// Elements that are turned as they are stored.
+pub(crate) trait Turned: Element {
+    /// The transposed tile. `FMA` must be that of the [`Job`] that asks.
+    fn tile<const FMA: bool>(tile: [[Self; TILE]; TILE]) -> [[Self; TILE]; TILE];
+    /// As [`Real::turn_blocks`].
+    fn blocks(
+        source: &[Self],
+        source_row: usize,
+        extents: [usize; 2],
+        target: &mut [Self],
+        target_row: usize,
+    ) -> [usize; 2];
+}
+
+impl<T: Real> Turned for T {
+    #[inline(always)]
+    fn tile<const FMA: bool>(tile: [[T; TILE]; TILE]) -> [[T; TILE]; TILE] {
+        T::turn::<FMA>(tile)
+    }
+    fn blocks(source: &[T], source_row: usize, extents: [usize; 2], target: &mut [T], target_row: usize) -> [usize; 2] {
+        T::turn_blocks(source, source_row, extents, target, target_row)
+    }
+}
+
+impl Turned for bf16 {
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "calls code compiled for features that every processor has")]
+    fn tile<const FMA: bool>(tile: [[bf16; TILE]; TILE]) -> [[bf16; TILE]; TILE] {
+        // SAFETY: every processor of this architecture has SSE2.
+        bytemuck::cast(unsafe { x86::turn_half_tile(bytemuck::cast(tile)) })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    #[inline(always)]
+    fn tile<const FMA: bool>(tile: [[bf16; TILE]; TILE]) -> [[bf16; TILE]; TILE] {
+        std::array::from_fn(|b| std::array::from_fn(|a| tile[a][b]))
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "calls code compiled for features that were found")]
+    fn blocks(
+        source: &[bf16],
+        source_row: usize,
+        extents: [usize; 2],
+        target: &mut [bf16],
+        target_row: usize,
+    ) -> [usize; 2] {
+        let [rows, cols] = extents.map(|extent| extent / HALVES * HALVES);
+        if rows * cols == 0 || !is_x86_feature_detected!("avx512f") || !is_x86_feature_detected!("avx512bw") {
+            return [0; 2];
+        }
+        assert!((rows - 1) * source_row + cols <= source.len(), "matrix exceeds its memory");
+        assert!((cols - 1) * target_row + rows <= target.len(), "transpose exceeds its memory");
+        let (source, target) = (source.as_ptr().cast(), target.as_mut_ptr().cast());
+        // SAFETY: the processor has the features, all that is moved lies in the two by the assertions, and the target is borrowed alone.
+        unsafe { x86::turn_halves((source, source_row), (target, target_row), [rows, cols]) };
+        [rows, cols]
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    fn blocks(_: &[bf16], _: usize, _: [usize; 2], _: &mut [bf16], _: usize) -> [usize; 2] {
+        [0; 2]
+    }
+}
+
+/// As [`turn`], of elements that stay as they are stored.
+#[inline(always)]
+pub(crate) fn turn_stored<S: Turned, const FMA: bool>(
+    source: &[S],
+    source_row: usize,
+    extents: [usize; 2],
+    target: &mut [S],
+    target_row: usize,
+) {
+    let done = S::blocks(source, source_row, extents, target, target_row);
+    rest::<S, S, FMA>(source, source_row, extents, target, target_row, done, |element| element);
+}
+
+/// Turns what is not among the first rows and columns, which are done.
+#[inline(always)]
+fn rest<T: Turned, S: Element, const FMA: bool>(
+    source: &[S],
+    source_row: usize,
+    [rows, cols]: [usize; 2],
+    target: &mut [T],
+    target_row: usize,
+    [height, width]: [usize; 2],
+    wide: impl Fn(S) -> T + Copy,
+) {
     if width < cols && height > 0 {
         let (source, target) = (&source[width..], &mut target[width * target_row..]);
-        transpose::<T, S, FMA>(source, source_row, height, cols - width, target, target_row);
+        transpose::<T, S, FMA>(source, source_row, [height, cols - width], target, target_row, wide);
     }
     if height < rows {
         let (source, target) = (&source[height * source_row..], &mut target[height..]);
-        transpose::<T, S, FMA>(source, source_row, rows - height, cols, target, target_row);
+        transpose::<T, S, FMA>(source, source_row, [rows - height, cols], target, target_row, wide);
     }
 }
 
@@ -232,13 +395,13 @@ pub(crate) fn prefetch_far(at: *const u8) {
 }
 
 #[inline(always)]
-fn transpose<T: Real, S: Stored<T>, const FMA: bool>(
+fn transpose<T: Turned, S: Element, const FMA: bool>(
     source: &[S],
     source_row: usize,
-    rows: usize,
-    cols: usize,
+    [rows, cols]: [usize; 2],
     target: &mut [T],
     target_row: usize,
+    wide: impl Fn(S) -> T + Copy,
 ) {
     // A strip reads the source along its rows; the lines of the target that it writes stay in the nearest caches until
     // the following rows fill them.
@@ -252,18 +415,18 @@ fn transpose<T: Real, S: Stored<T>, const FMA: bool>(
                     for a in 0..TILE {
                         prefetch(source, (i + AHEAD + a) * source_row + j);
                     }
-                    let mut tile = [[T::of(0.0); TILE]; TILE];
+                    let mut tile = [[T::zeroed(); TILE]; TILE];
                     for (a, row) in tile.iter_mut().enumerate() {
                         let source = &source[(i + a) * source_row + j..][..TILE];
-                        row.iter_mut().zip(source).for_each(|(to, from)| *to = from.wide());
+                        row.iter_mut().zip(source).for_each(|(to, from)| *to = wide(*from));
                     }
-                    for (b, row) in T::turn::<FMA>(tile).iter().enumerate() {
+                    for (b, row) in T::tile::<FMA>(tile).iter().enumerate() {
                         target[(j + b) * target_row + i..][..TILE].copy_from_slice(row);
                     }
                 } else {
                     for b in 0..width {
                         for a in 0..height {
-                            target[(j + b) * target_row + i + a] = source[(i + a) * source_row + j + b].wide();
+                            target[(j + b) * target_row + i + a] = wide(source[(i + a) * source_row + j + b]);
                         }
                     }
                 }
@@ -277,9 +440,12 @@ mod tests {
     use super::*;
     use crate::simd::dispatch;
 
+    const EXTENTS: [(usize, usize); 11] =
+        [(1, 1), (8, 8), (9, 17), (16, 3), (31, 24), (0, 4), (16, 16), (33, 530), (48, 1030), (64, 96), (70, 45)];
+
     #[test]
     fn transposes() {
-        for (rows, cols) in [(1, 1), (8, 8), (9, 17), (16, 3), (31, 24), (0, 4), (16, 16), (33, 530), (48, 1030)] {
+        for (rows, cols) in EXTENTS {
             let (from, to) = (cols + 2, rows + 3);
             let source: Vec<f32> = (0..rows.max(1) * from).map(|i| i as f32).collect();
             let mut target = vec![-1.0; cols * to];
@@ -289,6 +455,32 @@ mod tests {
                 for i in 0..to {
                     let want = if i < rows { source[i * from + j] } else { -1.0 };
                     assert_eq!(target[j * to + i], want);
+                }
+            }
+        }
+    }
+
+    struct Halves<'a>(&'a [bf16], usize, [usize; 2], &'a mut [bf16], usize);
+
+    impl Job for Halves<'_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<const FMA: bool>(self) {
+            turn_stored::<bf16, FMA>(self.0, self.1, self.2, self.3, self.4);
+        }
+    }
+
+    #[test]
+    fn transposes_halves_as_they_are() {
+        for (rows, cols) in EXTENTS {
+            let (from, to) = (cols + 2, rows + 3);
+            let source: Vec<bf16> = (0..rows.max(1) * from).map(|i| bf16::from_bits(i as u16)).collect();
+            let mut target = vec![bf16::NAN; cols * to];
+            dispatch(Halves(&source, from, [rows, cols], &mut target, to));
+            for j in 0..cols {
+                for i in 0..to {
+                    let want = if i < rows { source[i * from + j] } else { bf16::NAN };
+                    assert_eq!(target[j * to + i].to_bits(), want.to_bits());
                 }
             }
         }
