@@ -2,12 +2,12 @@
 //! (FlashAttention, arXiv 2205.14135). The backward needs the result and the log-sum-exp of each row.
 
 use super::unary::second_order;
-use super::{Case, operator};
+use super::{Case, Rounded, operator};
 use crate::autodiff::Grad;
 use crate::error::{Error, Result};
 use crate::ir::{Type, ValueId, broadcast, broadcast_strides};
 use crate::lower::{Lower, int};
-use sara_kernels::Scalar;
+use sara_kernels::{Scalar, attention};
 
 operator! {
     /// Scaled dot-product attention. Operands: `q` `[batch, heads, queries, dim]`, `k` `[batch, heads, keys, dim]`, `v`
@@ -42,6 +42,16 @@ operator! {
         let mask = g.try_input(3);
         let inputs = [Some(q), Some(k), Some(v), mask, Some(y), Some(lse), Some(dy)];
         Ok(Some(g.emit_all(AttentionGrad { scale: self.scale, half: self.half }, &inputs)?[wrt]))
+    }
+
+    fn rounded(&self, inputs: &[Option<&Type>]) -> Rounded {
+        let fits = |i: usize| inputs.get(i).copied().flatten().and_then(|t| t.shape.last().copied());
+        match (fits(0), fits(2)) {
+            (Some(dim), Some(value_dim)) if self.half && attention::admits_rounded(dim, value_dim) => {
+                Rounded { operands: &[0, 1, 2], results: &[0], ..Rounded::default() }
+            }
+            _ => Rounded::default(),
+        }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {
@@ -79,6 +89,16 @@ operator! {
 
     fn grad(&self, _: &mut Grad<'_>, _: usize) -> Result<Option<ValueId>> {
         Err(second_order(Self::NAME))
+    }
+
+    fn rounded(&self, inputs: &[Option<&Type>]) -> Rounded {
+        let fits = |i: usize| inputs.get(i).copied().flatten().and_then(|t| t.shape.last().copied());
+        match (fits(0), fits(2)) {
+            (Some(dim), Some(value_dim)) if self.half && attention::admits_rounded(dim, value_dim) => {
+                Rounded { operands: &[0, 1, 2, 4, 6], results: &[0, 1, 2], ..Rounded::default() }
+            }
+            _ => Rounded::default(),
+        }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {

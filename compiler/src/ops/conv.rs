@@ -1,7 +1,7 @@
 //! Conv: convolution in one to three dimensions (ONNX Conv, versions 1 to 22, and ConvTranspose, versions 1 to 22, which is the
 //! gradient of a convolution with respect to its input).
 
-use super::{Case, Reduce, operator};
+use super::{Case, Reduce, Rounded, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::import::OnnxNode;
@@ -53,12 +53,18 @@ operator! {
         }))
     }
 
+    fn rounded(&self, inputs: &[Option<&Type>]) -> Rounded {
+        // With weights in single precision the products are of single precision.
+        let half = matches!(inputs, [_, Some(w), ..] if w.dtype == DType::Bf16);
+        if half { Rounded { operands: &[0], ..Rounded::default() } } else { Rounded::default() }
+    }
+
     fn lower(&self, l: &mut Lower<'_>) {
         let (x, w, y) = (l.input_type(0).clone(), &l.input_type(1).shape, &l.output_type(0).shape);
         let window = Window { groups: self.groups, strides: &self.strides, pads: &self.pads, dilations: &self.dilations };
         let scalars = window.scalars(&x.shape, y, &w[2..]);
         let work = conv::work_len(&window.geometry(&x.shape, y, &w[2..]));
-        let work = (work > 0 && x.dtype == DType::F32).then(|| l.temp(x.dtype, work));
+        let work = (work > 0 && x.dtype.computed() == DType::F32).then(|| l.temp(DType::F32, work));
         let args = [Some(l.input(0)), Some(l.input(1)), l.try_input(2), Some(l.output(0)), work];
         l.launch("conv", &args, scalars);
     }
@@ -114,12 +120,18 @@ operator! {
         }))
     }
 
+    fn rounded(&self, inputs: &[Option<&Type>]) -> Rounded {
+        // With weights in single precision the products are of single precision.
+        let half = matches!(inputs, [_, Some(w), ..] if w.dtype == DType::Bf16);
+        if half { Rounded { operands: &[0], ..Rounded::default() } } else { Rounded::default() }
+    }
+
     fn lower(&self, l: &mut Lower<'_>) {
         let (y, w) = (l.input_type(0).clone(), &l.input_type(1).shape);
         let window = Window { groups: self.groups, strides: &self.strides, pads: &self.pads, dilations: &self.dilations };
         let scalars = window.scalars(&self.shape, &y.shape, &w[2..]);
         let work = conv_grad_input::work_len(&window.geometry(&self.shape, &y.shape, &w[2..]));
-        let work = (work > 0 && y.dtype == DType::F32).then(|| l.temp(y.dtype, work));
+        let work = (work > 0 && y.dtype.computed() == DType::F32).then(|| l.temp(DType::F32, work));
         let args = [Some(l.input(0)), Some(l.input(1)), Some(l.output(0)), work];
         l.launch("conv_grad_input", &args, scalars);
     }

@@ -5,7 +5,7 @@
 
 use super::conv::Window;
 use super::unary::second_order;
-use super::{Case, operator};
+use super::{Case, Rounded, operator};
 use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::ir::{Type, ValueId};
@@ -92,10 +92,14 @@ operator! {
         Err(second_order(Self::NAME))
     }
 
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { operands: &[0, 1], ..Rounded::default() }
+    }
+
     fn lower(&self, l: &mut Lower<'_>) {
         let ty = l.input_type(0).clone();
         let Ok((batch, n, _)) = panel(&ty, self.a_t) else { unreachable!("inference admits only panels") };
-        let work = l.temp(ty.dtype, masked_matmul_grad::work_len(batch, n, self.rows, self.cols, self.a_t, self.b_t));
+        let work = l.temp(ty.dtype.computed(), masked_matmul_grad::work_len(batch, n, self.rows, self.cols, self.a_t, self.b_t));
         let args = [Some(l.input(0)), Some(l.input(1)), Some(l.input(2)), Some(l.output(0)), Some(work)];
         let scalars = [batch, n, self.rows, self.cols, self.a_t.into(), self.b_t.into()].map(int).to_vec();
         l.launch("masked_matmul_grad", &args, scalars);
@@ -145,11 +149,15 @@ operator! {
         Err(second_order(Self::NAME))
     }
 
+    fn rounded(&self, _: &[Option<&Type>]) -> Rounded {
+        Rounded { operands: &[0, 1], ..Rounded::default() }
+    }
+
     fn lower(&self, l: &mut Lower<'_>) {
         let (x, y) = (l.input_type(0).clone(), l.input_type(1).clone());
         let window = Window { groups: self.groups, strides: &self.strides, pads: &self.pads, dilations: &self.dilations };
         let scalars = window.scalars(&x.shape, &y.shape, &self.kernel);
-        let work = l.temp(x.dtype, masked_conv_grad::work_len(&window.geometry(&x.shape, &y.shape, &self.kernel)));
+        let work = l.temp(x.dtype.computed(), masked_conv_grad::work_len(&window.geometry(&x.shape, &y.shape, &self.kernel)));
         let args = [Some(l.input(0)), Some(l.input(1)), Some(l.input(2)), Some(l.output(0)), Some(work)];
         l.launch("masked_conv_grad", &args, scalars);
     }
