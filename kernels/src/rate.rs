@@ -12,11 +12,13 @@ const SIDE: usize = 1536;
 pub fn dense_rate(threads: usize, seconds: f64) -> std::io::Result<f64> {
     let pool = Pool::new(threads)?;
     let mut memory = vec![0.5_f32; 3 * SIDE * SIDE];
-    let buffers: Vec<Buffer> = memory
+    let mut buffers: Vec<Buffer> = memory
         .chunks_exact_mut(SIDE * SIDE)
         // SAFETY: the memory is initialised, aligned and outlives the launch.
         .map(|m| unsafe { Buffer::new(m.as_mut_ptr().cast(), m.len(), DType::F32) })
         .collect();
+    // There is no bias.
+    buffers.insert(2, Buffer::NONE);
     let side = || Scalar::Int(SIDE as i64);
     let (none, strides) = (|| Scalar::Ints(vec![]), || Scalar::Ints(vec![SIDE as i64, 1]));
     let scalars = [
