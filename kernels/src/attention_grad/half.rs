@@ -133,8 +133,8 @@ struct Image<'a> {
 }
 
 impl Image<'_> {
-    /// Visits all keys for some queries, and writes the gradients of those queries, or of keys and values, or both. The gradients of
-    /// keys and values are complete if the queries are all there are.
+    /// Visits all keys for some queries, and writes the gradients of those queries, or of keys and values, or both. Those of keys
+    /// and values are complete if the queries are all there are.
     fn visit(
         &self,
         parts: &mut [&mut [f32]; 17],
