@@ -29,8 +29,8 @@ pub(crate) fn fit<const N: usize>(
     Some(extents)
 }
 
-/// Distance of rows of so many pairs: whole cache lines, so that none that is read lies across two, and an odd number of them, so that
-/// rows do not share cache sets.
+/// Distance of rows of so many pairs: whole cache lines, so that no sixteen pairs lie across two, and an odd number of them, so
+/// that rows do not share cache sets.
 pub(crate) fn line(pairs: usize) -> usize {
     (pairs.div_ceil(LANES) | 1) * LANES
 }

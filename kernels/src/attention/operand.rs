@@ -53,7 +53,8 @@ impl<'a> Operand<'a> {
         of_either!(self, data => pack_panel(Mat::new(data, rs, cs), columns, terms, to, width));
     }
 
-    /// The dot products of its rows with those of another, of `width` numbers each, times `factor`. A NaN becomes one that rounding keeps.
+    /// The dot products of its rows with those of another, of `width` numbers each, times `factor`. A NaN becomes one that
+    /// rounding keeps.
     pub(crate) fn dots(self, other: Self, width: usize, factor: f32, to: &mut [f32]) {
         of_either!(self, a => of_either!(other, b => dispatch(Dots { a, b, width, factor, to })));
     }

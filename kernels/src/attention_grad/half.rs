@@ -2,8 +2,8 @@
 //! softmax are in single precision.
 //!
 //! As in the form without rounding, a task visits the keys of one batch element and head in blocks, and for each all queries in
-//! blocks. Of a block it takes a panel of keys at a time, and some queries, whose scores stay in the nearest cache until the
-//! probabilities and their gradients are rounded, in the two orders that the products read them in.
+//! blocks. Of a block it takes a panel of keys at a time, whose scores stay in a near cache until the probabilities and their
+//! gradients are rounded, in the two orders that the products read them in.
 //!
 //! The gradients of queries are summed in scratch memory. Where it does not hold those of all, the probabilities are computed
 //! twice: for the gradients of keys and values, and for as many queries at a time as it holds.
@@ -19,9 +19,6 @@ use std::ops::Range;
 
 /// Keys of a block, and queries, at most.
 const MOST: [usize; 2] = [512, 256];
-
-/// Queries whose scores are computed at once, at most.
-const SOME: usize = 64;
 
 /// Queries whose probabilities are computed together.
 const ROWS: usize = 4;
@@ -63,8 +60,8 @@ impl Blocks {
             keys / 2 * columns,                                   // key_columns
             keys * whole_rows(s.dim),                             // dk_sums
             keys * whole_rows(s.value_dim),                       // dv_sums
-            SOME.min(queries) * PANEL,                            // scores
-            SOME.min(queries) * PANEL,                            // gains
+            queries * PANEL,                                      // scores
+            queries * PANEL,                                      // gains
             queries / 2 * PANEL,                                  // p_panel
             queries / 2 * PANEL,                                  // ds_panel
             queries * line(keys / 2),                             // ds_rows
@@ -136,8 +133,8 @@ struct Image<'a> {
 }
 
 impl Image<'_> {
-    /// Visits all keys for some queries, and writes the gradients of those queries, or of keys and values, or both. The gradients of
-    /// keys and values are complete if the queries are all there are.
+    /// Visits all keys for some queries, and writes the gradients of those queries, or of keys and values, or both. Those of keys
+    /// and values are complete if the queries are all there are.
     fn visit(
         &self,
         parts: &mut [&mut [f32]; 17],
@@ -170,39 +167,35 @@ impl Image<'_> {
                 let (to, left) = (&mut key_columns[pairs * column..], dim - column);
                 k.from(column).pack_panel([dim, 1], [PANEL.min(left), count], to, width(left));
             }
-            let lanes = count.next_multiple_of(PANEL);
-            dk_sums[..lanes * dk_rows].fill(0.0);
-            dv_sums[..lanes * dv_rows].fill(0.0);
+            let panels = count.next_multiple_of(PANEL);
+            dk_sums[..panels * dk_rows].fill(0.0);
+            dv_sums[..panels * dv_rows].fill(0.0);
             for (index, start) in of.clone().step_by(blocks.queries).enumerate() {
                 let block = start..of.end.min(start + blocks.queries);
+                let all = block.len().next_multiple_of(ROWS);
                 let packed = self.packed(queries, index, block.clone(), from == 0);
                 for first in (0..count).step_by(PANEL) {
-                    for some in (0..block.len()).step_by(SOME) {
-                        let rows = SOME.min(block.len() - some);
-                        let all = rows.next_multiple_of(ROWS);
-                        let (scores, gains) = (&mut scores[..all * PANEL], &mut gains[..all * PANEL]);
-                        let right = &key_panels[first * terms..];
-                        product([rows, terms], &packed.q_rows[some * line(terms)..], line(terms), right, scores, false);
-                        self.add_mask(scores, start + some..start + some + rows, from + first);
-                        let (left, right) =
-                            (&packed.dy_rows[some * line(value_terms)..], &value_panels[first * value_terms..]);
-                        product([rows, value_terms], left, line(value_terms), right, gains, false);
-                        let to = some / 2 * PANEL..(some + all) / 2 * PANEL;
-                        dispatch(Slopes {
-                            queries: rows,
-                            keys: PANEL.min(count - first),
-                            factor: if self.mask.is_some() { 1.0 } else { self.scale },
-                            scale: self.scale,
-                            deltas: &packed.deltas[some..],
-                            lse: &packed.lse_or_infinity[some..],
-                            scores,
-                            gains,
-                            p: &mut p_panel[to.clone()],
-                            ds: &mut ds_panel[to],
-                            ds_rows: &mut ds_rows[some * key_line + first / 2..],
-                            line: key_line,
-                        });
-                    }
+                    let (scores, gains) = (&mut scores[..all * PANEL], &mut gains[..all * PANEL]);
+                    let (p_panel, ds_panel) = (&mut p_panel[..all / 2 * PANEL], &mut ds_panel[..all / 2 * PANEL]);
+                    let (rows, right) = (block.len(), &key_panels[first * terms..]);
+                    product([rows, terms], packed.q_rows, line(terms), right, scores, false);
+                    self.add_mask(scores, block.clone(), from + first);
+                    let right = &value_panels[first * value_terms..];
+                    product([rows, value_terms], packed.dy_rows, line(value_terms), right, gains, false);
+                    dispatch(Slopes {
+                        queries: rows,
+                        keys: PANEL.min(count - first),
+                        factor: if self.mask.is_some() { 1.0 } else { self.scale },
+                        scale: self.scale,
+                        deltas: packed.deltas,
+                        lse: packed.lse_or_infinity,
+                        scores,
+                        gains,
+                        p: &mut *p_panel,
+                        ds: &mut *ds_panel,
+                        ds_rows: &mut ds_rows[first / 2..],
+                        line: key_line,
+                    });
                     if dk_dv.is_some() {
                         let pairs = block.len().div_ceil(2);
                         let sums = &mut dv_sums[first * dv_rows..][..PANEL * dv_rows];
@@ -295,6 +288,7 @@ struct Packed<'a> {
     dy_columns: &'a [Pair],
     /// `-scale * dy . y` of each query.
     deltas: &'a [f32],
+    /// Infinity for a query without keys.
     lse_or_infinity: &'a [f32],
 }
 
@@ -324,54 +318,63 @@ struct Slopes<'a> {
 impl Job for Slopes<'_> {
     type Out = ();
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let Slopes { queries, keys, factor, scale, deltas, lse, scores, gains, p, ds, ds_rows, line } = self;
-        let (scores, gains) = (scores.as_chunks::<PANEL>().0, gains.as_chunks::<PANEL>().0);
-        let (p, ds) = (p.as_chunks_mut::<PANEL>().0, ds.as_chunks_mut::<PANEL>().0);
-        for (at, (p, ds)) in p.chunks_mut(2).zip(ds.chunks_mut(2)).enumerate() {
-            let first = at * ROWS;
-            let (scores, gains) = (&scores[first..][..ROWS], &gains[first..][..ROWS]);
-            let (deltas, lse) = (&deltas[first..][..ROWS], &lse[first..][..ROWS]);
-            let (mut probabilities, mut slopes) = ([[0.0; PANEL]; ROWS], [[0.0; PANEL]; ROWS]);
-            for j in 0..PANEL {
-                let e = exp_to_round::<FMA, ROWS>([
-                    scores[0][j].madd::<FMA>(factor, -lse[0]),
-                    scores[1][j].madd::<FMA>(factor, -lse[1]),
-                    scores[2][j].madd::<FMA>(factor, -lse[2]),
-                    scores[3][j].madd::<FMA>(factor, -lse[3]),
-                ]);
+    fn run<const FMA: bool>(mut self) {
+        for first in (0..self.scores.len() / PANEL).step_by(ROWS) {
+            for column in (0..PANEL).step_by(LANES) {
+                if first + ROWS <= self.queries && column + LANES <= self.keys {
+                    self.some::<FMA, true>(first, column);
+                } else {
+                    self.some::<FMA, false>(first, column);
+                }
+            }
+        }
+    }
+}
+
+impl Slopes<'_> {
+    /// Those of some queries and keys, which are `ALL` there or not.
+    #[inline(always)]
+    fn some<const FMA: bool, const ALL: bool>(&mut self, first: usize, column: usize) {
+        let Slopes { factor, scale, .. } = *self;
+        // Copied first: else the loop would check at run time that it does not write what it reads.
+        let row = |of: &[f32], r: usize| {
+            let mut row = [0.0; LANES];
+            row.copy_from_slice(&of[(first + r) * PANEL + column..][..LANES]);
+            row
+        };
+        let scores: [_; ROWS] = std::array::from_fn(|r| row(self.scores, r));
+        let gains: [_; ROWS] = std::array::from_fn(|r| row(self.gains, r));
+        let deltas: [f32; ROWS] = std::array::from_fn(|r| self.deltas[first + r]);
+        let lse: [f32; ROWS] = std::array::from_fn(|r| self.lse[first + r]);
+        let (mut p, mut ds) = ([[0.0; LANES]; ROWS / 2], [[0.0; LANES]; ROWS / 2]);
+        let mut ds_rows = [[0_u16; LANES]; ROWS];
+        for j in 0..LANES {
+            let mut e = exp_to_round::<FMA, ROWS>(std::array::from_fn(|r| scores[r][j].madd::<FMA>(factor, -lse[r])));
+            let mut slope: [f32; ROWS] = std::array::from_fn(|r| e[r] * gains[r][j].madd::<FMA>(scale, deltas[r]));
+            if !ALL {
+                // Beyond the last query and the last key they may be anything.
                 for r in 0..ROWS {
-                    probabilities[r][j] = e[r];
-                    slopes[r][j] = e[r] * gains[r][j].madd::<FMA>(scale, deltas[r]);
+                    let inside = first + r < self.queries && column + j < self.keys;
+                    e[r] = if inside { e[r] } else { 0.0 };
+                    slope[r] = if inside { slope[r] } else { 0.0 };
                 }
             }
-            // Beyond the last query and the last key they may be anything.
-            if queries - first < ROWS {
-                probabilities[queries - first..].fill([0.0; PANEL]);
-                slopes[queries - first..].fill([0.0; PANEL]);
-            }
-            if keys < PANEL {
-                // Probabilities of keys beyond the last are sums that nobody takes; the gradients are terms of those of queries.
-                for slopes in &mut slopes {
-                    slopes[keys..].fill(0.0);
-                }
+            for r in 0..ROWS / 2 {
+                p[r][j] = pair_of_results(e[2 * r], e[2 * r + 1]);
+                ds[r][j] = pair_of_results(slope[2 * r], slope[2 * r + 1]);
             }
             for r in 0..ROWS {
-                let to: &mut [u16] = bytemuck::cast_slice_mut(&mut ds_rows[(first + r) * line..][..PANEL / 2]);
-                let to = to.as_chunks_mut::<LANES>().0;
-                for (to, slopes) in to.iter_mut().zip(slopes[r].as_chunks::<LANES>().0) {
-                    for j in 0..LANES {
-                        to[j] = half_of_result(slopes[j]);
-                    }
-                }
+                ds_rows[r][j] = half_of_result(slope[r]);
             }
-            for (to, from) in [(p, &probabilities), (ds, &slopes)] {
-                for (to, rows) in to.iter_mut().zip(from.as_chunks::<2>().0) {
-                    for j in 0..PANEL {
-                        to[j] = pair_of_results(rows[0][j], rows[1][j]);
-                    }
-                }
-            }
+        }
+        for r in 0..ROWS / 2 {
+            let at = (first / 2 + r) * PANEL + column;
+            self.p[at..][..LANES].copy_from_slice(&p[r]);
+            self.ds[at..][..LANES].copy_from_slice(&ds[r]);
+        }
+        for (r, ds) in ds_rows.iter().enumerate() {
+            let to: &mut [u16] = bytemuck::cast_slice_mut(&mut self.ds_rows[(first + r) * self.line..][..PANEL / 2]);
+            to[column..][..LANES].copy_from_slice(ds);
         }
     }
 }
