@@ -153,11 +153,11 @@ DEVICE void put_output(const Geometry& g, const T* bias, i64 group, i64 o, i64 j
 }
 
 // Convolution as a product: output channels of a group by output elements of all images, over input channels and taps.
-template <Precision P, class S, class T, class F>
-DEVICE void convolve(const Geometry& g, const T* x, const S* w, const T* bias, const Split<T>& split, F put) {
+template <Precision P, class X, class S, class T, class F>
+DEVICE void convolve(const Geometry& g, const X* x, const S* w, const T* bias, const Split<T>& split, F put) {
     i64 co = over(g.co, g.groups), terms = over(g.ci, g.groups) * g.taps(), group = blockIdx.z;
     Plain<S> left{w + group * co * terms, terms, 1};
-    product<T, P>(group, co, g.n * g.outputs(), terms, false, true, left, Sources<T>{g, x, group}, split, g.groups,
+    product<T, P>(group, co, g.n * g.outputs(), terms, false, true, left, Sources<X>{g, x, group}, split, g.groups,
                   [&](i64 o, i64 j, T sum) { put_output(g, bias, group, o, j, sum, put); });
 }
 
@@ -169,3 +169,11 @@ DEVICE void convolve_join(const Geometry& g, const T* parts, const T* bias, i64 
         put_output(g, bias, over(over(e, n), co), rest(over(e, n), co), rest(e, n), joined(parts, e, all, shares), put);
     });
 }
+
+// Makes entry points for the types of a weight and of what it is multiplied with, which is in bfloat16 only where the weight is: make(type
+// of the weight, of the other, of the sums, name, precision, blocks for which a multiprocessor has registers).
+#define FOR_CONVOLUTIONS(make)                                                                                        \
+    make(f32, f32, f32, f32_f32, EXACT, 1) make(f32, f32, f32, f32_f32_split, SPLIT, 1)                               \
+        make(f32, f32, f32, f32_f32_tensor, TENSOR, 1) make(f64, f64, f64, f64_f64, EXACT, 1)                         \
+            make(bf16, f32, f32, bf16_f32, HALF, HALF_BLOCKS) make(bf16, bf16, f32, bf16_bf16, HALF, HALF_BLOCKS)     \
+                make(f16, f32, f32, f16_f32, TENSOR, 1)

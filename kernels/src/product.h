@@ -261,11 +261,6 @@ DEVICE T joined(const T* parts, i64 element, i64 elements, i64 count) {
     return sum;
 }
 
-// Makes entry points of a product for the types of a weight: make(type in memory, type of the sums, name, precision, blocks for which
-// a multiprocessor has registers).
-#define FOR_WEIGHTS(make)                                                                                             \
-    make(f32, f32, f32, EXACT, 1) make(f32, f32, f32_split, SPLIT, 1) make(f32, f32, f32_tensor, TENSOR, 1)           \
-        make(f64, f64, f64, EXACT, 1) make(bf16, f32, bf16, HALF, HALF_BLOCKS) make(f16, f32, f16, TENSOR, 1)
-// The same where no operand is a weight: make(type, name, precision).
+// Makes entry points of a product where no operand is a weight: make(type, name, precision).
 #define FOR_PRODUCTS(make)                                                                                            \
     make(f32, f32, EXACT) make(f32, f32_split, SPLIT) make(f32, f32_tensor, TENSOR) make(f64, f64, EXACT)

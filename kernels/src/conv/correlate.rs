@@ -7,7 +7,7 @@
 use super::geometry::{self, Axis};
 use crate::pairs::{GROUP, Panels, SUMS, scratch_len};
 use crate::product::{Dims, Mat, product, product_shared};
-use crate::simd::{Job, Real, axpy, dispatch};
+use crate::simd::{Job, Real, dispatch};
 use crate::tile::multiplies_pairs;
 use crate::{DType, Pool, Shared, Stored, scratch};
 use half::bf16;
@@ -71,10 +71,10 @@ impl Correlation {
 }
 
 /// Computes `result = bias + sum of weights * source` at the points of `c`.
-pub(crate) fn correlate<T: Real, W: Stored<T>>(
+pub(crate) fn correlate<T: Real, S: Stored<T>, W: Stored<T>>(
     pool: &Pool,
     c: &Correlation,
-    source: &[T],
+    source: &[S],
     weights: &[W],
     bias: Option<&[T]>,
     result: &Shared<'_, T>,
@@ -111,17 +111,18 @@ fn block_size(c: &Correlation, copies_weights: bool) -> (usize, usize) {
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
-fn blocks<T: Real, W: Stored<T>>(
+fn blocks<T: Real, S: Stored<T>, W: Stored<T>>(
     pool: &Pool,
     c: &Correlation,
-    source: &[T],
+    source: &[S],
     weights: &[W],
     bias: Option<&[T]>,
     result: &Shared<'_, T>,
 ) {
     let (points, terms, taps) = (geometry::points(&c.axes), c.terms(), c.taps());
     let (source_len, result_len) = (c.source_len(), c.result_len());
-    let identity = geometry::is_identity(&c.axes);
+    // Columns that are the source, if it is stored as it is computed with.
+    let columns = S::plain(source).filter(|_| geometry::is_identity(&c.axes));
     let whole = geometry::is_whole(&c.axes);
     // All else is in single precision then.
     let half = W::views(DType::Bf16) && terms >= PAIRED && multiplies_pairs();
@@ -136,7 +137,7 @@ fn blocks<T: Real, W: Stored<T>>(
     let group_weights = c.results.max(1) * c.sources * c.axes.iter().map(Axis::kernel_len).product::<usize>();
     // Whole source channels make the copies of weights regular.
     let chunk = if taps <= TERMS { TERMS / taps * taps } else { TERMS };
-    let chunk = if identity && (in_order || strided) { terms } else { chunk.min(terms) };
+    let chunk = if columns.is_some() && (in_order || strided) { terms } else { chunk.min(terms) };
     pool.run(c.n * c.groups * across * down, |task, bytes| {
         let (image, block) = (task / (across * down), task % (across * down));
         let (batch, group) = (image / c.groups, image % c.groups);
@@ -145,13 +146,14 @@ fn blocks<T: Real, W: Stored<T>>(
         let r0 = block / across * channels;
         let rows = channels.min(c.results - r0);
         let n = range.len();
+        let columns = columns.map(|columns| &columns[image * c.sources * source_len..]);
         let source = &source[image * c.sources * source_len..][..c.sources * source_len];
         let weights = &weights[group * group_weights..][..group_weights];
         let plain = plain.map_or(&[][..], |plain| &plain[group * group_weights..][..group_weights]);
         let bias = bias.map(|b| &b[group * c.results + r0..][..rows]);
         let first = (batch * c.groups + group) * c.results + r0;
 
-        let (cols, rest) = split::<T>(bytes, if identity { 0 } else { chunk * width });
+        let (cols, rest) = split::<T>(bytes, if columns.is_some() { 0 } else { chunk * width });
         let (packed, rest) = split::<T>(rest, if in_order || strided { 0 } else { chunk * channels });
         let (tile, rest) = split::<T>(rest, if direct { 0 } else { n * rows });
         if let Some(bias) = bias {
@@ -168,8 +170,8 @@ fn blocks<T: Real, W: Stored<T>>(
         while start < terms {
             let some = start..terms.min(start + chunk);
             let k = some.len();
-            let b = if identity {
-                Mat::new(&source[some.start * source_len + from..], source_len, 1)
+            let b = if let Some(columns) = columns {
+                Mat::new(&columns[some.start * source_len + from..], source_len, 1)
             } else {
                 dispatch(Columns { source, axes: &c.axes, terms: some.clone(), range: range.clone(), out: cols });
                 Mat::new(&cols[..k * n], n, 1)
@@ -258,15 +260,15 @@ fn split<T: Real>(bytes: &mut [u8], len: usize) -> (&mut [T], &mut [u8]) {
     (scratch(front, len), back)
 }
 
-struct Columns<'a, T> {
-    source: &'a [T],
+struct Columns<'a, T, S> {
+    source: &'a [S],
     axes: &'a [Axis; 3],
     terms: Range<usize>,
     range: Range<usize>,
     out: &'a mut [T],
 }
 
-impl<T: Real> Job for Columns<'_, T> {
+impl<T: Real, S: Stored<T>> Job for Columns<'_, T, S> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -338,10 +340,10 @@ fn copy_taps<T: Real, W: Stored<T>, const N: usize>(
 
 /// The sums without a matrix product, a row of points at a time, for few result channels in a group.
 #[expect(unsafe_code, reason = "tasks write disjoint blocks of the result")]
-fn direct<T: Real, W: Stored<T>>(
+fn direct<T: Real, S: Stored<T>, W: Stored<T>>(
     pool: &Pool,
     c: &Correlation,
-    source: &[T],
+    source: &[S],
     weights: &[W],
     bias: Option<&[T]>,
     result: &Shared<'_, T>,
@@ -383,9 +385,9 @@ fn direct<T: Real, W: Stored<T>>(
     });
 }
 
-struct Direct<'a, T, W> {
+struct Direct<'a, T, S, W> {
     c: &'a Correlation,
-    source: &'a [T],
+    source: &'a [S],
     weights: &'a [W],
     channel: usize,
     range: Range<usize>,
@@ -393,7 +395,7 @@ struct Direct<'a, T, W> {
     out: &'a mut [T],
 }
 
-impl<T: Real, W: Stored<T>> Job for Direct<'_, T, W> {
+impl<T: Real, S: Stored<T>, W: Stored<T>> Job for Direct<'_, T, S, W> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -414,10 +416,12 @@ impl<T: Real, W: Stored<T>> Job for Direct<'_, T, W> {
                     let target = target + (reached.start - run.widths.start) * apart;
                     let out = &mut self.out[target - self.start..];
                     if apart == 1 && step == 1 {
-                        axpy::<T, FMA>(weight, &source[from..], &mut out[..reached.len()]);
+                        for (out, source) in out[..reached.len()].iter_mut().zip(&source[from..]) {
+                            *out = weight.madd::<FMA>(source.wide(), *out);
+                        }
                     } else {
                         for i in 0..reached.len() {
-                            out[i * apart] = weight.madd::<FMA>(source[from + i * step], out[i * apart]);
+                            out[i * apart] = weight.madd::<FMA>(source[from + i * step].wide(), out[i * apart]);
                         }
                     }
                 }

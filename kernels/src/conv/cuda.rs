@@ -11,7 +11,8 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let dims = [g.co_group(), g.n * g.output_len(), g.ci_group() * g.taps()];
     let split = w.split(dims, g.groups, t.dtype("y"));
     let params = vec![g.param(), t.at("x"), t.at("w"), t.at("bias"), t.at("y"), split.param()];
-    w.tiles(format!("conv_{}{}", t.kind("w"), t.products(["w", "x"])), &split, g.groups, params);
+    let entry = format!("conv_{}_{}{}", t.kind("w"), t.kind("x"), t.products(["w", "x"]));
+    w.tiles(entry, &split, g.groups, params);
     if let Some(parts) = split.parts() {
         let params = vec![g.param(), parts, t.at("bias"), t.at("y"), Param::long(split.shares())];
         w.each(format!("conv_join_{}", t.kind("y")), t.len("y"), params);

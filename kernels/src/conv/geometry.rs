@@ -1,7 +1,7 @@
 //! Shape of a convolution, and the columns of its operand that a matrix product reads.
 
 use crate::simd::{Real, copy};
-use crate::{Call, ScalarKind};
+use crate::{Call, ScalarKind, Stored};
 use std::ops::Range;
 
 /// Scalars of every convolution kernel, in the order of the declaration.
@@ -409,10 +409,10 @@ pub(crate) fn step(axes: &[Axis; 3]) -> usize {
 
 /// Writes rows `terms` (channel and tap, tap fastest) of the columns of `range` to `out`, one row after the other.
 ///
-/// `source` holds channel planes; row `c * taps + t` has for each point the element of channel `c` that tap `t` reads.
+/// `source` holds channel planes, which are widened; row `c * taps + t` has for each point the element of channel `c` that tap `t` reads.
 #[inline(always)]
-pub(crate) fn columns<T: Real>(
-    source: &[T],
+pub(crate) fn columns<T: Real, S: Stored<T>>(
+    source: &[S],
     axes: &[Axis; 3],
     terms: Range<usize>,
     range: Range<usize>,
@@ -439,11 +439,12 @@ pub(crate) fn columns<T: Real>(
                 out[high..].fill(zero);
             }
             let out = &mut out[low..high];
-            if step == 1 {
-                copy(&source[first..], out);
-            } else {
-                for (o, s) in out.iter_mut().zip(source[first..].iter().step_by(step)) {
-                    *o = *s;
+            match S::plain(source) {
+                Some(source) if step == 1 => copy(&source[first..], out),
+                _ => {
+                    for (o, s) in out.iter_mut().zip(source[first..].iter().step_by(step)) {
+                        *o = s.wide();
+                    }
                 }
             }
         }

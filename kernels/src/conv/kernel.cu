@@ -1,12 +1,12 @@
 // Convolution.
 #include "conv.h"
 
-#define CONVOLVE(S, T, name, P, BLOCKS)                                                                               \
-    KERNEL_OF(THREADS, BLOCKS, conv_##name, Geometry g, const T* x,                                                   \
+#define CONVOLVE(S, X, T, name, P, BLOCKS)                                                                            \
+    KERNEL_OF(THREADS, BLOCKS, conv_##name, Geometry g, const X* x,                                                   \
               const S* w, const T* bias, T* y, Split<T> split) {                                                      \
         convolve<P>(g, x, w, bias, split, [=](i64 i, T v) { y[i] = v; });                                             \
     }
-FOR_WEIGHTS(CONVOLVE)
+FOR_CONVOLUTIONS(CONVOLVE)
 
 #define JOIN(T, name)                                                                                                 \
     KERNEL(THREADS, conv_join_##name, Geometry g, const T* parts, const T* bias, T* y, i64 shares) {                  \

@@ -6,10 +6,11 @@
 //! the output's extents.
 //!
 //! Where `work` is given, 3x3 taps in `f32` go through a transform that rounds differently (`winograd`); with weights in bfloat16 it may
-//! round what it has transformed to bfloat16. Processors that multiply matrices round the source to bfloat16 instead (`planes`).
+//! round what it has transformed to bfloat16. Processors that multiply matrices round the source to bfloat16 instead (`planes`). `x` is in
+//! bfloat16 only where the weights are, and is the numbers it holds.
 
 pub(crate) mod correlate;
-mod cpu;
+pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod geometry;
 pub(crate) mod planes;
@@ -24,7 +25,7 @@ use crate::{Arg, Kernel, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "conv",
     args: &[
-        Arg::read("x", Types::Float),
+        Arg::read("x", Types::Rounded),
         Arg::read("w", Types::Weight),
         Arg::read("bias", Types::Float).or_none(),
         Arg::write("y", Types::Float),
@@ -44,7 +45,7 @@ pub fn work_len(g: &Geometry) -> usize {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::{Geometry, KERNEL, planes, winograd, work_len};
-    use crate::harness::{Bench, HALVES, assert_close, halves, noise};
+    use crate::harness::{Bench, HALVES, assert_close, assert_same_bits, halves, noise};
     use crate::{DType, Scalar};
 
     /// Scalars of a launch.
@@ -236,6 +237,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_source_in_bfloat16_is_the_numbers_it_holds() {
+        for g in shapes().into_iter().chain(transformed()) {
+            let (x, w) = (halves(g.n * g.ci * g.input_len(), 1), halves(g.co * g.ci_group() * g.taps(), 2));
+            let bias = noise(g.co, 3);
+            let of = |read: DType| {
+                let mut bench = Bench::new(&KERNEL, scalars(&g));
+                bench.on_cpu_alone();
+                bench.float("x", read, &x);
+                bench.float("w", DType::Bf16, &w);
+                bench.float("bias", DType::F32, &bias);
+                bench.float("y", DType::F32, &vec![f64::NAN; g.n * g.co * g.output_len()]);
+                bench.float("work", DType::F32, &vec![f64::NAN; work_len(&g)]);
+                bench.run()["y"].clone()
+            };
+            assert_same_bits(&of(DType::Bf16), of(DType::F32).into_iter());
+        }
+    }
+
+    #[test]
     fn matches_a_naive_loop() {
         assert!(transformed().iter().all(|g| work_len(g) > 0));
         for g in shapes().into_iter().chain(transformed()) {
@@ -245,11 +265,13 @@ pub(crate) mod tests {
             let bias = noise(g.co, 3);
             let mut plain = vec![0.0; g.n * g.co * g.output_len()];
             each(&g, |xi, wi, yi| plain[yi] += x[xi] * w[wi]);
-            let same = [DType::F32, DType::F64].map(|dtype| (dtype, dtype));
-            for (dtype, stored) in same.into_iter().chain(HALVES.map(|half| (DType::F32, half))) {
+            let same = [DType::F32, DType::F64].map(|dtype| (dtype, dtype, dtype));
+            let weights = HALVES.map(|half| (DType::F32, half, DType::F32));
+            let both = (DType::Bf16, DType::Bf16, DType::F32);
+            for (read, stored, dtype) in same.into_iter().chain(weights).chain([both]) {
                 for with_bias in [false, true] {
                     let mut bench = Bench::new(&KERNEL, scalars(&g));
-                    bench.float("x", dtype, &x);
+                    bench.float("x", read, &x);
                     bench.float("w", stored, &w);
                     if with_bias {
                         bench.float("bias", dtype, &bias);

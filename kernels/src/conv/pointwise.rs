@@ -5,7 +5,7 @@ use crate::gemm::bias::Bias;
 use crate::gemm::cpu::Batch;
 use crate::gemm::half::Products;
 use crate::product::{Dims, Mat};
-use crate::{Pool, Shared};
+use crate::{Pool, Shared, Stored};
 use half::bf16;
 
 /// Whether each point of the result is made of the same point of the input alone.
@@ -14,10 +14,10 @@ pub(crate) fn is_pointwise(g: &Geometry) -> bool {
 }
 
 /// Computes `result = bias + weights * source`, or for the input gradient the product with the transposed weights.
-pub(crate) fn run(
+pub(crate) fn run<S: Stored<f32>>(
     pool: &Pool,
     (g, backward): (&Geometry, bool),
-    source: &[f32],
+    source: &[S],
     weights: &[bf16],
     bias: Option<&[f32]>,
     result: &Shared<'_, f32>,

@@ -10,7 +10,8 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let dims = [g.ci_group(), g.n * g.input_len(), g.co_group() * g.taps()];
     let split = w.split(dims, g.groups, t.dtype("dx"));
     let params = vec![g.param(), t.at("dy"), t.at("w"), t.at("dx"), split.param()];
-    w.tiles(format!("conv_grad_input_{}{}", t.kind("w"), t.products(["w", "dy"])), &split, g.groups, params);
+    let entry = format!("conv_grad_input_{}_{}{}", t.kind("w"), t.kind("dy"), t.products(["w", "dy"]));
+    w.tiles(entry, &split, g.groups, params);
     if let Some(parts) = split.parts() {
         let params = vec![g.param(), parts, t.at("dx"), Param::long(split.shares())];
         w.each(format!("conv_grad_input_join_{}", t.kind("dx")), t.len("dx"), params);

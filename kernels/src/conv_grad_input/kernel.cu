@@ -27,20 +27,20 @@ DEVICE void put(const Geometry& g, T* dx, i64 group, i64 c, i64 j, T sum) {
     dx[(over(j, inputs) * g.ci + group * over(g.ci, g.groups) + c) * inputs + rest(j, inputs)] = sum;
 }
 
-template <Precision P, class S, class T>
-DEVICE void gradient(const Geometry& g, const T* dy, const S* w, T* dx, const Split<T>& split) {
+template <Precision P, class Y, class S, class T>
+DEVICE void gradient(const Geometry& g, const Y* dy, const S* w, T* dx, const Split<T>& split) {
     i64 co = over(g.co, g.groups), ci = over(g.ci, g.groups), taps = g.taps(), group = blockIdx.z;
     Weight<S> left{w + group * co * ci * taps, ci, taps};
-    product<T, P>(group, ci, g.n * g.inputs(), co * taps, false, true, left, Targets<T>{g, dy, group}, split, g.groups,
+    product<T, P>(group, ci, g.n * g.inputs(), co * taps, false, true, left, Targets<Y>{g, dy, group}, split, g.groups,
                      [&](i64 c, i64 j, T sum) { put(g, dx, group, c, j, sum); });
 }
 
-#define GRADIENT(S, T, name, P, BLOCKS)                                                                               \
-    KERNEL_OF(THREADS, BLOCKS, conv_grad_input_##name, Geometry g, const T* dy,                                       \
+#define GRADIENT(S, Y, T, name, P, BLOCKS)                                                                            \
+    KERNEL_OF(THREADS, BLOCKS, conv_grad_input_##name, Geometry g, const Y* dy,                                       \
               const S* w, T* dx, Split<T> split) {                                                                    \
         gradient<P>(g, dy, w, dx, split);                                                                             \
     }
-FOR_WEIGHTS(GRADIENT)
+FOR_CONVOLUTIONS(GRADIENT)
 
 #define JOIN(T, name)                                                                                                 \
     KERNEL(THREADS, conv_grad_input_join_##name, Geometry g, const T* parts, T* dx, i64 shares) {                     \

@@ -177,7 +177,11 @@ mod tests {
                     let idx = places(rows * cols, density);
                     let want = at(&idx, shape, turned, &a, &b);
                     for types in [[DType::Bf16; 2], [DType::Bf16, DType::F32], [DType::F32, DType::Bf16]] {
-                        let bench = bench(&idx, shape, turned, (types[0], &a), (types[1], &b));
+                        let mut bench = bench(&idx, shape, turned, (types[0], &a), (types[1], &b));
+                        // A GPU goes the same ways for few tokens.
+                        if n > 100 {
+                            bench.on_cpu_alone();
+                        }
                         assert_same_bits(&bench.run()["dp"], want.iter().copied());
                     }
                 }

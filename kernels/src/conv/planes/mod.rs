@@ -14,7 +14,7 @@ use self::weights::PackWeights;
 use super::geometry::{self, Axis, Geometry};
 use crate::simd::{Job, dispatch};
 use crate::tile::{self, SIDE, Shifted};
-use crate::{Pool, SCRATCH_BYTES, Shared, scratch_parts};
+use crate::{Pool, SCRATCH_BYTES, Shared, Stored, scratch_parts};
 use half::bf16;
 use std::ops::Range;
 
@@ -154,10 +154,10 @@ pub(crate) fn work_len(g: &Geometry, backward: bool) -> usize {
 
 /// Computes `result = bias + sum of weights * source`, or the input gradient, if the processor and the shape are made for it; says
 /// whether it did.
-pub(crate) fn run(
+pub(crate) fn run<S: Stored<f32>>(
     pool: &Pool,
     (g, backward): (&Geometry, bool),
-    source: &[f32],
+    source: &[S],
     weights: &[bf16],
     bias: Option<&[f32]>,
     result: &Shared<'_, f32>,
@@ -175,10 +175,10 @@ pub(crate) fn run(
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint parts of the work memory and of the result")]
-fn compute(
+fn compute<S: Stored<f32>>(
     pool: &Pool,
     p: &Planes,
-    source: &[f32],
+    source: &[S],
     weights: &[u16],
     bias: Option<&[f32]>,
     result: &Shared<'_, f32>,

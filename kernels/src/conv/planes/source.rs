@@ -1,21 +1,21 @@
 //! The source, rounded, in padded planes of pairs of channels.
 
 use super::Planes;
-use crate::Shared;
 use crate::simd::Job;
 use crate::tile::pair;
+use crate::{Shared, Stored};
 use std::ops::Range;
 
 /// Rounds some pairs of channels to their planes in `work`, for some padded rows of the images.
-pub(super) struct PackSource<'a> {
+pub(super) struct PackSource<'a, S> {
     pub(super) p: &'a Planes,
-    pub(super) source: &'a [f32],
+    pub(super) source: &'a [S],
     pub(super) pairs: Range<usize>,
     pub(super) rows: Range<usize>,
     pub(super) work: &'a Shared<'a, f32>,
 }
 
-impl Job for PackSource<'_> {
+impl<S: Stored<f32>> Job for PackSource<'_, S> {
     type Out = ();
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint planes")]
@@ -48,7 +48,7 @@ impl Job for PackSource<'_> {
                 let to = &mut to[low..high];
                 let (first, second) = (of(channel), if channel + 1 < p.sources { of(channel + 1) } else { &[] });
                 match (width.step(), second) {
-                    (1, []) => to.iter_mut().zip(first).for_each(|(to, first)| *to = pair(*first, 0.0)),
+                    (1, []) => to.iter_mut().zip(first).for_each(|(to, first)| *to = pair(*first, S::zeroed())),
                     (1, second) => {
                         for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
                             *to = pair(*first, *second);
@@ -56,7 +56,7 @@ impl Job for PackSource<'_> {
                     }
                     (step, second) => {
                         for (i, to) in to.iter_mut().enumerate() {
-                            *to = pair(first[i * step], second.get(i * step).copied().unwrap_or(0.0));
+                            *to = pair(first[i * step], second.get(i * step).copied().unwrap_or(S::zeroed()));
                         }
                     }
                 }

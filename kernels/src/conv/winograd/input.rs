@@ -4,13 +4,13 @@ use super::lines::{Lane, input_line};
 use super::{POINTS, WIDEST, Winograd, channel, pairs};
 use crate::simd::{Job, LANES};
 use crate::tile::pair;
-use crate::{Shared, scratch};
+use crate::{Shared, Stored, scratch};
 use std::ops::Range;
 
 /// Transforms the source of some channels, for a band of tiles.
-pub(super) struct TransformInput<'a, const M: usize, const U: usize> {
+pub(super) struct TransformInput<'a, S, const M: usize, const U: usize> {
     pub(super) w: &'a Winograd,
-    pub(super) source: &'a [f32],
+    pub(super) source: &'a [S],
     pub(super) units: Range<usize>,
     pub(super) tiles: Range<usize>,
     pub(super) panel: usize,
@@ -21,7 +21,7 @@ pub(super) struct TransformInput<'a, const M: usize, const U: usize> {
 /// Elements of a row of the source with its padding, at most.
 const STRIP: usize = WIDEST + 2 * LANES;
 
-impl<const M: usize, const U: usize> Job for TransformInput<'_, M, U> {
+impl<S: Stored<f32>, const M: usize, const U: usize> Job for TransformInput<'_, S, M, U> {
     type Out = ();
     #[inline(always)]
     #[expect(unsafe_code, reason = "tasks write disjoint channels")]
@@ -45,7 +45,7 @@ impl<const M: usize, const U: usize> Job for TransformInput<'_, M, U> {
                     if held != tile - from {
                         held = tile - from;
                         for (u, strips) in strips.chunks_exact_mut(6 * STRIP).enumerate() {
-                            w.strips::<FMA, M>(
+                            w.strips::<S, FMA, M>(
                                 source,
                                 image * w.sources + channel::<U>(unit) + u * LANES,
                                 down,
@@ -88,7 +88,13 @@ impl Winograd {
     /// Transforms the columns of the tiles in one row of them: the source rows that it reads, with their padding, become as many
     /// strips.
     #[inline(always)]
-    fn strips<const FMA: bool, const M: usize>(&self, source: &[f32], plane: usize, down: usize, strips: &mut [f32]) {
+    fn strips<S: Stored<f32>, const FMA: bool, const M: usize>(
+        &self,
+        source: &[S],
+        plane: usize,
+        down: usize,
+        strips: &mut [f32],
+    ) {
         let [height, width] = self.source;
         let source = &source[plane * height * width..][..height * width];
         let (n, reach) = (M + 2, M * self.grid().0 + 2);
@@ -99,7 +105,7 @@ impl Winograd {
             row.fill(0.0);
             let at = (M * down + i).wrapping_sub(self.pads[0]);
             if at < height {
-                row[left..left + inner].copy_from_slice(&source[at * width..][..inner]);
+                row[left..][..inner].iter_mut().zip(&source[at * width..]).for_each(|(to, from)| *to = from.wide());
             }
         }
         for at in (0..used).step_by(LANES) {

@@ -153,10 +153,10 @@ pub(crate) fn work_len(g: &Geometry, backward: bool) -> usize {
 }
 
 /// Computes `result = bias + sum of weights * source`, or the input gradient, if the transform pays for the shape; says whether it did.
-pub(crate) fn run<W: Stored<f32>>(
+pub(crate) fn run<S: Stored<f32>, W: Stored<f32>>(
     pool: &Pool,
     (g, backward): (&Geometry, bool),
-    source: &[f32],
+    source: &[S],
     weights: &[W],
     bias: Option<&[f32]>,
     result: &Shared<'_, f32>,
@@ -164,19 +164,19 @@ pub(crate) fn run<W: Stored<f32>>(
 ) -> bool {
     let Some(w) = Winograd::best::<W>(g, backward) else { return false };
     match (w.tile, w.unit) {
-        (2, 2) => compute::<W, 2, 2>(pool, &w, source, weights, bias, result, work),
-        (2, _) => compute::<W, 2, 1>(pool, &w, source, weights, bias, result, work),
-        _ => compute::<W, 4, 1>(pool, &w, source, weights, bias, result, work),
+        (2, 2) => compute::<S, W, 2, 2>(pool, &w, source, weights, bias, result, work),
+        (2, _) => compute::<S, W, 2, 1>(pool, &w, source, weights, bias, result, work),
+        _ => compute::<S, W, 4, 1>(pool, &w, source, weights, bias, result, work),
     }
     true
 }
 
 /// Computes the result in tiles of `M` x `M` points, from transformed operands whose elements are `U` source channels each.
 #[expect(unsafe_code, reason = "tasks write disjoint parts of the work memory and of the result")]
-fn compute<W: Stored<f32>, const M: usize, const U: usize>(
+fn compute<S: Stored<f32>, W: Stored<f32>, const M: usize, const U: usize>(
     pool: &Pool,
     w: &Winograd,
-    source: &[f32],
+    source: &[S],
     weights: &[W],
     bias: Option<&[f32]>,
     result: &Shared<'_, f32>,
@@ -188,7 +188,7 @@ fn compute<W: Stored<f32>, const M: usize, const U: usize>(
         let units = w.sources / U;
         pool.run(units.div_ceil(UNITS), |task, bytes| {
             let units = task * UNITS..units.min((task + 1) * UNITS);
-            dispatch(TransformInput::<M, U> { w, source, units, tiles: tiles.clone(), panel, work, bytes });
+            dispatch(TransformInput::<S, M, U> { w, source, units, tiles: tiles.clone(), panel, work, bytes });
         });
         // SAFETY: the tasks that wrote it have ended.
         let input = unsafe { &*work.range(0, w.work_len()) };
@@ -293,7 +293,7 @@ pub(crate) mod tests {
             let weights: Vec<bf16> = weights.iter().map(|v| bf16::from_f64(*v)).collect();
             let (mut result, mut work) = (vec![f32::NAN; to], vec![f32::NAN; w.work_len()]);
             let (result_of, work_of) = (&Shared::new(&mut result), &Shared::new(&mut work));
-            compute::<bf16, 2, 2>(&pool, &w, &single(&source), &weights, None, result_of, work_of);
+            compute::<f32, bf16, 2, 2>(&pool, &w, &single(&source), &weights, None, result_of, work_of);
             assert_eq!(result, single(&want), "{g:?}, backward: {backward}");
         }
         assert!(seen.iter().all(|seen| *seen > 3), "{seen:?}");
