@@ -1,8 +1,9 @@
 //! The weights, tap by tap, in blocks of rows and pairs as [`Shifted`](crate::tile::Shifted) reads them.
 
 use super::{BLOCK, Planes, TAPS};
-use crate::simd::{Job, prefetch, turn};
+use crate::simd::{Job, prefetch, turn_stored};
 use crate::tile::{Ahead, Pair, SIDE};
+use half::bf16;
 use std::ops::Range;
 
 /// Source channels of a block.
@@ -31,7 +32,7 @@ impl Job for PackWeights<'_> {
         let PackWeights { p, weights, channels, height, steps, to, turned } = self;
         let (taps, places, block) = (p.taps, p.places(), height * SIDE);
         let terms = |step: usize| (step * TERMS).min(p.sources)..p.sources.min((step + 1) * TERMS);
-        let [mut first, mut second] = [[[0; TERMS]; TAPS]; 2];
+        let mut by_tap = [[0; TERMS]; TAPS];
         if !p.backward {
             let to: &mut [u16] = bytemuck::cast_slice_mut(to);
             for row in 0..height {
@@ -48,40 +49,37 @@ impl Job for PackWeights<'_> {
                         }
                         None => &[],
                     };
-                    split(from, taps, |tap, values| first[tap] = *values);
+                    split(from, taps, |tap, values| by_tap[tap] = *values);
                     for (t, place) in places.iter().enumerate() {
-                        to[t * 2 * block + row * TERMS..][..TERMS].copy_from_slice(&first[*place]);
+                        to[t * 2 * block + row * TERMS..][..TERMS].copy_from_slice(&by_tap[*place]);
                     }
                 }
             }
             return;
         }
-        for (step, to) in steps.zip(to.chunks_exact_mut(places.len() * block)) {
+        let turned: &mut [bf16] = bytemuck::cast_slice_mut(turned);
+        let to: &mut [bf16] = bytemuck::cast_slice_mut(to);
+        for (step, to) in steps.zip(to.chunks_exact_mut(2 * places.len() * block)) {
             let terms = terms(step);
-            // Neighbours in memory are result channels here. Two source channels make pairs, which are then turned.
-            for pair in 0..SIDE {
+            // Neighbours in memory are result channels here, until they are turned.
+            for term in 0..TERMS {
                 let start = |o: usize| (o * p.results + channels.start) * taps;
-                let of = |term: usize| match terms.clone().nth(term) {
+                let from = match terms.clone().nth(term) {
                     Some(o) => &weights[start(o)..][..channels.len() * taps],
                     None => &[],
                 };
                 for line in (0..channels.len() * taps).step_by(LINE) {
                     // What lies far apart is not fetched ahead otherwise.
-                    for o in [0, 1] {
-                        prefetch(weights, start(terms.start + 2 * pair + o + AHEAD) + line);
-                    }
+                    prefetch(weights, start(terms.start + term + AHEAD) + line);
                 }
-                split(of(2 * pair), taps, |tap, values| first[tap] = *values);
-                split(of(2 * pair + 1), taps, |tap, values| second[tap] = *values);
+                split(from, taps, |tap, values| by_tap[tap] = *values);
                 for (t, place) in places.iter().enumerate() {
-                    let to = &mut turned[(t * SIDE + pair) * TERMS..][..TERMS];
-                    for (to, (first, second)) in to.iter_mut().zip(first[*place].iter().zip(&second[*place])) {
-                        *to = Pair::from_bits(u32::from(*first) | u32::from(*second) << 16);
-                    }
+                    let to = &mut turned[(t * TERMS + term) * TERMS..][..TERMS];
+                    to.copy_from_slice(bytemuck::cast_slice(&by_tap[*place]));
                 }
             }
-            for (to, turned) in to.chunks_exact_mut(block).zip(turned.chunks_exact(SIDE * TERMS)) {
-                turn::<f32, f32, FMA>(turned, TERMS, [SIDE, height], to, SIDE);
+            for (to, turned) in to.chunks_exact_mut(2 * block).zip(turned.chunks_exact(TERMS * TERMS)) {
+                turn_stored::<bf16, FMA>(turned, TERMS, [TERMS, height], to, TERMS);
             }
         }
     }
