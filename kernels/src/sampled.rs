@@ -29,25 +29,6 @@ pub(crate) fn piece(len: usize, most: usize) -> usize {
     len.div_ceil(len.div_ceil(most)).next_multiple_of(LANES)
 }
 
-/// Calls a generic function for the type that operands of products are stored in, which a run-time [`DType`](crate::DType) says: single
-/// precision, or bfloat16.
-macro_rules! for_rounded {
-    ($dtype:expr, $s:ident => $body:expr) => {
-        match $dtype {
-            $crate::DType::F32 => {
-                type $s = f32;
-                $body
-            }
-            $crate::DType::Bf16 => {
-                type $s = half::bf16;
-                $body
-            }
-            other => unreachable!("the verifier admits only f32 and bf16 here, found {other}"),
-        }
-    };
-}
-pub(crate) use for_rounded;
-
 /// Dot products at places of a result.
 pub(crate) struct Sampled<'a, T, A, B, L, R> {
     /// Positions of all places.

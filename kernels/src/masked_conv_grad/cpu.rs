@@ -3,19 +3,16 @@
 
 use super::Layout;
 use crate::conv::geometry::{self, Geometry};
-use crate::sampled::{Sampled, for_rounded};
+use crate::sampled::Sampled;
 use crate::simd::{Job, Real, copy, dispatch};
-use crate::{DType, Element, Launch, Shared, Stored};
+use crate::{Element, Launch, Shared, Stored, for_rounded_pair};
 use std::ops::Range;
 
 /// Elements of a dot product that are summed at once, if planes are longer.
 const PIECE: usize = 1024;
 
 pub(super) fn run(l: &Launch<'_>) {
-    match [l.dtype("x"), l.dtype("dy")] {
-        [DType::F64, _] => typed::<f64, f64, f64>(l),
-        [x, dy] => for_rounded!(x, X => for_rounded!(dy, Y => typed::<f32, X, Y>(l))),
-    }
+    for_rounded_pair!(l.dtype("x"), l.dtype("dy"), T, X, Y => typed::<T, X, Y>(l))
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint planes of the work memory")]

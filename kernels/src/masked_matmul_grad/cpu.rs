@@ -3,19 +3,16 @@
 
 use super::few::Few;
 use super::{Layout, TURNED, pitch};
-use crate::sampled::{Sampled, for_rounded};
+use crate::sampled::Sampled;
 use crate::simd::{Job, Real, Turned, dispatch, turn_stored};
-use crate::{DType, Launch, Shared, Stored};
+use crate::{Launch, Shared, Stored, for_rounded_pair};
 use std::ops::Range;
 
 /// Tokens that are summed at once, if there are more.
 pub(super) const PIECE: usize = 512;
 
 pub(super) fn run(l: &Launch<'_>) {
-    match [l.dtype("a"), l.dtype("b")] {
-        [DType::F64, _] => typed::<f64, f64, f64>(l),
-        [a, b] => for_rounded!(a, A => for_rounded!(b, B => typed::<f32, A, B>(l))),
-    }
+    for_rounded_pair!(l.dtype("a"), l.dtype("b"), T, A, B => typed::<T, A, B>(l))
 }
 
 #[expect(unsafe_code, reason = "tasks write disjoint channels of the work memory")]
