@@ -307,6 +307,40 @@ fn results_are_handed_on() {
 }
 
 #[test]
+fn rounded_results_are_handed_on() {
+    use DType::{Bf16, F32};
+    let at = |slot: u64| slot * SLOT;
+    let mut draft = Draft::new(12);
+    let function = |op: &str| vec![Scalar::Word(op.into()), Scalar::Float(0.0), Scalar::Float(0.0)];
+    let (rows, columns) = (ROWS as i64, COLUMNS as i64);
+    // A normalisation and a function of what it gives.
+    draft.program(&[0, 1, 2], &[4]);
+    let moments = [(at(8), F32, ROWS), (at(9), F32, ROWS)];
+    let operands = [(at(0), F32, N), (at(1), F32, COLUMNS), (at(2), F32, COLUMNS), (at(3), Bf16, N)];
+    let scalars = vec![Scalar::Int(rows), Scalar::Int(columns), Scalar::Float(1e-5)];
+    draft.step("layer_norm", &[&operands[..], &moments].concat(), scalars);
+    draft.step("unary", &[(at(3), Bf16, N), (at(4), F32, N)], function("silu"));
+    // A product with a bias, whose operand and result are rounded, a function, a gated unit, and its slope.
+    draft.program(&[0, 1, 2], &[7, 10]);
+    draft.step("cast", &[(at(0), F32, N), (at(3), Bf16, N)], vec![]);
+    let none = || Scalar::Ints(vec![]);
+    let sizes = [ROWS, COLUMNS, COLUMNS].map(|v| Scalar::Int(v as i64)).to_vec();
+    let strides = vec![Scalar::Ints(vec![columns, 1]); 3];
+    let batches = vec![none(), none(), none(), none()];
+    let factors = vec![Scalar::Float(0.75), Scalar::Float(0.0)];
+    let operands = [(at(3), Bf16, N), (at(1), F32, N), (at(2), F32, COLUMNS), (at(4), Bf16, N)];
+    draft.step("gemm", &operands, [sizes, batches, strides, factors].concat());
+    draft.step("unary", &[(at(4), Bf16, N), (at(5), Bf16, N)], function("silu"));
+    let halves = [function("gelu"), vec![Scalar::Int(columns / 2), Scalar::Int(1)]].concat();
+    draft.step("glu", &[(at(5), Bf16, N), (at(6), Bf16, N / 2)], halves);
+    draft.step("cast", &[(at(6), Bf16, N / 2), (at(7), F32, N / 2)], vec![]);
+    draft.step("unary_grad", &[(at(5), Bf16, N), (at(0), F32, N), (at(10), F32, N)], function("silu"));
+    let launches = draft.check();
+    assert_eq!(launches.len(), 2);
+    assert!(launches[0] == 1 && launches[1] < 6, "{launches:?}");
+}
+
+#[test]
 fn every_type_goes_through_registers() {
     use DType::{Bf16, Bool, F16, F32, F64, I64, U8};
     let at = |slot: u64| slot * SLOT;

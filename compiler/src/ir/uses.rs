@@ -75,7 +75,7 @@ impl Forward<'_> {
                         let factor = reads(0) || reads(1);
                         found.product |= factor && sampled;
                         found.derived |= factor && !sampled;
-                        found.other |= reads(2);
+                        found.other |= reads(2) || reads(3);
                         continue;
                     }
                     Op::Conv(_) | Op::ConvGradInput(_) => {

@@ -10,8 +10,9 @@ use crate::lower::{Lower, dims, int};
 use sara_kernels::{DType, Scalar};
 
 operator! {
-    /// `y = a' b' + bias`, where `a'` is `a` or `a` with its last two dimensions swapped. Operands: `a`, `b`, and none or `bias`, with an
-    /// element for each column of the result. An operand in bfloat16 makes the product one
+    /// `y = a' b' + bias + c`, where `a'` is `a` or `a` with its last two dimensions swapped. Operands: `a`, `b`, optional `bias` with an
+    /// element for each column of the result, optional `c` of its type, whose place it takes if nothing else reads that. An operand in
+    /// bfloat16 makes the product one
     /// of half precision, summed in single precision; one in fp16 is widened.
     MatMul {
         /// Whether the first operand is transposed.
@@ -32,16 +33,18 @@ operator! {
         }
         let mut shape = broadcast(batch_a, batch_b).ok_or("the leading dimensions do not broadcast")?;
         shape.extend([m, n]);
-        if !matches!(rest, [] | [Some(_)]) || rest.iter().flatten().any(|t| **t != Type::new(a.dtype.computed(), &[n])) {
-            return Err(format!("a bias must have {n} elements"));
+        let y = Type::new(a.dtype.computed(), &shape);
+        let added = [y.with_shape(&[n]), y.clone()];
+        if rest.len() > 2 || rest.iter().zip(&added).any(|(t, wanted)| t.is_some_and(|t| t != wanted)) {
+            return Err(format!("what is added must be {} and {y}", added[0]));
         }
-        Ok(vec![Type::new(a.dtype.computed(), &shape)])
+        Ok(vec![y])
     }
 
     fn grad(&self, g: &mut Grad<'_>, wrt: usize) -> Result<Option<ValueId>> {
         let (mut a, mut b, mut dy) = (g.input(0), g.input(1), g.dy());
-        if wrt == 2 {
-            // The caller sums over all but the columns.
+        if wrt > 1 {
+            // The caller sums over all but the columns for a bias.
             return Ok(Some(dy));
         }
         if wrt == 1 && !self.trans_a && g.ty(b).rank() == 2 {
@@ -76,8 +79,12 @@ operator! {
 
     fn rounded(&self, inputs: &[Option<&Type>]) -> Rounded {
         // With both in single precision the product is not one of half precision.
-        let half = inputs.iter().take(2).flatten().any(|ty| ty.dtype == DType::Bf16);
-        if half { Rounded { operands: &[0, 1], results: &[0], ..Rounded::default() } } else { Rounded::default() }
+        match inputs {
+            [Some(a), Some(b), ..] if ![a.dtype, b.dtype].contains(&DType::Bf16) => Rounded::default(),
+            // The result may take the place of what is added.
+            [_, _, _, Some(_)] => Rounded { operands: &[0, 1], ..Rounded::default() },
+            _ => Rounded { operands: &[0, 1], results: &[0], ..Rounded::default() },
+        }
     }
 
     fn lower(&self, l: &mut Lower<'_>) {
@@ -103,8 +110,16 @@ operator! {
         let scalars = vec![
             int(m), int(n), int(k), dims(batch), batch_a, batch_b, batch_y,
             order(self.trans_a, m, k), order(self.trans_b, k, n), Scalar::Ints(strides(&[m, n])),
-            Scalar::Float(1.0), Scalar::Float(0.0),
+            Scalar::Float(1.0), Scalar::Float(if l.try_input(3).is_some() { 1.0 } else { 0.0 }),
         ];
+        if let Some(c) = l.try_input(3) {
+            if l.dies(3) {
+                l.alias(0, 3);
+            } else {
+                let (to, each) = (l.output(0), strides(&y.shape));
+                l.copy(c, (0, &each), to, (0, &each), &y.shape);
+            }
+        }
         let args = [Some(l.input(0)), Some(l.input(1)), l.try_input(2), Some(l.output(0))];
         l.launch("gemm", &args, scalars);
     }
@@ -122,6 +137,8 @@ operator! {
             case(false, true, "f32[2,1,3,4]", "f32[3,2,4]"),
             case(true, true, "f32[2,4,3]", "f32[2,5,4]"),
             Case::new(MatMul { trans_a: false, trans_b: true }, &["f32[2,5,3]", "f32[4,3]", "f32[4]"]),
+            Case::new(MatMul { trans_a: false, trans_b: false }, &["f32[2,5,3]", "f32[3,4]", "_", "f32[2,5,4]"]),
+            Case::new(MatMul { trans_a: true, trans_b: false }, &["f32[3,5]", "f32[3,4]", "f32[4]", "f32[5,4]"]),
         ]
     }
 }

@@ -236,11 +236,11 @@ impl<'w> Walk<'w> {
         self.memory[made] = self.memory[of];
     }
 
-    /// The first operand of the result's type whose memory nothing reads later.
+    /// The last operand of the result's type whose memory nothing reads later: what a product adds comes after its factors.
     fn dying(&self, node: &Node, at: usize, backward: bool) -> Option<usize> {
         let roots: Vec<Option<usize>> =
             node.inputs.iter().map(|v| v.map(|v| self.root[self.read(v, backward)])).collect();
-        (0..roots.len()).find(|slot| {
+        (0..roots.len()).rev().find(|slot| {
             let (Some(root), Some(value)) = (roots[*slot], node.inputs[*slot]) else { return false };
             let made = ValueId((root % self.again.len()) as u32);
             self.last_read[root] == at
