@@ -2,16 +2,18 @@
 //!
 //! Each node is lowered once, or once for each operand whose place its result may take; an order of nodes is then a walk over what
 //! their launches touch. For single precision the count is that of the placed program, or less; values kept in half precision are
-//! taken to be widened by each node that reads them.
+//! taken to be widened by each node that does not read them so, and copies to be rounded where what they are copies of is.
 
 use super::repeat::{Entry, Plain};
-use crate::compile::Residency;
+use crate::compile::{Precision, Residency};
+use crate::error::Result;
 use crate::ir::verify::LOSS;
-use crate::ir::{Block, Def, Graph, Node, NodeId, ValueId};
+use crate::ir::{Block, Def, Graph, Node, NodeId, Type, ValueId};
 use crate::lower::{Buffers, lower_among, sparse_numbers};
-use crate::passes::{Context, stream};
+use crate::passes::{Context, round, stream};
 use sara_kernels::DType;
 use sara_runtime::plan::{ALIGN, Buffer, BufferId, Place};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 /// What the launches of a node touch.
@@ -33,13 +35,19 @@ pub(super) struct Footprint<'p> {
     touched: HashMap<(NodeId, Option<usize>), Touched>,
     /// Bytes of the streamed weight that a value is, or is a view of.
     streamed: Vec<Option<u64>>,
+    /// The graph with what is rounded where it is made.
+    rounded: Cow<'p, Graph>,
     /// Bytes in which a value is kept, if they are fewer than its own.
     kept: Vec<Option<u64>>,
 }
 
 impl<'p> Footprint<'p> {
-    pub(super) fn new(plain: &'p Plain<'p>, context: &Context<'_>) -> Footprint<'p> {
-        let graph = plain.graph;
+    pub(super) fn new(plain: &'p Plain<'p>, context: &Context<'_>) -> Result<Footprint<'p>> {
+        let mut rounded = Cow::Borrowed(plain.graph);
+        if context.precision == Precision::Bf16 {
+            round::run(rounded.to_mut(), context)?;
+        }
+        let graph = rounded.as_ref();
         let values = graph.values().count();
         let mut streamed = vec![None; values];
         if context.weights == Residency::Streamed {
@@ -62,7 +70,8 @@ impl<'p> Footprint<'p> {
                 }
             }
         }
-        Footprint { plain, buffers: Buffers::new(sparse_numbers(graph)), touched: HashMap::new(), streamed, kept }
+        let buffers = Buffers::new(sparse_numbers(graph));
+        Ok(Footprint { plain, buffers, touched: HashMap::new(), streamed, rounded, kept })
     }
 
     /// Bytes alive at the busiest launch, if the backward is `order`.
@@ -79,6 +88,7 @@ impl<'p> Footprint<'p> {
                 walk.share(node.outputs[0], of, *entry, *backward);
                 continue;
             }
+            let widened = if *backward { self.widened(node, again) } else { 0 };
             let replaced = walk.dying(node, at, *backward);
             let touched = self
                 .touched
@@ -92,14 +102,6 @@ impl<'p> Footprint<'p> {
             }
             let begin = walk.step;
             let fetched: u64 = inputs().filter_map(|v| self.streamed[v.0 as usize]).sum();
-            let widened: u64 = match backward {
-                true => inputs()
-                    .filter(|v| !again[v.0 as usize])
-                    .filter_map(|v| self.kept[v.0 as usize])
-                    .map(|b| 2 * b)
-                    .sum(),
-                false => 0,
-            };
             let mut work: Vec<Option<[usize; 2]>> = vec![None; touched.work.len()];
             for launch in &touched.launches {
                 for item in launch {
@@ -117,7 +119,22 @@ impl<'p> Footprint<'p> {
                 walk.spans.push((begin, walk.step - 1, fetched + widened));
             }
         }
-        walk.live(&self.kept)
+        walk.live(&self.rounded, &self.kept)
+    }
+
+    /// Bytes of what a node of the backward reads of the forward and cannot read rounded.
+    fn widened(&self, node: &Node, again: &[bool]) -> u64 {
+        let graph = self.rounded.as_ref();
+        let types: Vec<Option<&Type>> = node.inputs.iter().map(|i| i.map(|v| graph.ty(v))).collect();
+        let takes = node.op.rounded(&types);
+        let wide = |slot: usize, value: ValueId| {
+            let made = self.plain.maker(value).is_some() && !again[value.0 as usize];
+            let half = self.kept[value.0 as usize].is_some() || graph.ty(value).dtype.is_half();
+            let same = slot == 0 && takes.same && node.outputs.iter().any(|v| graph.ty(*v).dtype.is_half());
+            made && half && !same && !takes.takes(slot)
+        };
+        let values = node.inputs.iter().enumerate().filter_map(|(slot, value)| value.filter(|v| wide(slot, *v)));
+        values.map(|v| room((graph.ty(v).len() * size_of::<f32>()) as u64)).sum()
     }
 }
 
@@ -261,8 +278,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    fn live(mut self, kept: &[Option<u64>]) -> u64 {
-        let graph = self.graph;
+    fn live(mut self, graph: &Graph, kept: &[Option<u64>]) -> u64 {
         let mut change = vec![0i64; self.step + 2];
         // The loss is read when all has run.
         for (_, loss) in graph.returns.iter().filter(|r| r.0 == LOSS) {

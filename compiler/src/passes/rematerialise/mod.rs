@@ -80,7 +80,7 @@ fn fix(plain: &Plain<'_>, network: &mut Network, id: NodeId) {
 /// Ways whose estimate is beyond the limit are not measured. The estimate for single precision is what no placement goes below, so
 /// that neither the cheapest graph nor the least memory is missed.
 fn within(plain: &Plain<'_>, measured: Measured, limit: &Limit<'_>, context: &Context<'_>) -> Result<Graph> {
-    let mut footprint = Footprint::new(plain, context);
+    let mut footprint = Footprint::new(plain, context)?;
     let mut found = Vec::new();
     for candidate in candidates(plain) {
         let live = footprint.live(&candidate.again, &candidate.order);

@@ -81,7 +81,7 @@ fn an_estimate_for_single_precision_is_what_is_alive() {
         let plain = Plain::new(&graph);
         let nothing = Candidate::new(&plain, vec![false; graph.values().count()]);
         let all = Candidate::new(&plain, network(&plain).behind());
-        let mut footprint = Footprint::new(&plain, &context);
+        let mut footprint = Footprint::new(&plain, &context).unwrap();
         let mut found = Vec::new();
         for candidate in candidates(&plain).iter().chain([&nothing, &all]) {
             let mut graph = plain.repeated(&candidate.again, &candidate.order).unwrap();
