@@ -5,7 +5,7 @@ use std::fmt;
 
 /// Element type of a buffer.
 ///
-/// The half-precision types are met only by kernels that multiply by a weight, convert or copy: nothing is computed in them.
+/// The half-precision types are how numbers are stored, and met only by kernels that say so: nothing is computed in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// IEEE single precision.
@@ -328,7 +328,8 @@ macro_rules! for_rounded_pair {
     };
 }
 
-/// Calls a generic function for the type of numbers in single precision that may be rounded to bfloat16: `for_rounded_single!(dtype, S => f::<S>(..))`.
+/// Calls a generic function for the type of numbers in single precision that may be rounded to bfloat16:
+/// `for_rounded_single!(dtype, S => f::<S>(..))`.
 #[macro_export]
 macro_rules! for_rounded_single {
     ($dtype:expr, $s:ident => $body:expr) => {

@@ -25,7 +25,7 @@ pub enum Types {
     Float,
     /// A weight: as [`Types::Float`], or in half precision where those are `f32`.
     Weight,
-    /// What products read: as [`Types::Float`], or rounded to `bf16` where those are `f32`.
+    /// What products read, is made for them or kept: as [`Types::Float`], or rounded to `bf16` where those are `f32`.
     Rounded,
     /// Exactly this one.
     Only(DType),

@@ -65,12 +65,12 @@ DEVICE void tile_places(const u32* idx, i64 count, i64 first_row, i64 rows, i64 
     }
 
 // Makes entry points for the types that operands are stored in: make(type of the one, of the other, of the sums, name of both).
-#define FOR_ROUNDED(make)                                                                                             \
+#define FOR_ROUNDED_OPERANDS(make)                                                                                    \
     make(f32, f32, f32, f32_f32) make(f64, f64, f64, f64_f64) make(bf16, f32, f32, bf16_f32)                          \
         make(f32, bf16, f32, f32_bf16) make(bf16, bf16, f32, bf16_bf16)
 // The same of products of tiles: make(type of the one, of the other, of the sums, name of both, precision). Tensor cores multiply pairs of
 // bfloat16 without rounding.
-#define FOR_ROUNDED_PRODUCTS(make)                                                                                    \
+#define FOR_ROUNDED_TILES(make)                                                                                    \
     ROUNDED_PRODUCTS(make, f32, f32, f32_f32) ROUNDED_PRODUCTS(make, bf16, f32, bf16_f32)                             \
         ROUNDED_PRODUCTS(make, f32, bf16, f32_bf16) make(f64, f64, f64, f64_f64, EXACT)                               \
             make(bf16, bf16, f32, bf16_bf16, HALF)

@@ -45,8 +45,8 @@ operator! {
     }
 
     fn rounded(&self, inputs: &[Option<&Type>]) -> Rounded {
-        let fits = |i: usize| inputs.get(i).copied().flatten().and_then(|t| t.shape.last().copied());
-        match (fits(0), fits(2)) {
+        let width = |i: usize| inputs.get(i).copied().flatten().and_then(|t| t.shape.last().copied());
+        match (width(0), width(2)) {
             (Some(dim), Some(value_dim)) if self.half && attention::admits_rounded(dim, value_dim) => {
                 Rounded { operands: &[0, 1, 2], results: &[0], ..Rounded::default() }
             }
@@ -92,8 +92,8 @@ operator! {
     }
 
     fn rounded(&self, inputs: &[Option<&Type>]) -> Rounded {
-        let fits = |i: usize| inputs.get(i).copied().flatten().and_then(|t| t.shape.last().copied());
-        match (fits(0), fits(2)) {
+        let width = |i: usize| inputs.get(i).copied().flatten().and_then(|t| t.shape.last().copied());
+        match (width(0), width(2)) {
             (Some(dim), Some(value_dim)) if self.half && attention::admits_rounded(dim, value_dim) => {
                 Rounded { operands: &[0, 1, 2, 4, 6], results: &[0, 1, 2], ..Rounded::default() }
             }

@@ -10,10 +10,9 @@ use crate::lower::{Lower, dims, int};
 use sara_kernels::{DType, Scalar};
 
 operator! {
-    /// `y = a' b' + bias + c`, where `a'` is `a` or `a` with its last two dimensions swapped. Operands: `a`, `b`, optional `bias` with an
-    /// element for each column of the result, optional `c` of its type, whose place it takes if nothing else reads that. An operand in
-    /// bfloat16 makes the product one
-    /// of half precision, summed in single precision; one in fp16 is widened.
+    /// `y = a' b' + bias + c`, where `a'` is `a` or `a` with its last two dimensions swapped. Operands: `a`, `b`, optional `bias` with
+    /// an element for each column of the result, optional `c` of the result's type, whose place that takes if nothing else reads it. An
+    /// operand in bfloat16 makes the product one of half precision, summed in single precision; one in fp16 is widened.
     MatMul {
         /// Whether the first operand is transposed.
         trans_a: bool,
@@ -22,7 +21,7 @@ operator! {
     }
 
     fn infer(&self, inputs: &[Option<&Type>]) -> Result<Vec<Type>, String> {
-        let [Some(a), Some(b), rest @ ..] = inputs else { return Err("takes two or three operands".into()) };
+        let [Some(a), Some(b), rest @ ..] = inputs else { return Err("takes two to four operands".into()) };
         if a.rank() < 2 || b.rank() < 2 || a.dtype.computed() != b.dtype.computed() || !a.dtype.computed().is_float() {
             return Err("takes two float operands of rank 2 or more".into());
         }

@@ -76,7 +76,7 @@ pub trait Operator: Clone + PartialEq + std::fmt::Debug + Sized {
 }
 
 /// What of an operator may be in bfloat16 where it is in single precision otherwise. Its arithmetic is in single precision all the same,
-/// unless a product rounds the operand anyway.
+/// but for products, which round such operands.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rounded {
     /// Operands for which nothing is lost by it, or little, since products read what is made of them.

@@ -1,10 +1,11 @@
 //! Keep: what the backward reads of the forward is kept in half precision.
 //!
-//! A value is rounded after its last use in the forward and widened before it is used in the backward: once for uses that follow
-//! each other closely, so that it is seldom in memory in single precision, and not at all for operators that take it rounded
-//! ([`Rounded`](crate::ops::Rounded)). What the forward makes rounded stays as it is. In fp16 what exceeds 65504 is kept as 65504: one such number
-//! makes the gradients of its neighbours inexact, where an infinity would make all gradients NaN. Infinity itself, as in masks, is kept,
-//! so that a step that has gone astray shows. Gradients are not kept, so a loss needs no scale.
+//! A value is rounded after its last use in the forward, or before it if that may put its result in its place, and widened before
+//! it is used in the backward: once for uses that follow each other closely, so that it is seldom in memory in single precision,
+//! and not at all for operators that take it rounded ([`Rounded`](crate::ops::Rounded)). What the forward makes rounded stays as
+//! it is. In fp16 what exceeds 65504 is kept as 65504: one such number makes the gradients of its neighbours inexact, where an
+//! infinity would make all gradients NaN. Infinity itself, as in masks, is kept, so that a step that has gone astray shows.
+//! Gradients are not kept, so a loss needs no scale.
 
 use super::Context;
 use crate::error::Result;
@@ -52,13 +53,18 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
     let mut rounded: HashMap<ValueId, ValueId> = HashMap::new();
     let mut order = Vec::with_capacity(forward.len() + read.len());
     for (i, id) in forward.iter().enumerate() {
-        order.push(*id);
         let mut values = ends.remove(&i).unwrap_or_default();
         values.sort_unstable();
-        for value in values {
-            let (node, results) = cast(graph, value, value, half)?;
-            order.push(node);
-            rounded.insert(value, results);
+        // What the node may put its result in the place of is rounded before.
+        let (before, after): (Vec<_>, Vec<_>) =
+            values.into_iter().partition(|value| may_replace(graph, &memory, *id, *value));
+        for (values, node) in [(before, None), (after, Some(*id))] {
+            order.extend(node);
+            for value in values {
+                let (node, results) = cast(graph, value, value, half)?;
+                order.push(node);
+                rounded.insert(value, results);
+            }
         }
     }
     graph.set_block(Block::Forward, order);
@@ -76,7 +82,7 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
         for slot in 0..graph.node(id).inputs.len() {
             let Some(value) = graph.node(id).inputs[slot] else { continue };
             let Some(of) = kept(graph, value).or_else(|| born.get(&value).copied()) else { continue };
-            if takes_rounded(graph, id, slot, half) {
+            if half == DType::Bf16 && takes_rounded(graph, &memory, id, slot) {
                 let seen = view(graph, value, of, rounded.get(&of).copied().unwrap_or(of), &mut views, &mut order)?;
                 graph.set_input(id, slot, seen);
                 continue;
@@ -107,13 +113,28 @@ fn cast(graph: &mut Graph, from: ValueId, named: ValueId, to: DType) -> Result<(
     Ok((node, results[0]))
 }
 
-/// Whether a node takes an operand that is rounded.
-fn takes_rounded(graph: &Graph, id: NodeId, slot: usize, half: DType) -> bool {
+/// Whether a node takes an operand that is rounded. A product of what nodes make is not one of half precision because that is kept so.
+fn takes_rounded(graph: &Graph, memory: &HashMap<ValueId, ValueId>, id: NodeId, slot: usize) -> bool {
     let node = graph.node(id);
-    let inputs: Vec<Option<&Type>> = node.inputs.iter().map(|i| i.map(|v| graph.ty(v))).collect();
-    let rounded = node.op.rounded(&inputs);
+    let exact = |v: ValueId| match graph.ty(v) {
+        ty if ty.dtype == DType::Bf16 && memory.contains_key(&v) => ty.with_dtype(DType::F32),
+        ty => ty.clone(),
+    };
+    let inputs: Vec<Option<Type>> = node.inputs.iter().map(|i| i.map(exact)).collect();
+    let rounded = node.op.rounded(&inputs.iter().map(Option::as_ref).collect::<Vec<_>>());
     let same = slot == 0 && rounded.same && graph.ty(node.outputs[0]).dtype == DType::Bf16;
-    half == DType::Bf16 && (same || rounded.takes(slot))
+    same || rounded.takes(slot)
+}
+
+/// Whether the result of a node may take the place of the value.
+fn may_replace(graph: &Graph, memory: &HashMap<ValueId, ValueId>, id: NodeId, value: ValueId) -> bool {
+    let node = graph.node(id);
+    let is = |slot: usize| node.inputs.get(slot).copied().flatten().and_then(|v| memory.get(&v)) == Some(&value);
+    match node.op {
+        Op::MatMul(_) => is(3),
+        Op::Binary(_) => is(0) || is(1),
+        _ => false,
+    }
 }
 
 /// The value that `value` is a view of, for all values that these nodes make.

@@ -45,7 +45,8 @@ fn multiplied(graph: &Graph, users: &[Vec<NodeId>], value: ValueId, views: &mut 
         && readers.iter().all(|id| {
             let node = graph.node(*id);
             match node.op {
-                Op::MatMul(_) => true,
+                // Not what a product adds.
+                Op::MatMul(_) => node.inputs.iter().skip(2).all(|i| *i != Some(value)),
                 // Not the input of a convolution, nor its bias.
                 Op::Conv(_) => {
                     node.inputs[1] == Some(value) && node.inputs.iter().filter(|i| **i == Some(value)).count() == 1

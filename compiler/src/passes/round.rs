@@ -1,8 +1,9 @@
-//! Round: what only products read is made in bfloat16.
+//! Round: what only products read is made in bfloat16, and what gated units read, which products are made for.
 //!
-//! A value is rounded by the operator that makes it, instead of by each of its readers, if that operator can and all of its readers take
-//! it so ([`Rounded`]). Readers in the backward of what the forward makes take it in any case: `keep` rounds what they read, and widens
-//! it where they cannot. In fp16 nothing is rounded so, because its products are of single precision.
+//! A value is rounded by the operator that makes it if that operator can and all of its readers take it so ([`Rounded`]).
+//! Products round such operands anyway; gated units, masked gradients and transforms of convolutions lose what is below the
+//! rounding. Readers in the backward of what the forward makes take it in any case: `keep` rounds what they read, and widens it
+//! where they cannot. In fp16 nothing is rounded so, because its products are of single precision.
 
 use super::Context;
 use super::keep::{LARGE, memories};

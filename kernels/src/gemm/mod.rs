@@ -2,8 +2,9 @@
 //!
 //! `a` is `m` x `k`, `b` is `k` x `n`, `c` is `m` x `n`; each has a row and a column stride and one stride for each
 //! batch dimension, 0 where it is broadcast. All strides count elements and are not negative. With `beta` zero `c`
-//! is not read. `bias` has a number for each column, 0 where it is absent. An operand in `bf16` makes the product one of half precision: the other operand is rounded to it,
-//! and the sums are in single precision; `c` may then be in `bf16`, too, and is rounded after each 65536 terms. An operand in `f16` is widened; a GPU rounds the other to tf32, which holds all of `f16`.
+//! is not read. `bias` has a number for each column, 0 where it is absent. An operand in `bf16` makes the product one of
+//! half precision: the other operand is rounded to it, and the sums are in single precision; `c` may then be in `bf16`, too,
+//! and is rounded after each 65536 terms. An operand in `f16` is widened; a GPU rounds the other to tf32, which holds all of `f16`.
 
 pub(crate) mod bias;
 pub(crate) mod cpu;

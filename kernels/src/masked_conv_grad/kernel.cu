@@ -11,7 +11,7 @@
         sample_places(idx, count, cols, terms, dp, Channels<Y>{dy, g.co, 0, g.outputs()},                             \
                       Turned<Sources<X>>{{g, x, group}});                                                             \
     }
-FOR_ROUNDED(SAMPLE)
+FOR_ROUNDED_OPERANDS(SAMPLE)
 
 #define TILES(X, Y, T, name, P)                                                                                       \
     KERNEL(THREADS, masked_conv_grad_tile_##name, Geometry g, const X* x, const Y* dy, const u32* idx, T* dp,         \
@@ -20,7 +20,7 @@ FOR_ROUNDED(SAMPLE)
         tile_places<P>(idx, count, group * co, co, cols, terms, false, false,                                         \
                     Channels<Y>{dy, g.co, group * co, g.outputs()}, Turned<Sources<X>>{{g, x, group}}, dp, split);    \
     }
-FOR_ROUNDED_PRODUCTS(TILES)
+FOR_ROUNDED_TILES(TILES)
 
 #define JOIN(T, name) MASKED_JOIN(T, masked_conv_grad_join_##name)
 FOR_FLOATS(JOIN)

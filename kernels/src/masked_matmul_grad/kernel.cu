@@ -35,7 +35,7 @@ DEVICE Tokens<S> tokens(const Layout& l, const S* at) {
            i64 count, i64 cols, i64 terms) {                                                                          \
         sample_places(idx, count, cols, terms, dp, tokens<0>(layout, a), tokens<1>(layout, b));                       \
     }
-FOR_ROUNDED(SAMPLE)
+FOR_ROUNDED_OPERANDS(SAMPLE)
 
 #define TILES(A, B, T, name, P)                                                                                       \
     KERNEL(THREADS, masked_matmul_grad_tile_##name, Layout layout, const A* a, const B* b, const u32* idx, T* dp,     \
@@ -43,7 +43,7 @@ FOR_ROUNDED(SAMPLE)
         tile_places<P>(idx, count, 0, rows, cols, terms, layout.channel[0] == 1, layout.channel[1] == 1,              \
                     tokens<0>(layout, a), tokens<1>(layout, b), dp, split);                                           \
     }
-FOR_ROUNDED_PRODUCTS(TILES)
+FOR_ROUNDED_TILES(TILES)
 
 #define JOIN(T, name) MASKED_JOIN(T, masked_matmul_grad_join_##name)
 FOR_FLOATS(JOIN)
