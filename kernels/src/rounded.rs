@@ -6,6 +6,9 @@ use crate::simd::{Job, dispatch};
 /// Numbers of a part at most.
 pub(crate) const PART: usize = 512;
 
+/// A function of two parts that writes a third.
+pub(crate) type OfTwo<'f> = dyn Fn(&[f32], &[f32], &mut [f32]) + Sync + 'f;
+
 /// Memory for a part.
 pub(crate) type Part = [f32; PART];
 

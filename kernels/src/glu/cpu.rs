@@ -4,7 +4,7 @@ use super::Halves;
 use crate::function::{Rule, Use, choose};
 use crate::grid::GRAIN;
 use crate::math::Maths;
-use crate::rounded::{PART, narrow, widen};
+use crate::rounded::{OfTwo, PART, narrow, widen};
 use crate::simd::{Job, dispatch};
 use crate::{DType, Launch, Stored, for_float};
 use half::bf16;
@@ -53,7 +53,7 @@ impl<X: Stored<f32>, Y: Stored<f32>> Use for Rounded<'_, X, Y> {
 
 impl<X: Stored<f32>, Y: Stored<f32>> Rounded<'_, X, Y> {
     /// Computes parts by a function that is known only when it runs, so that this is compiled once for all of them.
-    fn each(&self, function: &(dyn Fn(&[f32], &[f32], &mut [f32]) + Sync)) {
+    fn each(&self, function: &OfTwo<'_>) {
         let l = self.l;
         let (x, halves) = (l.read::<X>("x"), Halves::of(l, "y"));
         l.pool.chunks(l.write::<Y>("y"), GRAIN, |i, y| {

@@ -42,6 +42,9 @@ impl<T: Maths> Use for Slopes<'_, T> {
     }
 }
 
+/// A function of a part that changes two others.
+type OfOne<'f> = dyn Fn(&[f32], &mut [f32], &mut [f32]) + Sync + 'f;
+
 /// The same where `x`, `dy` or both are rounded.
 struct Rounded<'a, X, D> {
     l: &'a Launch<'a>,
@@ -58,7 +61,7 @@ impl<X: Stored<f32>, D: Stored<f32>> Use for Rounded<'_, X, D> {
 impl<X: Stored<f32>, D: Stored<f32>> Rounded<'_, X, D> {
     /// Computes parts by a function that is known only when it runs, so that this is compiled once for all of them.
     #[expect(unsafe_code, reason = "tasks write disjoint ranges of both halves")]
-    fn each(&self, function: &(dyn Fn(&[f32], &mut [f32], &mut [f32]) + Sync)) {
+    fn each(&self, function: &OfOne<'_>) {
         let l = self.l;
         let (dy, x, halves) = (l.read::<D>("dy"), Shared::new(l.write::<X>("x")), Halves::of(l, "dy"));
         l.pool.run(dy.len().div_ceil(GRAIN), |task, _| {

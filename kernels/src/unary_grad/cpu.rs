@@ -3,7 +3,7 @@
 use crate::function::{Rule, Use, choose};
 use crate::grid::GRAIN;
 use crate::math::Maths;
-use crate::rounded::{PART, widen};
+use crate::rounded::{OfTwo, PART, widen};
 use crate::simd::{Job, dispatch};
 use crate::{DType, Launch, for_float};
 use half::bf16;
@@ -45,7 +45,7 @@ impl Use for Rounded<'_> {
 
 impl Rounded<'_> {
     /// Computes parts by a function that is known only when it runs, so that this is compiled once for all of them.
-    fn each(&self, function: &(dyn Fn(&[f32], &[f32], &mut [f32]) + Sync)) {
+    fn each(&self, function: &OfTwo<'_>) {
         let l = self.0;
         let (x, dy) = (l.read::<bf16>("x"), l.read::<f32>("dy"));
         l.pool.chunks(l.write::<f32>("dx"), GRAIN, |i, dx| {
