@@ -270,19 +270,11 @@ const BIAS: u32 = 127 - 15;
 macro_rules! for_stored {
     ($dtype:expr, $s:ident => $body:expr) => {
         match $dtype {
-            $crate::DType::F32 => {
-                type $s = f32;
-                $body
-            }
-            $crate::DType::Bf16 => {
-                type $s = half::bf16;
-                $body
-            }
             $crate::DType::F16 => {
                 type $s = half::f16;
                 $body
             }
-            other => unreachable!("the verifier admits only single and half precision here, found {other}"),
+            other => $crate::for_rounded_single!(other, $s => $body),
         }
     };
 }
@@ -342,7 +334,7 @@ macro_rules! for_rounded_single {
                 type $s = half::bf16;
                 $body
             }
-            other => unreachable!("the verifier admits only single precision and bfloat16 here, found {other}"),
+            other => unreachable!("the verifier admits no such type here, found {other}"),
         }
     };
 }

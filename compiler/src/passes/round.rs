@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::ir::{Block, Graph, NodeId, Type, ValueId};
 use crate::ops::{Op, Rounded};
 use sara_kernels::DType;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 /// Runs the pass.
 pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
@@ -25,8 +25,10 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
         .collect();
     let order: Vec<NodeId> = nodes.iter().map(|(_, id)| *id).collect();
     let memory = memories(graph, &order);
-    let forward: HashSet<ValueId> = made(graph, &memory, &nodes, Block::Forward);
-    let mut exact: HashSet<ValueId> = graph.returns.iter().filter_map(|r| memory.get(&r.1).copied()).collect();
+    let forward: HashSet<ValueId> =
+        graph.block(Block::Forward).iter().flat_map(|id| graph.node(*id).outputs.clone()).collect();
+    let returned: HashSet<ValueId> = graph.returns.iter().filter_map(|r| memory.get(&r.1).copied()).collect();
+    let mut exact = returned.clone();
     let large = |graph: &Graph, of: ValueId| graph.ty(of).dtype == DType::F32 && graph.ty(of).len() >= LARGE;
     // From the last node on: a reader that gives the type it takes is asked for what its own readers take.
     for (block, id) in nodes.iter().rev() {
@@ -57,7 +59,7 @@ pub fn run(graph: &mut Graph, context: &Context<'_>) -> Result<()> {
                 let of = node.inputs[0].and_then(|v| memory.get(&v).copied());
                 of.is_some_and(|of| {
                     let kept = *block == Block::Backward && forward.contains(&of) && large(graph, of);
-                    chosen.contains(&of) || kept && !returned(graph, &memory, of)
+                    chosen.contains(&of) || kept && !returned.contains(&of)
                 })
             };
             let gives = rounded.results.contains(&slot) || slot == 0 && rounded.same && passed_on();
@@ -79,19 +81,4 @@ fn rounded(graph: &Graph, id: NodeId) -> Rounded {
     let node = graph.node(id);
     let inputs: Vec<Option<&Type>> = node.inputs.iter().map(|i| i.map(|v| graph.ty(v))).collect();
     node.op.rounded(&inputs)
-}
-
-/// What nodes of a block make.
-fn made(
-    graph: &Graph,
-    memory: &HashMap<ValueId, ValueId>,
-    nodes: &[(Block, NodeId)],
-    block: Block,
-) -> HashSet<ValueId> {
-    let outputs = nodes.iter().filter(|(b, _)| *b == block).flat_map(|(_, id)| &graph.node(*id).outputs);
-    outputs.filter_map(|v| memory.get(v).copied()).collect()
-}
-
-fn returned(graph: &Graph, memory: &HashMap<ValueId, ValueId>, of: ValueId) -> bool {
-    graph.returns.iter().any(|r| memory.get(&r.1) == Some(&of))
 }
