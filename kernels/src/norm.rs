@@ -1,6 +1,6 @@
 //! Normalisation of rows with a factor for each column, with and without a mean: layer_norm and rms_norm on a CPU.
 
-use crate::rows::{gradient_sums, lanes_at, one_at, parts, share, spread, sum};
+use crate::rows::{gradient_sums, mean_square, moments, one_at, parts, share};
 use crate::simd::{Job, LANES, Real, dispatch};
 use crate::{Launch, Shared, Stored};
 
@@ -41,28 +41,30 @@ impl<T: Real, X: Stored<T>, Y: Stored<T>> Job for Forward<'_, T, X, Y> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Forward { cols, epsilon, x, scale, bias, y, mut mean, rstd } = self;
-        let size = cols.max(1) as f64;
         for (row, out) in rstd.iter_mut().enumerate() {
             let (x, y) = (&x[row * cols..][..cols], &mut y[row * cols..][..cols]);
-            let mut center = 0.0;
-            if let Some(mean) = &mut mean {
-                center = sum::<T, X>(x) / size;
-                mean[row] = T::of(center);
-            }
-            let rstd = 1.0 / (spread::<T, X, FMA>(x, center) / size + epsilon).sqrt();
+            let (center, square) = match &mut mean {
+                Some(mean) => {
+                    let (center, variance) = moments::<T, X, FMA>(x);
+                    mean[row] = T::of(center);
+                    (center, variance)
+                }
+                None => (0.0, mean_square::<T, X, FMA>(x)),
+            };
+            let rstd = 1.0 / (square + epsilon).sqrt();
             *out = T::of(rstd);
             let ([high, low], rstd) = (parts::<T>(center), T::of(rstd));
-            let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks_mut::<LANES>());
-            for (k, (x, y)) in x.iter().zip(y).enumerate() {
-                let (scale, bias) = (lanes_at(scale, k * LANES, 1.0), lanes_at(bias, k * LANES, 0.0));
-                for i in 0..LANES {
-                    y[i] = Y::narrow(((x[i].wide() - high - low) * rstd).madd::<FMA>(scale[i], bias[i]));
+            let scaled = |x: &X| (x.wide() - high - low) * rstd;
+            let row = x.iter().zip(y);
+            match (scale, bias) {
+                (Some(scale), Some(bias)) => {
+                    for ((x, y), (&scale, &bias)) in row.zip(scale.iter().zip(bias)) {
+                        *y = Y::narrow(scaled(x).madd::<FMA>(scale, bias));
+                    }
                 }
-            }
-            let done = cols - x_rest.len();
-            for (k, (x, y)) in x_rest.iter().zip(y_rest).enumerate() {
-                let (scale, bias) = (one_at(scale, done + k, 1.0), one_at(bias, done + k, 0.0));
-                *y = Y::narrow(((x.wide() - high - low) * rstd).madd::<FMA>(T::of(scale), T::of(bias)));
+                (Some(scale), None) => row.zip(scale).for_each(|((x, y), &scale)| *y = Y::narrow(scaled(x) * scale)),
+                (None, Some(bias)) => row.zip(bias).for_each(|((x, y), &bias)| *y = Y::narrow(scaled(x) + bias)),
+                (None, None) => row.for_each(|(x, y)| *y = Y::narrow(scaled(x))),
             }
         }
     }
@@ -101,26 +103,23 @@ impl<T: Real, X: Stored<T>> Job for Gradient<'_, T, X> {
         let Gradient { cols, first, x, dy, scale, mean, rstd, dx } = self;
         let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols));
         for (row, ((x, dy), dx)) in rows.enumerate() {
-            let center = one_at(mean, first + row, 0.0);
+            let center = mean.map_or(T::of(0.0), |mean| mean[first + row]);
             let rstd = rstd[first + row].f64();
             let (plain, tilted) = gradient_sums::<T, X, FMA>(x, dy, scale, center);
             // dx = rstd * dy * scale + b * (x - mean) + c
-            let b = -rstd * rstd * rstd * tilted / cols as f64;
-            let c = if mean.is_some() { -rstd * plain / cols as f64 } else { 0.0 };
-            let ((x, x_rest), (dy, dy_rest)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
-            let (dx, dx_rest) = dx.as_chunks_mut::<LANES>();
-            for (k, ((x, dy), dx)) in x.iter().zip(dy).zip(dx).enumerate() {
-                let scale = lanes_at(scale, k * LANES, 1.0);
-                for i in 0..LANES {
-                    let offset = b.madd::<FMA>(x[i].wide().f64() - center, c);
-                    dx[i] = T::of((rstd * scale[i].f64()).madd::<FMA>(dy[i].f64(), offset));
+            let b = T::of(-rstd * rstd * rstd * tilted / cols as f64);
+            let c = T::of(if mean.is_some() { -rstd * plain / cols as f64 } else { 0.0 });
+            let rstd = T::of(rstd);
+            let row = x.iter().zip(dy).zip(dx);
+            match scale {
+                Some(scale) => {
+                    for (((x, &dy), dx), &scale) in row.zip(scale) {
+                        *dx = (rstd * scale).madd::<FMA>(dy, b.madd::<FMA>(x.wide() - center, c));
+                    }
                 }
-            }
-            let done = cols - x_rest.len();
-            for (k, ((x, dy), dx)) in x_rest.iter().zip(dy_rest).zip(dx_rest).enumerate() {
-                let scale = one_at(scale, done + k, 1.0);
-                let offset = b.madd::<FMA>(x.wide().f64() - center, c);
-                *dx = T::of((rstd * scale).madd::<FMA>(dy.f64(), offset));
+                None => {
+                    row.for_each(|((x, &dy), dx)| *dx = rstd.madd::<FMA>(dy, b.madd::<FMA>(x.wide() - center, c)));
+                }
             }
         }
     }
