@@ -5,7 +5,6 @@ use crate::import::{Model, stored_bytes};
 use crate::ir::uses::{Forward, Uses};
 use crate::ir::{Block, Def, Graph, NodeId, ValueId};
 use crate::ops::Op;
-use rayon::prelude::*;
 use regex::Regex;
 use sara_kernels::{DType, Pool};
 use sara_runtime::files::sha256;
@@ -13,6 +12,7 @@ use sara_runtime::plan::{Selection, Weight};
 use sara_runtime::rng::CounterRng;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The threshold of entries that were not chosen by magnitude: all stay below it, so re-selection drops none.
 const NO_THRESHOLD: f64 = f32::MAX as f64;
@@ -257,6 +257,10 @@ pub fn choose(model: &Model, graph: &Graph, options: &Options, amount: Amount, t
     Ok(chosen)
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The values of the eligible weights.
 struct Reader<'a> {
     model: &'a Model,
@@ -268,14 +272,18 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// What `f` makes of each weight, of its bytes and values, in the order of the weights.
     fn each<R: Send>(&self, f: impl Fn(usize, &[u8], &[f32]) -> R + Sync) -> Result<Vec<R>> {
-        let one = |room: &mut Vec<f32>, weight: &usize| -> Result<R> {
-            let w = &self.weights[*weight];
-            let bytes = stored_bytes(self.model, w)?;
-            Ok(f(*weight, &bytes, w.stored.values(&bytes, room)))
-        };
+        // Room for widened values, which goes from one weight to the next.
+        let rooms: Mutex<Vec<Vec<f32>>> = Mutex::default();
+        let made: Vec<Mutex<Option<Result<R>>>> = self.eligible.iter().map(|_| Mutex::new(None)).collect();
+        self.pool.run(made.len(), |i, _| {
+            let (weight, mut room) = (self.eligible[i], lock(&rooms).pop().unwrap_or_default());
+            let w = &self.weights[weight];
+            let one = stored_bytes(self.model, w).map(|bytes| f(weight, &bytes, w.stored.values(&bytes, &mut room)));
+            *lock(&made[i]) = Some(one);
+            lock(&rooms).push(room);
+        });
         // The first error in the order of the weights is the one that is told.
-        let made: Vec<Result<R>> = self.pool.enter(|| self.eligible.par_iter().map_init(Vec::new, one).collect());
-        made.into_iter().collect()
+        made.into_iter().filter_map(|one| one.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
     }
 
     /// How many values fall into each bucket. `bucket` is given the bits of a value's magnitude, and says which, if any.

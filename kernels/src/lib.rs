@@ -13,6 +13,7 @@ pub mod conv;
 pub mod conv_grad_input;
 pub mod conv_grad_weight;
 pub mod copy;
+mod crew;
 pub mod cuda;
 mod dtype;
 pub mod fetch;

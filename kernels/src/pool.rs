@@ -3,81 +3,82 @@
 //! Sums are divided by the shapes of the operands, never by the number of threads, so results do not depend on it.
 
 use crate::Element;
-use rayon::prelude::*;
+use crate::crew::Crew;
+use memmap2::MmapMut;
 use std::cell::UnsafeCell;
+use std::io;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Scratch memory of one thread in bytes.
 pub const SCRATCH_BYTES: usize = 4 << 20;
 
-/// A fixed set of threads, each with scratch memory that lives as long as the pool.
+/// A fixed set of threads, each with scratch memory that lives as long as the pool. The thread that starts tasks is one of them.
 pub struct Pool {
-    threads: rayon::ThreadPool,
+    crew: Crew,
     scratch: Vec<Scratch>,
 }
 
-/// Scratch memory of one thread, 64-byte aligned.
-struct Scratch(UnsafeCell<Box<[Line]>>);
+/// Bytes of a large page, to which scratch memory is aligned.
+const LARGE: usize = 2 << 20;
 
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "read as bytes")] [u8; 64]);
+/// Scratch memory of one thread, from the byte `start` of its mapping on.
+struct Scratch {
+    map: UnsafeCell<MmapMut>,
+    start: usize,
+}
 
-// SAFETY: a scratch is reached only through `Pool::run`, by the one worker whose index it carries, and a worker runs one
-// task at a time because tasks never wait for other tasks of the pool.
-#[expect(unsafe_code, reason = "scratch memory is private to its worker")]
+impl Scratch {
+    fn new() -> io::Result<Scratch> {
+        let map = MmapMut::map_anon(SCRATCH_BYTES + LARGE)?;
+        // Blocks that a near cache would hold stay there only where neighbours in a page are neighbours in memory. Without large pages
+        // it is only slower.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let start = map.as_ptr().align_offset(LARGE).min(LARGE);
+        Ok(Scratch { map: UnsafeCell::new(map), start })
+    }
+}
+
+// SAFETY: a scratch is reached only through `Pool::run`, by the one thread of the crew whose number it has, which runs one task at a
+// time because tasks never start others.
+#[expect(unsafe_code, reason = "scratch memory is private to its thread")]
 unsafe impl Sync for Scratch {}
 
 impl Pool {
     /// A pool of `threads` threads (at least one).
-    pub fn new(threads: usize) -> std::io::Result<Pool> {
-        let threads = threads.max(1);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .stack_size(8 << 20)
-            .thread_name(|i| format!("sara-{i}"))
-            .build()
-            .map_err(std::io::Error::other)?;
-        let lines = SCRATCH_BYTES / size_of::<Line>();
-        let scratch =
-            (0..threads).map(|_| Scratch(UnsafeCell::new(vec![Line([0; 64]); lines].into_boxed_slice()))).collect();
-        Ok(Pool { threads: pool, scratch })
+    pub fn new(threads: usize) -> io::Result<Pool> {
+        let crew = Crew::new(threads.max(1))?;
+        let scratch = (0..crew.len()).map(|_| Scratch::new()).collect::<io::Result<_>>()?;
+        Ok(Pool { crew, scratch })
     }
 
     /// Number of threads.
     pub fn threads(&self) -> usize {
-        self.scratch.len()
-    }
-
-    /// Runs `f` with this pool's workers as the current ones; kernels launched inside start their tasks without a hand-over.
-    pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.threads.install(f)
+        self.crew.len()
     }
 
     /// Calls `task(i, scratch)` for every `i < tasks`, in any order, on all threads. `scratch` holds
     /// [`SCRATCH_BYTES`] bytes of unspecified content. A task must not start tasks of its own.
-    #[expect(unsafe_code, reason = "hands each worker its own scratch")]
+    #[expect(unsafe_code, reason = "hands each thread its own scratch")]
     pub fn run(&self, tasks: usize, task: impl Fn(usize, &mut [u8]) + Sync) {
-        let one = |i: usize| {
-            let worker = rayon::current_thread_index().unwrap_or(0);
-            // SAFETY: see `Sync for Scratch`; `Line` has no padding and every byte of it is initialised.
-            let lines: &mut [Line] = unsafe { &mut *self.scratch[worker].0.get() };
-            // SAFETY: the same memory seen as bytes, with the same lifetime.
-            let bytes = unsafe {
-                std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), std::mem::size_of_val(lines))
-            };
-            task(i, bytes);
-        };
-        self.threads.install(|| {
-            if tasks == 1 {
-                one(0);
-            } else {
-                (0..tasks).into_par_iter().with_max_len(1).for_each(one);
+        let next = AtomicUsize::new(0);
+        self.crew.run(&|thread| {
+            let Scratch { map, start } = &self.scratch[thread];
+            // SAFETY: see `Sync for Scratch`.
+            let map = unsafe { &mut *map.get() };
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= tasks {
+                    break;
+                }
+                task(i, &mut map[*start..][..SCRATCH_BYTES]);
             }
         });
     }
 
     /// Splits `out` into chunks of `chunk` elements (the last may be shorter) and calls `task(i, chunk)` for each.
+    #[expect(unsafe_code, reason = "tasks write disjoint chunks")]
     pub fn chunks<T: Element>(&self, out: &mut [T], chunk: usize, task: impl Fn(usize, &mut [T]) + Sync) {
         if out.len() <= chunk {
             if !out.is_empty() {
@@ -85,7 +86,11 @@ impl Pool {
             }
             return;
         }
-        self.threads.install(|| out.par_chunks_mut(chunk).enumerate().for_each(|(i, c)| task(i, c)));
+        let out = Shared::new(out);
+        self.run(out.len().div_ceil(chunk), |i, _| {
+            // SAFETY: each chunk is one task's.
+            task(i, unsafe { out.range(i * chunk, chunk.min(out.len() - i * chunk)) });
+        });
     }
 }
 

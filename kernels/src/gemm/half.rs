@@ -13,6 +13,8 @@ use half::bf16;
 
 /// Rows of a block at most: what a panel of the right operand is rounded for.
 const ROWS: usize = 512;
+/// Terms beyond which a block has half as many rows: the left operand stays in the cache of a core from one group of columns to the next.
+const LONG: usize = 1024;
 /// Rows of a block and columns at least, unless there are too few blocks otherwise.
 const FEW: [usize; 2] = [64, 512];
 /// Columns of a block at least.
@@ -59,7 +61,8 @@ fn typed<A: Stored<f32>, B: Stored<f32>, C: Stored<f32>>(l: &Launch<'_>, a: &[A]
 
 /// Extents of the blocks that a product is cut into, at least so many if it is large.
 fn block(Dims { m, n, k }: Dims, least: usize) -> [usize; 2] {
-    let [mut rows, mut columns] = [ROWS.min(m.next_multiple_of(8)), n.next_multiple_of(PANEL)];
+    let most = if k > LONG { ROWS / 2 } else { ROWS };
+    let [mut rows, mut columns] = [most.min(m.next_multiple_of(8)), n.next_multiple_of(PANEL)];
     while rows > 8 && pairs::scratch_len(rows, k.min(TERMS)) * size_of::<f32>() > SCRATCH_BYTES {
         rows = (rows / 2).next_multiple_of(8);
     }

@@ -1,8 +1,7 @@
 //! The block of pairs with AMX, the matrix unit of x86 processors: a register holds 16 rows of 16 sums, to which one instruction adds
 //! the products of 16 rows and 16 columns of 16 pairs.
 
-use super::{Ahead, PANEL, Part, SIDE, Shifted};
-use crate::simd::prefetch_at;
+use super::{Ahead, Part, SIDE, Shifted};
 use std::arch::asm;
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -207,13 +206,6 @@ pub(super) unsafe fn run(part: Part, rows: usize) {
 unsafe fn block<const LOWER: bool, const RIGHT: bool>(p: Part) {
     let Part { k, a, rs, b, width, c, pitch, add, .. } = p;
     let lower = c.wrapping_add(SIDE * pitch);
-    if pitch > PANEL {
-        // Where sums go may be far away, and is there when they are ready.
-        for r in 0..if LOWER { 2 * SIDE } else { SIDE } {
-            prefetch_at(c.wrapping_add(r * pitch));
-            prefetch_at(c.wrapping_add(r * pitch + width - 1));
-        }
-    }
     // SAFETY: by the caller's promise.
     unsafe {
         start::<0>(c, pitch, add);
