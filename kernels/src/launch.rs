@@ -1,6 +1,6 @@
 //! What a kernel declares about itself, and what it is given when it runs.
 
-use crate::{DType, Element, Pool, Shared};
+use crate::{DType, Element, Pool, Shared, TypedCall, Types};
 use std::fmt;
 
 /// How a kernel uses one of its buffers.
@@ -12,37 +12,6 @@ pub enum Mode {
     Write,
     /// Read and written, or written in part.
     Update,
-}
-
-/// Element types an argument may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Types {
-    /// Anything.
-    Stored,
-    /// Anything but half precision, in which nothing is computed.
-    Any,
-    /// `f32` or `f64`.
-    Float,
-    /// A weight: as [`Types::Float`], or in half precision where those are `f32`.
-    Weight,
-    /// What products read, is made for them or kept: as [`Types::Float`], or rounded to `bf16` where those are `f32`.
-    Rounded,
-    /// Exactly this one.
-    Only(DType),
-}
-
-impl Types {
-    /// Whether `dtype` is admitted.
-    pub fn admits(self, dtype: DType) -> bool {
-        match self {
-            Types::Stored => true,
-            Types::Any => !dtype.is_half(),
-            Types::Float => dtype.is_float(),
-            Types::Weight => dtype.is_float() || dtype.is_half(),
-            Types::Rounded => dtype.is_float() || dtype == DType::Bf16,
-            Types::Only(d) => d == dtype,
-        }
-    }
 }
 
 /// One buffer argument in a [`Kernel`]'s declaration.
@@ -146,6 +115,9 @@ pub struct Kernel {
     pub args: &'static [Arg],
     /// Scalars, in order.
     pub scalars: &'static [(&'static str, ScalarKind)],
+    /// Whether it takes arguments of these types together; each is of its admitted types. Most kernels ask that they
+    /// [agree](TypedCall::agree).
+    pub admits: fn(&TypedCall<'_>) -> bool,
     /// Floating-point operations of a launch (a fused multiply-add counts two).
     pub flops: fn(&Call<'_>) -> u64,
     /// The kernel on a CPU.

@@ -13,6 +13,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "gather",
     args: &[Arg::read("x", Types::Any), Arg::read("index", Types::Only(DType::I64)), Arg::write("y", Types::Any)],
     scalars: &[("outer", ScalarKind::Int), ("axis", ScalarKind::Int), ("inner", ScalarKind::Int)],
+    admits: |t| t.agree(),
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -10,6 +10,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "scatter",
     args: &[Arg::read("p", Types::Float), Arg::read("idx", Types::Only(DType::U32)), Arg::update("y", Types::Float)],
     scalars: &[],
+    admits: |t| t.agree(),
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -36,6 +36,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::read("hyper", Types::Only(DType::F32)),
     ],
     scalars: &[],
+    admits: |t| t.agree(),
     // Roots and divisions count one.
     flops: |call| 15 * call.len("idx") as u64,
     cpu: cpu::run,

@@ -38,6 +38,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::update("v_absmax", Types::Only(DType::F32)),
     ],
     scalars: &[],
+    admits: |t| t.agree(),
     // Two products to decode and two quotients to encode more than in single precision.
     flops: |call| 19 * call.len("idx") as u64,
     cpu: cpu::run,

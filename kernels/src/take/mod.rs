@@ -10,6 +10,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "take",
     args: &[Arg::read("x", Types::Float), Arg::read("idx", Types::Only(DType::U32)), Arg::write("y", Types::Float)],
     scalars: &[],
+    admits: |t| t.agree(),
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),
