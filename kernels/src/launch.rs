@@ -27,24 +27,30 @@ pub struct Arg {
     pub optional: bool,
     /// Of a buffer that is updated: how many elements a launch writes without regard to what was there; nothing if it reads them.
     pub fresh: fn(&Call<'_>) -> Option<u64>,
+    /// How many elements a launch reads or writes, if those are not all of them.
+    pub accessed: Option<fn(&Call<'_>) -> u64>,
 }
 
 impl Arg {
     /// A buffer that is only read.
     pub const fn read(name: &'static str, types: Types) -> Arg {
-        Arg { name, mode: Mode::Read, types, optional: false, fresh: |_| None }
+        Arg { name, mode: Mode::Read, types, optional: false, fresh: |_| None, accessed: None }
     }
     /// A buffer that is wholly written.
     pub const fn write(name: &'static str, types: Types) -> Arg {
-        Arg { name, mode: Mode::Write, types, optional: false, fresh: |_| None }
+        Arg { name, mode: Mode::Write, types, optional: false, fresh: |_| None, accessed: None }
     }
     /// A buffer that is read and written, or written in part.
     pub const fn update(name: &'static str, types: Types) -> Arg {
-        Arg { name, mode: Mode::Update, types, optional: false, fresh: |_| None }
+        Arg { name, mode: Mode::Update, types, optional: false, fresh: |_| None, accessed: None }
     }
     /// The same argument, of which some launches do not read what they write.
     pub const fn fresh(self, fresh: fn(&Call<'_>) -> Option<u64>) -> Arg {
         Arg { fresh, ..self }
+    }
+    /// The same argument, of which a launch accesses so many elements.
+    pub const fn accessed(self, elements: fn(&Call<'_>) -> u64) -> Arg {
+        Arg { accessed: Some(elements), ..self }
     }
     /// The same argument, which may be absent.
     pub const fn or_none(self) -> Arg {

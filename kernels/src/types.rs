@@ -1,6 +1,6 @@
 //! Element types that arguments may have, each by itself and all together.
 
-use crate::{Call, DType, Scalar};
+use crate::{Call, DType, Mode, Scalar};
 use std::fmt;
 
 /// Element types an argument may have.
@@ -84,6 +84,20 @@ impl<'a> TypedCall<'a> {
         each && (self.kernel.admits)(self)
     }
 
+    /// Bytes that it moves: those of its arguments, twice where it updates all of them.
+    pub fn bytes(&self) -> u64 {
+        let args = self.kernel.args.iter().zip(self.dtypes).zip(self.lens);
+        let bytes = args.filter_map(|((arg, dtype), len)| {
+            let elements = match (arg.accessed, arg.mode) {
+                (Some(accessed), _) => accessed(self),
+                (None, Mode::Update) => 2 * *len as u64,
+                (None, Mode::Read | Mode::Write) => *len as u64,
+            };
+            Some(elements * dtype.as_ref()?.size() as u64)
+        });
+        bytes.sum()
+    }
+
     /// Whether the arguments whose declaration leaves a choice are computed with in one type, and those in half precision are stored in one.
     pub fn agree(&self) -> bool {
         let (mut computed, mut half) = (None, None);
@@ -147,6 +161,18 @@ mod tests {
             ("fetch", "stored", [Scalar::Word(word)]) => DType::from_name(word).map_or(1, DType::size),
             _ => 1,
         }
+    }
+
+    #[test]
+    fn of_a_weight_its_trained_entries_are_moved() {
+        let kernel = crate::find("sparse_adamw").unwrap();
+        let lens = [1000, 3, 3, 3, 3, 3, hyper::LEN];
+        let dtypes = [DType::Bf16, DType::U32, DType::F32, DType::F32, DType::F32, DType::F32, DType::F32].map(Some);
+        let call = Call { kernel, lens: &lens, scalars: &[] };
+        let (weight, positions, state) = (3 * 2, 3 * 4, 4 * 3 * 4 * 2);
+        assert_eq!(TypedCall::new(call, &dtypes).bytes(), weight + positions + state + 4 * hyper::LEN as u64);
+        let dtypes = [&[None], &dtypes[1..]].concat();
+        assert_eq!(TypedCall::new(call, &dtypes).bytes(), positions + state + 4 * hyper::LEN as u64);
     }
 
     /// Both forms of each kernel have what every admitted combination of types needs.
