@@ -4,7 +4,7 @@
 //! runs it, a GPU or the tests' stand-in for one, puts in the addresses.
 
 use crate::grid::Grid;
-use crate::{Call, DType, Scalar, for_integer};
+use crate::{Call, DType, Scalar, TypedCall, for_integer};
 
 /// Source that every `kernel.cu` includes as `kernel.h`.
 pub const HEADER: &str = include_str!("kernel.h");
@@ -47,17 +47,16 @@ pub enum MatmulPrecision {
     Tf32,
 }
 
-/// A call with the element types of its arguments.
+/// A call for a device.
 #[derive(Clone, Copy)]
 pub struct Task<'a> {
-    call: Call<'a>,
-    dtypes: &'a [Option<DType>],
+    call: TypedCall<'a>,
     precision: MatmulPrecision,
 }
 
 impl<'a> std::ops::Deref for Task<'a> {
-    type Target = Call<'a>;
-    fn deref(&self) -> &Call<'a> {
+    type Target = TypedCall<'a>;
+    fn deref(&self) -> &TypedCall<'a> {
         &self.call
     }
 }
@@ -65,7 +64,7 @@ impl<'a> std::ops::Deref for Task<'a> {
 impl<'a> Task<'a> {
     /// A call whose arguments have these types; none where one is absent.
     pub fn new(call: Call<'a>, dtypes: &'a [Option<DType>], precision: MatmulPrecision) -> Task<'a> {
-        Task { call, dtypes, precision }
+        Task { call: TypedCall::new(call, dtypes), precision }
     }
 
     /// What the names of entry points of a product of these arguments end with: `_split` or `_tensor` if tensor cores multiply
@@ -77,16 +76,6 @@ impl<'a> Task<'a> {
             MatmulPrecision::Tf32 if single => "_tensor",
             _ => "",
         }
-    }
-
-    /// Element type of the argument `name`.
-    pub fn dtype(&self, name: &str) -> DType {
-        self.dtypes[self.kernel.arg(name)].unwrap_or(DType::U8)
-    }
-
-    /// Whether the argument `name` is present.
-    pub fn has(&self, name: &str) -> bool {
-        self.dtypes[self.kernel.arg(name)].is_some()
     }
 
     /// The name of its type in the names of entry points; truth values are bytes.

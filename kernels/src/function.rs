@@ -42,7 +42,6 @@ macro_rules! functions {
         }
 
         /// The words of all functions.
-        #[cfg(test)]
         pub(crate) const WORDS: &[&str] = &[$($word),*];
     };
 }

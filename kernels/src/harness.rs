@@ -1,7 +1,7 @@
 //! What the tests of the kernels with dense arithmetic share: running one kernel on one and two threads.
 
 use crate::cuda::MatmulPrecision;
-use crate::{Buffer, Call, DType, Kernel, Launch, Mode, Pool, Scalar, Types};
+use crate::{Buffer, Call, DType, Kernel, Launch, Mode, Pool, Scalar, TypedCall};
 use sara_shim::{Region, launch};
 use std::collections::HashMap;
 
@@ -122,7 +122,6 @@ impl Bench {
 
     fn set(&mut self, name: &str, dtype: DType, bytes: &[u8]) {
         let at = self.kernel.args.iter().position(|a| a.name == name).expect("a declared argument");
-        assert!(self.kernel.args[at].types.admits(dtype));
         let mut words = vec![0_u64; bytes.len().div_ceil(8).max(1)];
         bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
         self.data[at] = Some((dtype, words, bytes.len() / dtype.size()));
@@ -180,6 +179,9 @@ impl Bench {
         let lens: Vec<usize> = buffers.iter().map(Buffer::len).collect();
         let pool = Pool::new(threads).expect("threads");
         let call = Call { kernel: self.kernel, lens: &lens, scalars: &self.scalars };
+        let dtypes: Vec<Option<DType>> = data.iter().map(|d| d.as_ref().map(|d| d.0)).collect();
+        let typed = TypedCall::new(call, &dtypes);
+        assert!(typed.is_admitted(), "{} does not take {typed} together", self.kernel.name);
         let _ = (self.kernel.flops)(&call);
         // SAFETY: each argument has its own memory.
         unsafe { Launch::new(call, &buffers, &pool) }.run();
@@ -295,7 +297,7 @@ impl Bench {
                     }
                 }
                 // What differs in its last bit may be rounded to neighbours. What is only converted or moved is the same.
-                DType::Bf16 if arg.types == Types::Rounded || self.kernel.name == "unary" => {
+                DType::Bf16 if arg.types.is_rounded() => {
                     let [got, want] = [&got, want].map(|w| &bytemuck::cast_slice::<u64, u16>(w)[..len]);
                     for (i, (g, w)) in got.iter().zip(want).enumerate() {
                         close(i, half_value(dtype, *g), half_value(dtype, *w), if half { 16e-3 } else { 8e-3 });

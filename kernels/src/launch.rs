@@ -1,6 +1,6 @@
 //! What a kernel declares about itself, and what it is given when it runs.
 
-use crate::{DType, Element, Pool, Shared};
+use crate::{DType, Element, Pool, Shared, TypedCall, Types};
 use std::fmt;
 
 /// How a kernel uses one of its buffers.
@@ -12,37 +12,6 @@ pub enum Mode {
     Write,
     /// Read and written, or written in part.
     Update,
-}
-
-/// Element types an argument may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Types {
-    /// Anything.
-    Stored,
-    /// Anything but half precision, in which nothing is computed.
-    Any,
-    /// `f32` or `f64`.
-    Float,
-    /// A weight: as [`Types::Float`], or in half precision where those are `f32`.
-    Weight,
-    /// What products read, is made for them or kept: as [`Types::Float`], or rounded to `bf16` where those are `f32`.
-    Rounded,
-    /// Exactly this one.
-    Only(DType),
-}
-
-impl Types {
-    /// Whether `dtype` is admitted.
-    pub fn admits(self, dtype: DType) -> bool {
-        match self {
-            Types::Stored => true,
-            Types::Any => !dtype.is_half(),
-            Types::Float => dtype.is_float(),
-            Types::Weight => dtype.is_float() || dtype.is_half(),
-            Types::Rounded => dtype.is_float() || dtype == DType::Bf16,
-            Types::Only(d) => d == dtype,
-        }
-    }
 }
 
 /// One buffer argument in a [`Kernel`]'s declaration.
@@ -58,24 +27,30 @@ pub struct Arg {
     pub optional: bool,
     /// Of a buffer that is updated: how many elements a launch writes without regard to what was there; nothing if it reads them.
     pub fresh: fn(&Call<'_>) -> Option<u64>,
+    /// How many elements a launch reads or writes, if those are not all of them.
+    pub accessed: Option<fn(&Call<'_>) -> u64>,
 }
 
 impl Arg {
     /// A buffer that is only read.
     pub const fn read(name: &'static str, types: Types) -> Arg {
-        Arg { name, mode: Mode::Read, types, optional: false, fresh: |_| None }
+        Arg { name, mode: Mode::Read, types, optional: false, fresh: |_| None, accessed: None }
     }
     /// A buffer that is wholly written.
     pub const fn write(name: &'static str, types: Types) -> Arg {
-        Arg { name, mode: Mode::Write, types, optional: false, fresh: |_| None }
+        Arg { name, mode: Mode::Write, types, optional: false, fresh: |_| None, accessed: None }
     }
     /// A buffer that is read and written, or written in part.
     pub const fn update(name: &'static str, types: Types) -> Arg {
-        Arg { name, mode: Mode::Update, types, optional: false, fresh: |_| None }
+        Arg { name, mode: Mode::Update, types, optional: false, fresh: |_| None, accessed: None }
     }
     /// The same argument, of which some launches do not read what they write.
     pub const fn fresh(self, fresh: fn(&Call<'_>) -> Option<u64>) -> Arg {
         Arg { fresh, ..self }
+    }
+    /// The same argument, of which a launch accesses so many elements.
+    pub const fn accessed(self, elements: fn(&Call<'_>) -> u64) -> Arg {
+        Arg { accessed: Some(elements), ..self }
     }
     /// The same argument, which may be absent.
     pub const fn or_none(self) -> Arg {
@@ -146,6 +121,9 @@ pub struct Kernel {
     pub args: &'static [Arg],
     /// Scalars, in order.
     pub scalars: &'static [(&'static str, ScalarKind)],
+    /// Whether it takes arguments of these types together; each is of its admitted types. Most kernels ask that they
+    /// [agree](TypedCall::agree).
+    pub admits: fn(&TypedCall<'_>) -> bool,
     /// Floating-point operations of a launch (a fused multiply-add counts two).
     pub flops: fn(&Call<'_>) -> u64,
     /// The kernel on a CPU.

@@ -66,15 +66,17 @@ pub mod sparse_adamw_8bit;
 pub mod sum_squares;
 pub mod take;
 mod tile;
+mod types;
 pub mod unary;
 pub mod unary_grad;
 
 pub use dtype::{DType, Element, Float, Stored};
-pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind, Types};
+pub use launch::{Arg, Buffer, Call, Kernel, Launch, Mode, Scalar, ScalarKind};
 pub(crate) use pool::scratch_parts;
 pub use pool::{Pool, SCRATCH_BYTES, Shared, scratch};
 pub use rate::dense_rate;
 pub use tile::multiplies_matrices;
+pub use types::{TypedCall, Types};
 
 /// Every kernel, by name.
 pub const KERNELS: &[&Kernel] = &[

@@ -7,7 +7,7 @@ use sara_compiler::import::Model;
 use sara_kernels::hyper;
 use sara_runtime::device::Peaks;
 use sara_runtime::executor::{Executor, Timing};
-use sara_runtime::plan::Plan;
+use sara_runtime::plan::{Plan, Step};
 use sara_runtime::rng::CounterRng;
 use sara_runtime::tensor::Tensor;
 use serde::Serialize;
@@ -243,7 +243,7 @@ fn program(executor: &mut Executor, name: &str, args: &Args, floor: Floor) -> Re
     let mut slowest = Vec::new();
     for (step, timing) in program.steps.iter().zip(&timings) {
         kernels.entry(step.kernel.name).or_default().add(*timing, floor);
-        let mut line = Line { name: format!("{} of {}", step.kernel.name, step.origin), ..Line::default() };
+        let mut line = Line { name: name_of(executor.plan(), step), ..Line::default() };
         line.add(*timing, floor);
         slowest.push(line);
     }
@@ -265,6 +265,15 @@ fn program(executor: &mut Executor, name: &str, args: &Args, floor: Floor) -> Re
         }
     };
     Ok(Program { name: name.to_owned(), seconds, kernels, slowest })
+}
+
+/// The kernel of a launch, and the node that it computes or the weight whose entries it takes.
+fn name_of(plan: &Plan, step: &Step) -> String {
+    let sparse = step.args.iter().flatten().find_map(|id| plan.buffer(*id).place.sparse());
+    let weight = sparse.map(|s| plan.weights[plan.sparse[s as usize].weight as usize].name.as_str());
+    let node = Some(step.origin.as_str()).filter(|origin| !origin.is_empty());
+    let kernel = step.kernel.name;
+    node.or(weight).map_or_else(|| kernel.to_owned(), |of| format!("{kernel} of {of}"))
 }
 
 /// Sets a program's inputs: numbers in -1..1, and zero where they are integers.

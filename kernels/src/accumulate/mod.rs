@@ -16,6 +16,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::update("g", Types::Only(DType::F32)),
     ],
     scalars: &[("scale", ScalarKind::Int)],
+    admits: |t| t.agree(),
     flops: |call| 2 * call.len("g") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -14,7 +14,7 @@ pub(crate) mod cuda;
 pub(crate) mod half;
 pub(crate) mod operand;
 
-use crate::{Arg, Call, Kernel, ScalarKind, Types};
+use crate::{Arg, Call, Kernel, ScalarKind, TypedCall, Types};
 
 /// Scalars of the kernels of attention, in the order of the declaration.
 pub(crate) const SCALARS: &[(&str, ScalarKind)] = &[
@@ -41,6 +41,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("lse", Types::Float),
     ],
     scalars: SCALARS,
+    admits,
     flops: |call| {
         let shape = Shape::of(call);
         2 * (shape.images() * shape.queries * shape.keys) as u64 * (shape.dim + shape.value_dim) as u64
@@ -55,6 +56,11 @@ pub fn admits_rounded(dim: usize, value_dim: usize) -> bool {
     // What the least blocks need depends on the widths alone.
     let s = Shape { batch: 1, heads: 1, queries: 1, keys: 1, dim, value_dim, mask_strides: [0; 4] };
     half::Blocks::of(&s, 1).is_some() && crate::attention_grad::has_half(&s)
+}
+
+/// The types of a call of attention or its gradient.
+pub(crate) fn admits(t: &TypedCall<'_>) -> bool {
+    t.agree() && (!t.has_half() || t.int("half") != 0 && admits_rounded(t.int("dim"), t.int("value_dim")))
 }
 
 /// Shape of the operands.

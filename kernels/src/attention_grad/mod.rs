@@ -8,7 +8,7 @@ mod cpu;
 mod cuda;
 mod half;
 
-use crate::attention::{SCALARS, Shape};
+use crate::attention::{SCALARS, Shape, admits};
 use crate::{Arg, Kernel, Types};
 
 /// Declaration of the kernel.
@@ -27,6 +27,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("dv", Types::Rounded),
     ],
     scalars: SCALARS,
+    admits,
     flops: |call| {
         let s = Shape::of(call);
         2 * (s.images() * s.queries * s.keys) as u64 * (3 * s.dim + 2 * s.value_dim) as u64

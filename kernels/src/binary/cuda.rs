@@ -6,7 +6,7 @@ use crate::fuse::{Each, c_type};
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
 /// The functions, in the order of the list in `pair.h`.
-const WORDS: &[&str] = &[
+pub(crate) const WORDS: &[&str] = &[
     "add",
     "sub",
     "mul",

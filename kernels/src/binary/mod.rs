@@ -10,7 +10,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{Arg, Call, Kernel, ScalarKind, Types};
+use crate::{Arg, Call, DType, Kernel, ScalarKind, TypedCall, Types};
 
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
@@ -22,10 +22,23 @@ pub const KERNEL: Kernel = Kernel {
         ("a_strides", ScalarKind::Ints),
         ("b_strides", ScalarKind::Ints),
     ],
+    admits,
     flops: |call: &Call<'_>| call.len("y") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),
 };
+
+fn admits(t: &TypedCall<'_>) -> bool {
+    let [a, b, y] = ["a", "b", "y"].map(|name| t.dtype(name));
+    a == b
+        && match t.word("op") {
+            "and" | "or" | "xor" => a == DType::Bool && y == DType::Bool,
+            "equal" | "less" | "less_equal" | "greater" | "greater_equal" => y == DType::Bool,
+            "bit_and" | "bit_or" | "bit_xor" | "shift_left" | "shift_right" => a == y && !a.is_float(),
+            "add" | "sub" | "mul" | "div" | "pow" | "mod" | "fmod" | "min" | "max" => a == y,
+            _ => false,
+        }
+}
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "binary_in_place",
     args: &[Arg::read("b", Types::Float), Arg::update("y", Types::Float)],
     scalars: &[("op", ScalarKind::Word), ("shape", ScalarKind::Ints), ("b_strides", ScalarKind::Ints)],
+    admits: |t| t.agree() && matches!(t.word("op"), "add" | "mul"),
     flops: |call| call.len("y") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

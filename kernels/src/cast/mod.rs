@@ -1,22 +1,31 @@
 //! `y[i] = x[i]` in another element type (ONNX Cast).
 //!
 //! Real numbers lose their fraction when they become integers and saturate at the ends of the range, NaN becomes 0;
-//! integers wrap. Anything but zero is true.
+//! integers wrap. Anything but zero is true. Half precision is converted from and to `f32`.
 
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{Arg, Kernel, Types};
+use crate::{Arg, DType, Kernel, TypedCall, Types};
 
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "cast",
     args: &[Arg::read("x", Types::Stored), Arg::write("y", Types::Stored)],
     scalars: &[],
+    admits,
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),
 };
+
+/// Half precision is widened to `f32` and rounded from it alone.
+fn admits(t: &TypedCall<'_>) -> bool {
+    match (t.dtype("x"), t.dtype("y")) {
+        (DType::F32, half) | (half, DType::F32) if half.is_half() => true,
+        (x, y) => !x.is_half() && !y.is_half(),
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "clip_norm",
     args: &[Arg::read("sums", Types::Only(DType::F64)), Arg::update("hyper", Types::Only(DType::F32))],
     scalars: &[],
+    admits: |t| t.agree(),
     flops: |call| call.len("sums") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

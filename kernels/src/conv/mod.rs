@@ -19,7 +19,7 @@ pub(crate) mod winograd;
 
 pub use geometry::Geometry;
 
-use crate::{Arg, Kernel, Types};
+use crate::{Arg, DType, Kernel, Types};
 
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
@@ -32,6 +32,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("work", Types::Float).or_none(),
     ],
     scalars: geometry::SCALARS,
+    admits: |t| t.agree() && (t.dtype("x") != DType::Bf16 || t.dtype("w") == DType::Bf16),
     flops: |call| Geometry::of(call).flops(),
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

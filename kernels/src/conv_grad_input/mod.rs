@@ -9,7 +9,7 @@ mod cpu;
 mod cuda;
 
 use crate::conv::{Geometry, geometry, planes, winograd};
-use crate::{Arg, Kernel, Types};
+use crate::{Arg, DType, Kernel, Types};
 
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
@@ -21,6 +21,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("work", Types::Float).or_none(),
     ],
     scalars: geometry::SCALARS,
+    admits: |t| t.agree() && (t.dtype("dy") != DType::Bf16 || t.dtype("w") == DType::Bf16),
     flops: |call| Geometry::of(call).flops(),
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

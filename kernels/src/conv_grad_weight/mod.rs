@@ -14,6 +14,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "conv_grad_weight",
     args: &[Arg::read("x", Types::Float), Arg::read("dy", Types::Float), Arg::write("dw", Types::Float)],
     scalars: geometry::SCALARS,
+    admits: |t| t.agree(),
     flops: |call| Geometry::of(call).flops(),
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

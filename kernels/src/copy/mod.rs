@@ -24,6 +24,7 @@ pub const KERNEL: Kernel = Kernel {
         ("y_offset", ScalarKind::Int),
         ("y_strides", ScalarKind::Ints),
     ],
+    admits: |t| t.dtype("x") == t.dtype("y"),
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

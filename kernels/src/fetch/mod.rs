@@ -6,7 +6,7 @@
 mod cpu;
 mod cuda;
 
-use crate::{Arg, DType, Kernel, ScalarKind, Types};
+use crate::{Arg, DType, Kernel, ScalarKind, TypedCall, Types};
 
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
@@ -18,10 +18,21 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("y", Types::Weight),
     ],
     scalars: &[("type", ScalarKind::Word)],
+    admits,
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),
 };
+
+/// Only double precision is loaded as that.
+fn admits(t: &TypedCall<'_>) -> bool {
+    let form = match t.word("type") {
+        "f64" => t.dtype("y") == DType::F64,
+        "f32" | "f16" | "bf16" => t.dtype("y") != DType::F64,
+        _ => false,
+    };
+    form && t.has("idx") == t.has("p")
+}
 
 #[cfg(test)]
 mod tests {

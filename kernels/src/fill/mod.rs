@@ -10,6 +10,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "fill",
     args: &[Arg::write("y", Types::Any)],
     scalars: &[("value", ScalarKind::Float)],
+    admits: |t| t.agree(),
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -11,8 +11,13 @@ use crate::{Arg, DType, Kernel, ScalarKind, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "gather",
-    args: &[Arg::read("x", Types::Any), Arg::read("index", Types::Only(DType::I64)), Arg::write("y", Types::Any)],
+    args: &[
+        Arg::read("x", Types::Any).accessed(|call| call.len("y") as u64),
+        Arg::read("index", Types::Only(DType::I64)),
+        Arg::write("y", Types::Any),
+    ],
     scalars: &[("outer", ScalarKind::Int), ("axis", ScalarKind::Int), ("inner", ScalarKind::Int)],
+    admits: |t| t.agree(),
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -12,6 +12,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "gather_grad",
     args: &[Arg::read("dy", Types::Float), Arg::read("index", Types::Only(DType::I64)), Arg::write("dx", Types::Float)],
     scalars: &[("outer", ScalarKind::Int), ("axis", ScalarKind::Int), ("inner", ScalarKind::Int)],
+    admits: |t| t.agree(),
     flops: |call: &Call<'_>| call.len("dy") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -11,7 +11,7 @@ pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod half;
 
-use crate::{Arg, Call, Kernel, ScalarKind, Types};
+use crate::{Arg, Call, DType, Kernel, ScalarKind, TypedCall, Types};
 
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
@@ -36,6 +36,7 @@ pub const KERNEL: Kernel = Kernel {
         ("alpha", ScalarKind::Float),
         ("beta", ScalarKind::Float),
     ],
+    admits,
     flops: |call: &Call<'_>| {
         let batch: i64 = call.ints("batch").iter().product();
         2 * batch as u64 * call.int("m") as u64 * call.int("n") as u64 * call.int("k") as u64
@@ -43,6 +44,12 @@ pub const KERNEL: Kernel = Kernel {
     cpu: cpu::run,
     cuda: Some(cuda::FORM),
 };
+
+/// Only products of half precision round their result.
+fn admits(t: &TypedCall<'_>) -> bool {
+    let [a, b, c] = ["a", "b", "c"].map(|name| t.dtype(name) == DType::Bf16);
+    t.agree() && (!c || a || b)
+}
 
 /// With `beta` zero, all that the product has.
 fn written(call: &Call<'_>) -> Option<u64> {

@@ -8,6 +8,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
+use crate::function::WORDS;
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 use std::ops::Range;
 
@@ -16,6 +17,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "glu",
     args: &[Arg::read("x", Types::Rounded), Arg::write("y", Types::Rounded)],
     scalars: SCALARS,
+    admits: |t| t.agree() && WORDS.contains(&t.word("op")),
     flops: |call: &Call<'_>| 2 * call.len("y") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -7,6 +7,7 @@
 mod cpu;
 mod cuda;
 
+use crate::function::WORDS;
 use crate::glu::SCALARS;
 use crate::{Arg, Call, Kernel, Types};
 
@@ -15,6 +16,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "glu_grad",
     args: &[Arg::read("dy", Types::Rounded), Arg::update("x", Types::Rounded)],
     scalars: SCALARS,
+    admits: |t| t.agree() && WORDS.contains(&t.word("op")),
     flops: |call: &Call<'_>| 5 * call.len("dy") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -32,6 +32,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("rstd", Types::Float),
     ],
     scalars: SCALARS,
+    admits: |t| t.agree(),
     // One for the mean, three for the variance, three for the result.
     flops: |call| 7 * call.len("x") as u64,
     cpu: cpu::run,

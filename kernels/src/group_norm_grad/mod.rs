@@ -21,6 +21,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("dx", Types::Float),
     ],
     scalars: SCALARS,
+    admits: |t| t.agree(),
     // Four for the sums, five for the result.
     flops: |call| 9 * call.len("x") as u64,
     cpu: cpu::run,

@@ -21,6 +21,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("dbias", Types::Float),
     ],
     scalars: SCALARS,
+    admits: |t| t.agree(),
     flops: |call| 4 * call.len("x") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -20,6 +20,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("dx", Types::Float),
     ],
     scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int)],
+    admits: |t| t.agree(),
     flops: |call| 9 * call.len("x") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

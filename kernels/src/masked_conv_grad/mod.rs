@@ -23,6 +23,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("work", Types::Float),
     ],
     scalars: geometry::SCALARS,
+    admits: |t| t.agree(),
     flops: |call| {
         let g = Geometry::of(call);
         2 * call.len("idx") as u64 * (g.n * g.output_len()) as u64

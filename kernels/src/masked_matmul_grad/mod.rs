@@ -29,6 +29,7 @@ pub const KERNEL: Kernel = Kernel {
         ("a_t", ScalarKind::Int),
         ("b_t", ScalarKind::Int),
     ],
+    admits: |t| t.agree(),
     flops: |call| 2 * call.len("idx") as u64 * (call.int("batch") * call.int("n")) as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

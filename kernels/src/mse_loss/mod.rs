@@ -10,6 +10,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "mse_loss",
     args: &[Arg::read("x", Types::Float), Arg::read("t", Types::Float), Arg::write("loss", Types::Float)],
     scalars: &[],
+    admits: |t| t.agree(),
     flops: |call| 3 * call.len("x") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -7,7 +7,7 @@ use crate::cuda::{Cuda, Param, THREADS, Task, Work, code, space};
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
 /// The reductions, in the order of the list in `kernel.cu`.
-const WORDS: &[&str] = &["sum", "mean", "prod", "max", "min"];
+pub(super) const WORDS: &[&str] = &["sum", "mean", "prod", "max", "min"];
 /// Terms of a part at least.
 const PART: usize = 1 << 10;
 /// Threads that are enough to fill a device.

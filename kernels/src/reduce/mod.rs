@@ -14,6 +14,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "reduce",
     args: &[Arg::read("x", Types::Any), Arg::write("y", Types::Any)],
     scalars: &[("op", ScalarKind::Word), ("shape", ScalarKind::Ints), ("axes", ScalarKind::Ints)],
+    admits: |t| t.agree() && cuda::WORDS.contains(&t.word("op")),
     flops: |call: &Call<'_>| call.len("x") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

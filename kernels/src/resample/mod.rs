@@ -28,6 +28,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("y", Types::Float),
     ],
     scalars: SCALARS,
+    admits: |t| t.agree(),
     flops: |call: &Call<'_>| 2 * (call.len("y") * call.int("taps")) as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

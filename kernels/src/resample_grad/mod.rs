@@ -18,6 +18,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("dx", Types::Float),
     ],
     scalars: resample::SCALARS,
+    admits: |t| t.agree(),
     flops: |call: &Call<'_>| 2 * (call.len("dy") * call.int("taps")) as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -19,6 +19,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("rstd", Types::Float),
     ],
     scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int), ("epsilon", ScalarKind::Float)],
+    admits: |t| t.agree(),
     flops: |call| 4 * call.len("x") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -19,6 +19,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("dx", Types::Float),
     ],
     scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int)],
+    admits: |t| t.agree(),
     flops: |call| 7 * call.len("x") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

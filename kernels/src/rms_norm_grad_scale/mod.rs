@@ -17,6 +17,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::write("dscale", Types::Float),
     ],
     scalars: &[("rows", ScalarKind::Int), ("cols", ScalarKind::Int)],
+    admits: |t| t.agree(),
     flops: |call| 3 * call.len("x") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -8,8 +8,13 @@ use crate::{Arg, DType, Kernel, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "scatter",
-    args: &[Arg::read("p", Types::Float), Arg::read("idx", Types::Only(DType::U32)), Arg::update("y", Types::Float)],
+    args: &[
+        Arg::read("p", Types::Float),
+        Arg::read("idx", Types::Only(DType::U32)),
+        Arg::update("y", Types::Float).accessed(|call| call.len("idx") as u64),
+    ],
     scalars: &[],
+    admits: |t| t.agree(),
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

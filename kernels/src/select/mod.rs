@@ -23,6 +23,7 @@ pub const KERNEL: Kernel = Kernel {
         ("a_strides", ScalarKind::Ints),
         ("b_strides", ScalarKind::Ints),
     ],
+    admits: |t| t.agree(),
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

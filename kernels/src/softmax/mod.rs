@@ -17,6 +17,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "softmax",
     args: &[Arg::read("x", Types::Float), Arg::write("y", Types::Float)],
     scalars: SCALARS,
+    admits: |t| t.agree(),
     // A difference, an exponential counted as one, a sum and a division for each element.
     flops: |call| 4 * call.len("x") as u64,
     cpu: cpu::run,

@@ -13,6 +13,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "softmax_grad",
     args: &[Arg::read("y", Types::Float), Arg::read("dy", Types::Float), Arg::write("dx", Types::Float)],
     scalars: SCALARS,
+    admits: |t| t.agree(),
     flops: |call| 4 * call.len("y") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

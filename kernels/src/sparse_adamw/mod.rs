@@ -27,7 +27,7 @@ use crate::{Arg, DType, Kernel, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "sparse_adamw",
     args: &[
-        Arg::update("w", Types::Weight).or_none(),
+        Arg::update("w", Types::Weight).accessed(|call| call.len("idx") as u64).or_none(),
         Arg::read("idx", Types::Only(DType::U32)),
         Arg::update("p", Types::Only(DType::F32)),
         Arg::update("m", Types::Only(DType::F32)),
@@ -36,6 +36,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::read("hyper", Types::Only(DType::F32)),
     ],
     scalars: &[],
+    admits: |t| t.agree(),
     // Roots and divisions count one.
     flops: |call| 15 * call.len("idx") as u64,
     cpu: cpu::run,

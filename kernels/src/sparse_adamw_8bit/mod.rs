@@ -27,7 +27,7 @@ use crate::{Arg, DType, Kernel, Types};
 pub const KERNEL: Kernel = Kernel {
     name: "sparse_adamw_8bit",
     args: &[
-        Arg::update("w", Types::Weight).or_none(),
+        Arg::update("w", Types::Weight).accessed(|call| call.len("idx") as u64).or_none(),
         Arg::read("idx", Types::Only(DType::U32)),
         Arg::update("p", Types::Only(DType::F32)),
         Arg::update("m", Types::Only(DType::U8)),
@@ -38,6 +38,7 @@ pub const KERNEL: Kernel = Kernel {
         Arg::update("v_absmax", Types::Only(DType::F32)),
     ],
     scalars: &[],
+    admits: |t| t.agree(),
     // Two products to decode and two quotients to encode more than in single precision.
     flops: |call| 19 * call.len("idx") as u64,
     cpu: cpu::run,

@@ -10,6 +10,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "sum_squares",
     args: &[Arg::read("g", Types::Only(DType::F32)), Arg::update("sums", Types::Only(DType::F64))],
     scalars: &[("slot", ScalarKind::Int)],
+    admits: |t| t.agree(),
     flops: |call| 2 * call.len("g") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -8,8 +8,13 @@ use crate::{Arg, DType, Kernel, Types};
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "take",
-    args: &[Arg::read("x", Types::Float), Arg::read("idx", Types::Only(DType::U32)), Arg::write("y", Types::Float)],
+    args: &[
+        Arg::read("x", Types::Float).accessed(|call| call.len("idx") as u64),
+        Arg::read("idx", Types::Only(DType::U32)),
+        Arg::write("y", Types::Float),
+    ],
     scalars: &[],
+    admits: |t| t.agree(),
     flops: |_| 0,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -11,17 +11,32 @@
 mod cpu;
 pub(crate) mod cuda;
 
-use crate::{Arg, Call, Kernel, ScalarKind, Types};
+use crate::function::WORDS;
+use crate::{Arg, Call, DType, Kernel, ScalarKind, TypedCall, Types};
 
 /// Declaration of the kernel.
 pub const KERNEL: Kernel = Kernel {
     name: "unary",
-    args: &[Arg::read("x", Types::Stored), Arg::write("y", Types::Stored)],
+    args: &[Arg::read("x", Types::AnyRounded), Arg::write("y", Types::AnyRounded)],
     scalars: &[("op", ScalarKind::Word), ("alpha", ScalarKind::Float), ("beta", ScalarKind::Float)],
+    admits,
     flops: |call: &Call<'_>| call.len("y") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),
 };
+
+/// Functions of integers.
+const OF_INTEGERS: &[&str] = &["neg", "abs", "sign", "relu", "clip", "bit_not", "floor", "ceil", "round"];
+
+fn admits(t: &TypedCall<'_>) -> bool {
+    let (op, x) = (t.word("op"), t.dtype("x"));
+    t.agree()
+        && match op {
+            "not" => x == DType::Bool,
+            _ if x.computed().is_float() => WORDS.contains(&op),
+            _ => OF_INTEGERS.contains(&op),
+        }
+}
 
 /// The functions in double precision, straight from their definitions, for tests.
 #[cfg(test)]

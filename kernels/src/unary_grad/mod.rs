@@ -6,6 +6,7 @@
 mod cpu;
 pub(crate) mod cuda;
 
+use crate::function::WORDS;
 use crate::{Arg, Call, Kernel, ScalarKind, Types};
 
 /// Declaration of the kernel.
@@ -13,6 +14,7 @@ pub const KERNEL: Kernel = Kernel {
     name: "unary_grad",
     args: &[Arg::read("x", Types::Rounded), Arg::read("dy", Types::Float), Arg::write("dx", Types::Float)],
     scalars: &[("op", ScalarKind::Word), ("alpha", ScalarKind::Float), ("beta", ScalarKind::Float)],
+    admits: |t| t.agree() && WORDS.contains(&t.word("op")),
     flops: |call: &Call<'_>| 2 * call.len("dx") as u64,
     cpu: cpu::run,
     cuda: Some(cuda::FORM),

@@ -15,7 +15,7 @@ use crate::plan::{ALIGN, BufferId, Place, Plan, Port, Program};
 use crate::tensor::Tensor;
 use attached::Attached;
 use sara_kernels::sparse_adamw_8bit::BLOCK;
-use sara_kernels::{Buffer, Call, DType, Launch, Mode, Pool, Scalar, hyper};
+use sara_kernels::{Buffer, Call, DType, Launch, Pool, Scalar, TypedCall, hyper};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
@@ -93,7 +93,7 @@ pub struct Timing {
     pub seconds: f64,
     /// Floating-point operations, as the kernel declares them.
     pub flops: u64,
-    /// Bytes of its arguments, those that are read and written counted twice.
+    /// Bytes that it moves, as [`TypedCall::bytes`] counts them.
     pub bytes: u64,
     /// Whether its products are of half precision.
     pub half: bool,
@@ -312,14 +312,10 @@ impl Executor {
         let len = |id: &Option<BufferId>| id.map_or(0, |id| self.locate(id).2);
         let lens: Vec<usize> = step.args.iter().map(len).collect();
         let call = Call { kernel: step.kernel, lens: &lens, scalars: &step.scalars };
-        let (mut bytes, mut half) = (0, false);
-        for ((arg, id), len) in step.kernel.args.iter().zip(&step.args).zip(&lens) {
-            let Some(id) = id else { continue };
-            let dtype = self.plan.buffer(*id).dtype;
-            half |= dtype == DType::Bf16;
-            bytes += (len * dtype.size()) as u64 * if arg.mode == Mode::Update { 2 } else { 1 };
-        }
-        half |= step.kernel.scalars.iter().zip(&step.scalars).any(|(s, v)| s.0 == "half" && *v == Scalar::Int(1));
+        let dtypes: Vec<Option<DType>> = step.args.iter().map(|id| Some(self.plan.buffer((*id)?).dtype)).collect();
+        let bytes = TypedCall::new(call, &dtypes).bytes();
+        let half = dtypes.contains(&Some(DType::Bf16))
+            || step.kernel.scalars.iter().zip(&step.scalars).any(|(s, v)| s.0 == "half" && *v == Scalar::Int(1));
         Timing { seconds, flops: (step.kernel.flops)(&call), bytes, half }
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Error;
+use sara_kernels::ScalarKind;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
@@ -164,19 +165,80 @@ fn p01_a_launch_fits_its_kernel() {
             ("a buffer that is not there", |p| p.programs[TRAIN].steps[0].args[0] = Some(BufferId(99))),
             ("an element type that is not admitted", |p| p.programs[TRAIN].steps[3].args[0] = Some(id(INDEX))),
             ("real numbers of two types", |p| p.buffers[TARGET].dtype = DType::F64),
-            ("half precision of two types", |p| {
-                p.buffers[X].dtype = DType::Bf16;
-                p.buffers[TARGET].dtype = DType::F16;
-                let (extents, batch) = (vec![Scalar::Int(2); 3], vec![Scalar::Ints(vec![]); 4]);
-                let (strides, factors) = (vec![Scalar::Ints(vec![2, 1]); 3], vec![Scalar::Float(1.0); 2]);
-                let scalars = [extents, batch, strides, factors].concat();
-                p.programs[TRAIN].steps[1] = gemm([X, TARGET, Y], &scalars);
-            }),
             ("a scalar too few", |p| drop(p.programs[TRAIN].steps[0].scalars.pop())),
             ("a scalar too many", |p| p.programs[TRAIN].steps[1].scalars.push(Scalar::Int(1))),
             ("a scalar of another kind", |p| p.programs[TRAIN].steps[2].scalars[0] = Scalar::Int(1)),
         ],
     );
+}
+
+/// Puts a launch on one element each before all others, of these types, empty where an argument is absent, and with this word.
+fn precede(plan: &mut Plan, kernel: &str, types: &[&str], word: &str) {
+    let kernel = sara_kernels::find(kernel).unwrap();
+    let scalars = kernel.scalars.iter().map(|(_, kind)| match kind {
+        ScalarKind::Int => Scalar::Int(0),
+        ScalarKind::Float => Scalar::Float(0.0),
+        ScalarKind::Ints => Scalar::Ints(vec![]),
+        ScalarKind::Word => Scalar::Word(word.into()),
+    });
+    let scalars = scalars.collect();
+    let args = types.iter().map(|name| {
+        let dtype = DType::from_name(name)?;
+        plan.buffers.push(Buffer { name: "argument".into(), dtype, len: 1, place: Place::Arena(0) });
+        Some(id(plan.buffers.len() - 1))
+    });
+    let args = args.collect();
+    plan.programs[TRAIN].steps.insert(0, Step { kernel, args, scalars, origin: String::new(), part: Part::Again });
+}
+
+#[test]
+fn p01_a_kernel_has_a_form_for_the_types_of_a_launch() {
+    expect(
+        "P01",
+        &[
+            ("half precision of two types", |p| precede(p, "gemm", &["bf16", "f16", "", "f32"], "")),
+            ("precision of two types", |p| precede(p, "gemm", &["f32", "f64", "", "f32"], "")),
+            ("a rounded result of single precision", |p| precede(p, "gemm", &["f32", "f32", "", "bf16"], "")),
+            ("a rounded result of fp16", |p| precede(p, "gemm", &["f16", "f32", "", "bf16"], "")),
+            ("a rounded source", |p| precede(p, "conv", &["bf16", "f32", "", "f32", ""], "")),
+            ("a rounded source beside fp16", |p| precede(p, "conv", &["bf16", "f16", "", "f32", ""], "")),
+            ("a rounded gradient", |p| precede(p, "conv_grad_input", &["bf16", "f32", "f32", ""], "")),
+            ("rounded queries of single precision", |p| {
+                precede(p, "attention", &["bf16", "f32", "f32", "", "f32", "f32"], "")
+            }),
+            ("a rounded gradient of single precision", |p| {
+                let types = ["f32", "f32", "f32", "", "f32", "f32", "f32", "f32", "f32", "bf16"];
+                precede(p, "attention_grad", &types, "");
+            }),
+            ("a rounded operand beside double precision", |p| {
+                precede(p, "masked_matmul_grad", &["bf16", "f64", "u32", "f64", "f64"], "")
+            }),
+            ("a sum of two types", |p| precede(p, "binary", &["f32", "i32", "f32"], "add")),
+            ("a sum of another type", |p| precede(p, "binary", &["f32", "f32", "i32"], "add")),
+            ("a comparison that is a number", |p| precede(p, "binary", &["f32", "f32", "f32"], "less")),
+            ("bits of real numbers", |p| precede(p, "binary", &["f32", "f32", "f32"], "bit_and")),
+            ("a function of fp16", |p| precede(p, "unary", &["f16", "f16"], "exp")),
+            ("a rounded function of double precision", |p| precede(p, "unary", &["f64", "bf16"], "exp")),
+            ("a function of real numbers on integers", |p| precede(p, "unary", &["i32", "i32"], "exp")),
+            ("a function that does not exist", |p| precede(p, "unary", &["f32", "f32"], "nothing")),
+            ("a gradient of a function that does not exist", |p| {
+                precede(p, "unary_grad", &["f32", "f32", "f32"], "nothing")
+            }),
+            ("two halves of a choice", |p| precede(p, "select", &["bool", "f32", "f64", "f32"], "")),
+            ("a conversion between halves", |p| precede(p, "cast", &["bf16", "f16"], "")),
+            ("a conversion of half precision to integers", |p| precede(p, "cast", &["bf16", "i32"], "")),
+            ("a copy to another type", |p| precede(p, "copy", &["f32", "bf16"], "")),
+            ("a gathered copy to another type", |p| precede(p, "gather", &["f32", "i64", "f64"], "")),
+            ("double precision from a file of single precision", |p| {
+                precede(p, "fetch", &["u8", "", "", "f64"], "f32")
+            }),
+            ("a sum over integers that is real", |p| precede(p, "reduce", &["i32", "f32"], "sum")),
+        ],
+    );
+    let mut broken = plan();
+    precede(&mut broken, "gemm", &["f32", "f32", "", "bf16"], "");
+    let said = broken.verify().unwrap_err().to_string();
+    assert!(said.contains("step 0 of `train` (gemm): ") && said.contains(": a f32, b f32, c bf16"), "{said}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The plan's verifier. It runs when a plan is made and when one is loaded, so that executors can trust every offset.
 //!
 //! - **P01** A launch has one argument for each that its kernel declares, absent only where that is allowed, of an admitted element
-//!   type; all its real-number arguments declared `Float` have one type. Its scalars are of the declared kinds.
+//!   type. Its scalars are of the declared kinds. The kernel takes these types together, and has the function that a word names.
 //! - **P02** A buffer lies inside its region and is aligned; one of a weight, index or state has the length and type of it.
 //! - **P03** An argument that is written overlaps no other argument of its launch.
 //! - **P04** Arena buffers of a program that are alive together do not overlap.
@@ -18,7 +18,7 @@
 use super::{ALIGN, Buffer, BufferId, Peak, Place, Plan, Program, Step};
 use crate::error::{Error, Result};
 use sara_kernels::sparse_adamw_8bit::BLOCK;
-use sara_kernels::{Call, DType, Mode, Types, hyper};
+use sara_kernels::{Call, DType, Mode, TypedCall, Types, hyper};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 type Check = std::result::Result<(), (&'static str, String)>;
@@ -134,29 +134,32 @@ impl Plan {
         if step.args.len() != kernel.args.len() || step.scalars.len() != kernel.scalars.len() {
             return Err(("P01", "has another number of arguments or scalars than its kernel".into()));
         }
-        let (mut float, mut half) = (None, None);
+        let mut buffers = Vec::new();
         for (declared, arg) in kernel.args.iter().zip(&step.args) {
             let Some(id) = arg else {
                 if declared.optional {
+                    buffers.push(None);
                     continue;
                 }
                 return Err(("P01", format!("argument `{}` is absent", declared.name)));
             };
             let buffer =
                 self.buffers.get(id.0 as usize).ok_or_else(|| ("P01", format!("buffer {} does not exist", id.0)))?;
-            // What multiplies a weight in half precision is in single precision.
-            let computed = buffer.dtype.computed();
-            let real = matches!(declared.types, Types::Float | Types::Weight | Types::Rounded);
-            let one_half = !real || !buffer.dtype.is_half() || *half.get_or_insert(buffer.dtype) == buffer.dtype;
-            let one_type = one_half && (!real || *float.get_or_insert(computed) == computed);
-            if !declared.types.admits(buffer.dtype) || !one_type {
+            if !declared.types.admits(buffer.dtype) {
                 return Err(("P01", format!("argument `{}` cannot be {}", declared.name, buffer.dtype)));
             }
+            buffers.push(Some(buffer));
         }
         for ((name, kind), value) in kernel.scalars.iter().zip(&step.scalars) {
             if value.kind() != *kind {
                 return Err(("P01", format!("scalar `{name}` cannot be {value}")));
             }
+        }
+        let lens: Vec<usize> = buffers.iter().map(|b| b.map_or(0, |b| b.len as usize)).collect();
+        let dtypes: Vec<Option<DType>> = buffers.iter().map(|b| b.map(|b| b.dtype)).collect();
+        let typed = TypedCall::new(Call { kernel, lens: &lens, scalars: &step.scalars }, &dtypes);
+        if !typed.is_admitted() {
+            return Err(("P01", format!("its kernel does not take these together: {typed}")));
         }
         Ok(())
     }
