@@ -148,7 +148,10 @@ mod tests {
     /// All ways to choose one of each.
     fn product<T: Clone>(choices: impl Iterator<Item = Vec<T>>) -> Vec<Vec<T>> {
         choices.fold(vec![vec![]], |chosen, choices| {
-            chosen.iter().flat_map(|first| choices.iter().map(|next| [&first[..], &[next.clone()]].concat())).collect()
+            chosen
+                .iter()
+                .flat_map(|first| choices.iter().map(|next| [&first[..], std::slice::from_ref(next)].concat()))
+                .collect()
         })
     }
 
