@@ -19,6 +19,8 @@ pub struct Pool {
     scratch: Vec<Scratch>,
 }
 
+/// Shares that tasks are dealt out in at most.
+const SHARES: usize = 64;
 /// Bytes of a large page, to which scratch memory is aligned.
 const LARGE: usize = 2 << 20;
 
@@ -62,17 +64,22 @@ impl Pool {
     /// [`SCRATCH_BYTES`] bytes of unspecified content. A task must not start tasks of its own.
     #[expect(unsafe_code, reason = "hands each thread its own scratch")]
     pub fn run(&self, tasks: usize, task: impl Fn(usize, &mut [u8]) + Sync) {
-        let next = AtomicUsize::new(0);
+        // A thread takes neighbouring tasks, whose operands its cache may hold, and then those that others have left.
+        let shares = self.threads().min(SHARES);
+        let first = |share: usize| share * tasks / shares;
+        let next: [AtomicUsize; SHARES] = std::array::from_fn(|share| AtomicUsize::new(first(share.min(shares))));
         self.crew.run(&|thread| {
             let Scratch { map, start } = &self.scratch[thread];
             // SAFETY: see `Sync for Scratch`.
             let map = unsafe { &mut *map.get() };
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= tasks {
-                    break;
+            for share in (0..shares).map(|i| (thread + i) % shares) {
+                loop {
+                    let i = next[share].fetch_add(1, Ordering::Relaxed);
+                    if i >= first(share + 1) {
+                        break;
+                    }
+                    task(i, &mut map[*start..][..SCRATCH_BYTES]);
                 }
-                task(i, &mut map[*start..][..SCRATCH_BYTES]);
             }
         });
     }

@@ -46,7 +46,7 @@ fn deviations<T: Real, X: Stored<T>, const FMA: bool>(x: &[X], center: T) -> [f6
         for x in chunks {
             for i in 0..LANES {
                 let d = x[i].wide() - center;
-                run[0][i] = run[0][i] + d;
+                run[0][i] += d;
                 run[1][i] = d.madd::<FMA>(d, run[1][i]);
             }
         }
@@ -135,7 +135,7 @@ pub(crate) fn gradient_sums<T: Real, X: Stored<T>, const FMA: bool>(
             let scale = lanes_at(scale, (r * RUN + k) * LANES, &one);
             for i in 0..LANES {
                 let d = dy[i] * scale[i];
-                run[0][i] = run[0][i] + d;
+                run[0][i] += d;
                 run[1][i] = d.madd::<FMA>(x[i].wide() - center, run[1][i]);
             }
         }
