@@ -104,7 +104,7 @@ impl Crew {
         unsafe { *state.task.get() = Some(task) };
         state.done.store(0, Ordering::Relaxed);
         let number = state.job.load(Ordering::Relaxed) / NEXT + 1;
-        state.job.store(number * NEXT | OPEN, Ordering::SeqCst);
+        state.job.store(number * NEXT + OPEN, Ordering::SeqCst);
         if state.sleepers.load(Ordering::SeqCst) > 0 {
             // One who has seen no job is waiting when this has the lock.
             drop(lock(&state.sleep));
