@@ -41,6 +41,7 @@ impl<T: Real, X: Stored<T>, Y: Stored<T>> Job for Forward<'_, T, X, Y> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Forward { cols, epsilon, x, scale, bias, y, mut mean, rstd } = self;
+        let [scale, bias] = [scale, bias].map(|of| of.map(|of| &of[..cols]));
         for (row, out) in rstd.iter_mut().enumerate() {
             let (x, y) = (&x[row * cols..][..cols], &mut y[row * cols..][..cols]);
             let (center, square) = match &mut mean {
@@ -101,6 +102,7 @@ impl<T: Real, X: Stored<T>> Job for Gradient<'_, T, X> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Gradient { cols, first, x, dy, scale, mean, rstd, dx } = self;
+        let scale = scale.map(|of| &of[..cols]);
         let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols));
         for (row, ((x, dy), dx)) in rows.enumerate() {
             let center = mean.map_or(T::of(0.0), |mean| mean[first + row]);

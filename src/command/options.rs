@@ -176,7 +176,8 @@ pub(super) struct Memory {
     #[arg(long, value_enum, default_value_t = Weights::Resident)]
     pub(super) weights: Weights,
     /// What weights of products and convolutions, and what is kept for the backward, are stored in. Sums and trained values are in
-    /// single precision. With bf16, linear layers, attention and most convolutions also multiply in it; fp16 is eight times as exact and holds numbers up to 65504.
+    /// single precision. With bf16, linear layers, attention and most convolutions also multiply in it, and what only they read is made in it; fp16 is eight times
+    /// as exact and holds numbers up to 65504.
     #[arg(long, value_enum, default_value_t = MixedPrecision::No)]
     pub(super) mixed_precision: MixedPrecision,
     /// Store the two moments of AdamW in a byte each, with a scale for each block of them.
