@@ -108,20 +108,18 @@ impl<T: Real, X: Stored<T>> Job for Gradient<'_, T, X> {
             let center = mean.map_or(T::of(0.0), |mean| mean[first + row]);
             let rstd = rstd[first + row].f64();
             let (plain, tilted) = gradient_sums::<T, X, FMA>(x, dy, scale, center);
-            // dx = rstd * dy * scale + b * (x - mean) + c
-            let b = T::of(-rstd * rstd * rstd * tilted / cols as f64);
-            let c = T::of(if mean.is_some() { -rstd * plain / cols as f64 } else { 0.0 });
-            let rstd = T::of(rstd);
+            // dx = rstd * dy * scale + b * (x - mean) + c, whose terms may cancel.
+            let b = -rstd * rstd * rstd * tilted / cols as f64;
+            let c = if mean.is_some() { -rstd * plain / cols as f64 } else { 0.0 };
+            let offset = |x: &X| b.madd::<FMA>(x.wide().f64() - center.f64(), c);
             let row = x.iter().zip(dy).zip(dx);
             match scale {
                 Some(scale) => {
-                    for (((x, &dy), dx), &scale) in row.zip(scale) {
-                        *dx = (rstd * scale).madd::<FMA>(dy, b.madd::<FMA>(x.wide() - center, c));
+                    for (((x, dy), dx), scale) in row.zip(scale) {
+                        *dx = T::of((rstd * scale.f64()).madd::<FMA>(dy.f64(), offset(x)));
                     }
                 }
-                None => {
-                    row.for_each(|((x, &dy), dx)| *dx = rstd.madd::<FMA>(dy, b.madd::<FMA>(x.wide() - center, c)));
-                }
+                None => row.for_each(|((x, dy), dx)| *dx = T::of(rstd.madd::<FMA>(dy.f64(), offset(x)))),
             }
         }
     }

@@ -56,15 +56,15 @@ impl<T: Real, X: Stored<T>> Job for Group<'_, T, X> {
             plain += scale * sums.0;
             tilted += scale * sums.1;
         }
-        // dx = a * dy + b * (x - mean) + c
+        // dx = a * dy + b * (x - mean) + c, whose terms may cancel.
         let count = x.len() as f64;
-        let b = T::of(-rstd * rstd * rstd * tilted / count);
-        let c = T::of(-rstd * plain / count);
+        let b = -rstd * rstd * rstd * tilted / count;
+        let c = -rstd * plain / count;
         let planes = x.chunks_exact(inner).zip(dy.chunks_exact(inner));
         for (k, ((x, dy), dx)) in planes.zip(dx.chunks_exact_mut(inner)).enumerate() {
-            let a = T::of(rstd * one_at(scale, channel + k, 1.0));
-            for ((&x, &dy), dx) in x.iter().zip(dy).zip(dx) {
-                *dx = a.madd::<FMA>(dy, b.madd::<FMA>(x.wide() - mean, c));
+            let a = rstd * one_at(scale, channel + k, 1.0);
+            for ((x, dy), dx) in x.iter().zip(dy).zip(dx) {
+                *dx = T::of(a.madd::<FMA>(dy.f64(), b.madd::<FMA>(x.wide().f64() - mean.f64(), c)));
             }
         }
     }
