@@ -1,6 +1,6 @@
 //! Normalisation of rows with a factor for each column, with and without a mean: layer_norm and rms_norm on a CPU.
 
-use crate::rows::{gradient_sums, mean_square, moments, one_at, parts, share};
+use crate::rows::{gradient_sums, one_at, parts, share, spread, sum};
 use crate::simd::{Job, LANES, Real, dispatch};
 use crate::{Launch, Shared, Stored};
 
@@ -42,17 +42,15 @@ impl<T: Real, X: Stored<T>, Y: Stored<T>> Job for Forward<'_, T, X, Y> {
     fn run<const FMA: bool>(self) {
         let Forward { cols, epsilon, x, scale, bias, y, mut mean, rstd } = self;
         let [scale, bias] = [scale, bias].map(|of| of.map(|of| &of[..cols]));
+        let size = cols.max(1) as f64;
         for (row, out) in rstd.iter_mut().enumerate() {
             let (x, y) = (&x[row * cols..][..cols], &mut y[row * cols..][..cols]);
-            let (center, square) = match &mut mean {
-                Some(mean) => {
-                    let (center, variance) = moments::<T, X, FMA>(x);
-                    mean[row] = T::of(center);
-                    (center, variance)
-                }
-                None => (0.0, mean_square::<T, X, FMA>(x)),
-            };
-            let rstd = 1.0 / (square + epsilon).sqrt();
+            let mut center = 0.0;
+            if let Some(mean) = &mut mean {
+                center = sum::<T, X>(x) / size;
+                mean[row] = T::of(center);
+            }
+            let rstd = 1.0 / (spread::<T, X, FMA>(x, center) / size + epsilon).sqrt();
             *out = T::of(rstd);
             let ([high, low], rstd) = (parts::<T>(center), T::of(rstd));
             let scaled = |x: &X| (x.wide() - high - low) * rstd;
@@ -105,13 +103,13 @@ impl<T: Real, X: Stored<T>> Job for Gradient<'_, T, X> {
         let scale = scale.map(|of| &of[..cols]);
         let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols));
         for (row, ((x, dy), dx)) in rows.enumerate() {
-            let center = mean.map_or(T::of(0.0), |mean| mean[first + row]);
+            let center = one_at(mean, first + row, 0.0);
             let rstd = rstd[first + row].f64();
             let (plain, tilted) = gradient_sums::<T, X, FMA>(x, dy, scale, center);
             // dx = rstd * dy * scale + b * (x - mean) + c, whose terms may cancel.
             let b = -rstd * rstd * rstd * tilted / cols as f64;
             let c = if mean.is_some() { -rstd * plain / cols as f64 } else { 0.0 };
-            let offset = |x: &X| b.madd::<FMA>(x.wide().f64() - center.f64(), c);
+            let offset = |x: &X| b.madd::<FMA>(x.wide().f64() - center, c);
             let row = x.iter().zip(dy).zip(dx);
             match scale {
                 Some(scale) => {

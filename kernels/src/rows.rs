@@ -1,7 +1,6 @@
 //! What kernels share that walk over rows: how rows are dealt to tasks, and sums in double precision.
 //!
-//! Sums run in a fixed number of lanes, so their value depends on the operands alone. Those of normalisations add up a few vectors in the
-//! precision of their operands before they add to `f64`.
+//! Sums run in a fixed number of `f64` lanes, so their value depends on the operands alone.
 
 use crate::simd::{Job, LANES, Real, total};
 use crate::{Pool, Stored};
@@ -25,62 +24,36 @@ pub(crate) fn reduce(pool: &Pool, len: usize, part: impl Fn(Range<usize>) -> f64
     parts.iter().sum()
 }
 
-/// Vectors that are added up in the precision of operands: a few terms of a lane, whose rounding is that of a term.
-const RUN: usize = 8;
-
-/// Adds sums of a run to those of all.
+/// The sum of `x`.
 #[inline(always)]
-fn collect<T: Real>(run: &[T; LANES], lanes: &mut [f64; LANES]) {
-    for i in 0..LANES {
-        lanes[i] += run[i].f64();
-    }
-}
-
-/// The sums of `x - center` and of its square.
-#[inline(always)]
-fn deviations<T: Real, X: Stored<T>, const FMA: bool>(x: &[X], center: T) -> [f64; 2] {
-    let (mut plain, mut squares) = ([0.0; LANES], [0.0; LANES]);
+pub(crate) fn sum<T: Real, X: Stored<T>>(x: &[X]) -> f64 {
+    let mut lanes = [0.0; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunks in chunks.chunks(RUN) {
-        let mut run = [[T::of(0.0); LANES]; 2];
-        for x in chunks {
-            for i in 0..LANES {
-                let d = x[i].wide() - center;
-                run[0][i] += d;
-                run[1][i] = d.madd::<FMA>(d, run[1][i]);
-            }
+    for x in chunks {
+        for i in 0..LANES {
+            lanes[i] += x[i].wide().f64();
         }
-        collect(&run[0], &mut plain);
-        collect(&run[1], &mut squares);
     }
-    let (mut plain, mut squares) = (total(plain), total(squares));
+    total(lanes) + rest.iter().map(|x| x.wide().f64()).sum::<f64>()
+}
+
+/// The sum of `(x - center)^2`.
+#[inline(always)]
+pub(crate) fn spread<T: Real, X: Stored<T>, const FMA: bool>(x: &[X], center: f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for x in chunks {
+        for i in 0..LANES {
+            let d = x[i].wide().f64() - center;
+            lanes[i] = d.madd::<FMA>(d, lanes[i]);
+        }
+    }
+    let mut tail = 0.0;
     for x in rest {
-        let d = x.wide().f64() - center.f64();
-        plain += d;
-        squares = d.madd::<FMA>(d, squares);
+        let d = x.wide().f64() - center;
+        tail = d.madd::<FMA>(d, tail);
     }
-    [plain, squares]
-}
-
-/// The mean of the squares of `x`.
-#[inline(always)]
-pub(crate) fn mean_square<T: Real, X: Stored<T>, const FMA: bool>(x: &[X]) -> f64 {
-    deviations::<T, X, FMA>(x, T::of(0.0))[1] / x.len().max(1) as f64
-}
-
-/// Elements whose mean stands for that of all when deviations are taken.
-const SAMPLE: usize = RUN * LANES;
-
-/// Mean and variance of `x`, read once. Deviations are taken from the mean of the first elements, and both are put right by their sum:
-/// numbers far from zero and near their mean keep what is between them. However the first elements lie, the square of what the sample's
-/// mean is off is below the variance times `n / SAMPLE`, which bounds what cancels.
-#[inline(always)]
-pub(crate) fn moments<T: Real, X: Stored<T>, const FMA: bool>(x: &[X]) -> (f64, f64) {
-    let sample = &x[..x.len().min(SAMPLE)];
-    let near = T::of(deviations::<T, X, FMA>(sample, T::of(0.0))[0] / sample.len().max(1) as f64);
-    let size = x.len().max(1) as f64;
-    let [plain, squares] = deviations::<T, X, FMA>(x, near).map(|sum| sum / size);
-    (near.f64() + plain, (squares - plain * plain).max(0.0))
+    total(lanes) + tail
 }
 
 /// The sum of `a * b`.
@@ -102,7 +75,7 @@ pub(crate) fn product_sum<T: Real, const FMA: bool>(a: &[T], b: &[T]) -> f64 {
 
 /// A vector of elements of an optional factor from `start` on, or `absent`.
 #[inline(always)]
-pub(crate) fn lanes_at<'a, T>(values: Option<&'a [T]>, start: usize, absent: &'a [T; LANES]) -> &'a [T; LANES] {
+fn lanes_at<'a, T>(values: Option<&'a [T]>, start: usize, absent: &'a [T; LANES]) -> &'a [T; LANES] {
     values.and_then(|values| values.get(start..)?.first_chunk()).unwrap_or(absent)
 }
 
@@ -125,40 +98,35 @@ pub(crate) fn gradient_sums<T: Real, X: Stored<T>, const FMA: bool>(
     x: &[X],
     dy: &[T],
     scale: Option<&[T]>,
-    center: T,
+    center: f64,
 ) -> (f64, f64) {
     let (mut plain, mut tilted, one) = ([0.0; LANES], [0.0; LANES], [T::of(1.0); LANES]);
     let ((x_chunks, x_rest), (dy_chunks, dy_rest)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
-    for (r, (x, dy)) in x_chunks.chunks(RUN).zip(dy_chunks.chunks(RUN)).enumerate() {
-        let mut run = [[T::of(0.0); LANES]; 2];
-        for (k, (x, dy)) in x.iter().zip(dy).enumerate() {
-            let scale = lanes_at(scale, (r * RUN + k) * LANES, &one);
-            for i in 0..LANES {
-                let d = dy[i] * scale[i];
-                run[0][i] += d;
-                run[1][i] = d.madd::<FMA>(x[i].wide() - center, run[1][i]);
-            }
+    for (k, (x, dy)) in x_chunks.iter().zip(dy_chunks).enumerate() {
+        let scale = lanes_at(scale, k * LANES, &one);
+        for i in 0..LANES {
+            let d = dy[i].f64() * scale[i].f64();
+            plain[i] += d;
+            tilted[i] = d.madd::<FMA>(x[i].wide().f64() - center, tilted[i]);
         }
-        collect(&run[0], &mut plain);
-        collect(&run[1], &mut tilted);
     }
     let (mut plain, mut tilted) = (total(plain), total(tilted));
     let done = x.len() - x_rest.len();
     for (k, (x, dy)) in x_rest.iter().zip(dy_rest).enumerate() {
         let d = dy.f64() * one_at(scale, done + k, 1.0);
         plain += d;
-        tilted = d.madd::<FMA>(x.wide().f64() - center.f64(), tilted);
+        tilted = d.madd::<FMA>(x.wide().f64() - center, tilted);
     }
     (plain, tilted)
 }
 
-/// The sum of squares, in double precision throughout: squares of small gradients are below what other floats hold.
+/// The sum of squares.
 pub(crate) struct Squares<'a, T>(pub(crate) &'a [T]);
 
 impl<T: Real> Job for Squares<'_, T> {
     type Out = f64;
     #[inline(always)]
     fn run<const FMA: bool>(self) -> f64 {
-        product_sum::<T, FMA>(self.0, self.0)
+        spread::<T, T, FMA>(self.0, 0.0)
     }
 }

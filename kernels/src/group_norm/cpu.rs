@@ -1,7 +1,7 @@
 //! Group normalisation on a CPU: one task for one group, or for several where they are small.
 
 use super::Shape;
-use crate::rows::{moments, one_at, parts, share};
+use crate::rows::{one_at, parts, share, spread, sum};
 use crate::simd::{Job, Real, dispatch};
 use crate::{Launch, Stored, for_rounded_pair};
 
@@ -45,8 +45,9 @@ impl<T: Real, X: Stored<T>, Y: Stored<T>> Job for Group<'_, T, X, Y> {
     #[inline(always)]
     fn run<const FMA: bool>(self) -> (T, T) {
         let Group { inner, channel, epsilon, x, scale, bias, y } = self;
-        let (mean, variance) = moments::<T, X, FMA>(x);
-        let rstd = 1.0 / (variance + epsilon).sqrt();
+        let count = x.len().max(1) as f64;
+        let mean = sum::<T, X>(x) / count;
+        let rstd = 1.0 / (spread::<T, X, FMA>(x, mean) / count + epsilon).sqrt();
         let [high, low] = parts::<T>(mean);
         let plane = inner.max(1);
         for (k, (x, y)) in x.chunks_exact(plane).zip(y.chunks_exact_mut(plane)).enumerate() {

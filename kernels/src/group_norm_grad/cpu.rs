@@ -21,7 +21,7 @@ fn typed<T: Real, X: Stored<T>>(l: &Launch<'_>) {
             dispatch(Group {
                 inner: s.inner,
                 channel: group % s.groups * s.depth(),
-                mean: mean[group],
+                mean: mean[group].f64(),
                 rstd: rstd[group].f64(),
                 x: &x[group * len..][..len],
                 dy: &dy[group * len..][..len],
@@ -36,7 +36,7 @@ struct Group<'a, T, X> {
     inner: usize,
     /// First channel.
     channel: usize,
-    mean: T,
+    mean: f64,
     rstd: f64,
     x: &'a [X],
     dy: &'a [T],
@@ -56,15 +56,15 @@ impl<T: Real, X: Stored<T>> Job for Group<'_, T, X> {
             plain += scale * sums.0;
             tilted += scale * sums.1;
         }
-        // dx = a * dy + b * (x - mean) + c, whose terms may cancel.
+        // dx = a * dy + b * (x - mean) + c
         let count = x.len() as f64;
         let b = -rstd * rstd * rstd * tilted / count;
         let c = -rstd * plain / count;
         let planes = x.chunks_exact(inner).zip(dy.chunks_exact(inner));
         for (k, ((x, dy), dx)) in planes.zip(dx.chunks_exact_mut(inner)).enumerate() {
             let a = rstd * one_at(scale, channel + k, 1.0);
-            for ((x, dy), dx) in x.iter().zip(dy).zip(dx) {
-                *dx = T::of(a.madd::<FMA>(dy.f64(), b.madd::<FMA>(x.wide().f64() - mean.f64(), c)));
+            for ((&x, &dy), dx) in x.iter().zip(dy).zip(dx) {
+                *dx = T::of(a.madd::<FMA>(dy.f64(), b.madd::<FMA>(x.wide().f64() - mean, c)));
             }
         }
     }

@@ -49,7 +49,7 @@ impl<T: Real> Job for Channels<'_, T> {
                 let group = image * groups + channel / shape.depth();
                 let start = (image * channels + channel) * inner;
                 let (x, dy) = (&x[start..][..inner], &dy[start..][..inner]);
-                let (plain, tilted) = gradient_sums::<T, T, FMA>(x, dy, None, mean[group]);
+                let (plain, tilted) = gradient_sums::<T, T, FMA>(x, dy, None, mean[group].f64());
                 scale += tilted * rstd[group].f64();
                 bias += plain;
             }
