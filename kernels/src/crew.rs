@@ -32,7 +32,7 @@ pub(crate) struct Crew {
 struct State {
     /// The number of the job, above [`OPEN`] and how many threads have joined it.
     job: AtomicU64,
-    /// The job while it is open, or a thread is at it.
+    /// The job that was given last, which is there while it is open or a thread is at it.
     task: UnsafeCell<Option<*const Job<'static>>>,
     /// Threads that have joined it and are done.
     done: AtomicU64,
@@ -76,7 +76,8 @@ impl Crew {
             wake: Condvar::new(),
         });
         let mut crew = Crew { state, threads: Vec::new(), turn: Mutex::new(()) };
-        for number in 1..threads {
+        // Those who join a job are counted below `OPEN`.
+        for number in 1..threads.min(OPEN as usize) {
             let state = Arc::clone(&crew.state);
             let builder = thread::Builder::new().name(format!("sara-{number}")).stack_size(8 << 20);
             crew.threads.push(builder.spawn(move || state.work(number))?);
@@ -89,12 +90,13 @@ impl Crew {
         self.threads.len() + 1
     }
 
-    /// Calls `job(0)` on this thread and `job(number)` on those of the others that are there in time, and returns when all have returned.
-    /// Their panics are this thread's. A job must not give another.
+    /// Calls `job(0)` on this thread and, unless this does it `alone`, `job(number)` on those of the others that are there in time, and
+    /// returns when all have returned. Their panics are this thread's. Jobs take turns, so that one number is never called twice at
+    /// once. A job must not give another.
     #[expect(unsafe_code, reason = "hands a job to other threads")]
-    pub(crate) fn run(&self, job: &Job<'_>) {
+    pub(crate) fn run(&self, alone: bool, job: &Job<'_>) {
         let _turn = lock(&self.turn);
-        if self.threads.is_empty() {
+        if alone || self.threads.is_empty() {
             return job(0);
         }
         let state = &*self.state;
@@ -154,7 +156,9 @@ impl State {
 
     fn take_part(&self, number: usize, job: &Job<'_>) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(number))) {
-            lock(&self.panic).get_or_insert(panic);
+            let mut first = lock(&self.panic);
+            // What is not told is not dropped either, because that could panic.
+            if first.is_some() { std::mem::forget(panic) } else { *first = Some(panic) }
         }
     }
 
@@ -180,8 +184,10 @@ impl State {
             }
             self.sleepers.fetch_add(1, Ordering::SeqCst);
             let mut sleep = lock(&self.sleep);
-            let open = || self.job.load(Ordering::SeqCst) & OPEN != 0 && self.job.load(Ordering::SeqCst) / NEXT != last;
-            while !open() && !self.end.load(Ordering::SeqCst) {
+            // One that is woken too late for a job stays awake for the next.
+            let before = self.job.load(Ordering::SeqCst);
+            let is_new = |job: u64| job / NEXT != before / NEXT || job & OPEN != 0 && job / NEXT != last;
+            while !is_new(self.job.load(Ordering::SeqCst)) && !self.end.load(Ordering::SeqCst) {
                 sleep = self.wake.wait(sleep).unwrap_or_else(PoisonError::into_inner);
             }
             drop(sleep);
@@ -199,7 +205,7 @@ mod tests {
     /// Counts to `tasks` together.
     fn count(crew: &Crew, tasks: usize) -> Vec<usize> {
         let (next, done) = (AtomicUsize::new(0), (0..tasks).map(|_| AtomicUsize::new(0)).collect::<Vec<_>>());
-        crew.run(&|_| {
+        crew.run(false, &|_| {
             while let Some(done) = done.get(next.fetch_add(1, Ordering::Relaxed)) {
                 done.fetch_add(1, Ordering::Relaxed);
             }
@@ -237,7 +243,7 @@ mod tests {
         for _ in 0..50 {
             let met = AtomicUsize::new(0);
             let given = catch_unwind(AssertUnwindSafe(|| {
-                crew.run(&|_| {
+                crew.run(false, &|_| {
                     met.fetch_add(1, Ordering::Relaxed);
                     panic!("a task");
                 })

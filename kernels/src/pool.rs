@@ -42,8 +42,8 @@ impl Scratch {
     }
 }
 
-// SAFETY: a scratch is reached only through `Pool::run`, by the one thread of the crew whose number it has, which runs one task at a
-// time because tasks never start others.
+// SAFETY: a scratch is reached only through `Pool::run`, by whoever has its number in the job of the crew, which is one thread at a time,
+// and that runs one task at a time because tasks never start others.
 #[expect(unsafe_code, reason = "scratch memory is private to its thread")]
 unsafe impl Sync for Scratch {}
 
@@ -68,7 +68,7 @@ impl Pool {
         let shares = self.threads().min(SHARES);
         let first = |share: usize| share * tasks / shares;
         let next: [AtomicUsize; SHARES] = std::array::from_fn(|share| AtomicUsize::new(first(share.min(shares))));
-        self.crew.run(&|thread| {
+        self.crew.run(tasks <= 1, &|thread| {
             let Scratch { map, start } = &self.scratch[thread];
             // SAFETY: see `Sync for Scratch`.
             let map = unsafe { &mut *map.get() };

@@ -100,6 +100,7 @@ pub(crate) fn gradient_sums<T: Real, X: Stored<T>, const FMA: bool>(
     scale: Option<&[T]>,
     center: f64,
 ) -> (f64, f64) {
+    let scale = scale.map(|scale| &scale[..x.len()]);
     let (mut plain, mut tilted, one) = ([0.0; LANES], [0.0; LANES], [T::of(1.0); LANES]);
     let ((x_chunks, x_rest), (dy_chunks, dy_rest)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
     for (k, (x, dy)) in x_chunks.iter().zip(dy_chunks).enumerate() {

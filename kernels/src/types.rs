@@ -84,13 +84,13 @@ impl<'a> TypedCall<'a> {
         each && (self.kernel.admits)(self)
     }
 
-    /// Bytes that it moves: those of its arguments, twice where it updates all of them.
+    /// Bytes that it moves: those of its arguments, of those that it updates what it writes, or all of them twice if it reads them.
     pub fn bytes(&self) -> u64 {
         let args = self.kernel.args.iter().zip(self.dtypes).zip(self.lens);
         let bytes = args.filter_map(|((arg, dtype), len)| {
             let elements = match (arg.accessed, arg.mode) {
                 (Some(accessed), _) => accessed(self),
-                (None, Mode::Update) => 2 * *len as u64,
+                (None, Mode::Update) => (arg.fresh)(self).unwrap_or(2 * *len as u64),
                 (None, Mode::Read | Mode::Write) => *len as u64,
             };
             Some(elements * dtype.as_ref()?.size() as u64)
