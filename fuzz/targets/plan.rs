@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// What comes before the hash of a plan.
-const HEAD: &[u8] = b"sara-plan\x0b\0\0\0";
+const HEAD: &[u8] = b"sara-plan\x0c\0\0\0";
 
 fuzz_target!(|bytes: &[u8]| {
     static PLACE: OnceLock<TempDir> = OnceLock::new();

@@ -3,7 +3,7 @@
 use criterion::{Criterion, Throughput};
 use sara_kernels::conv::Geometry;
 use sara_kernels::{Buffer, Call, DType, Launch, Pool, Scalar, find};
-use sara_kernels::{conv, conv_grad_input, masked_conv_grad, masked_matmul_grad};
+use sara_kernels::{conv, conv_grad_input, masked_matmul_grad};
 
 /// A float argument of this many elements, or indices.
 enum Data {
@@ -140,7 +140,7 @@ impl Timer {
         self.time(&label, "conv_grad_weight", &scalars, &[f(x), f(x), f(w)]);
         for density in [0.0058, 0.058] {
             let idx = Self::entries(w, density);
-            let args = [f(x), f(x), Data::Index(idx.clone()), f(idx.len()), f(masked_conv_grad::work_len(&g))];
+            let args = [f(x), f(x), Data::Index(idx.clone()), f(idx.len())];
             self.time(&format!("{label} {density}"), "masked_conv_grad", &scalars, &args);
         }
     }

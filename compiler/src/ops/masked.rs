@@ -10,7 +10,7 @@ use crate::autodiff::Grad;
 use crate::error::Result;
 use crate::ir::{Type, ValueId};
 use crate::lower::{Lower, int};
-use sara_kernels::{DType, masked_conv_grad, masked_matmul_grad};
+use sara_kernels::{DType, masked_matmul_grad};
 
 operator! {
     /// The weight with its trained entries in place. Operands: `w`, `idx`, `p`. Costs nothing: the trained values live inside
@@ -157,8 +157,7 @@ operator! {
         let (x, y) = (l.input_type(0).clone(), l.input_type(1).clone());
         let window = Window { groups: self.groups, strides: &self.strides, pads: &self.pads, dilations: &self.dilations };
         let scalars = window.scalars(&x.shape, &y.shape, &self.kernel);
-        let work = l.temp(x.dtype.computed(), masked_conv_grad::work_len(&window.geometry(&x.shape, &y.shape, &self.kernel)));
-        let args = [Some(l.input(0)), Some(l.input(1)), Some(l.input(2)), Some(l.output(0)), Some(work)];
+        let args = [Some(l.input(0)), Some(l.input(1)), Some(l.input(2)), Some(l.output(0))];
         l.launch("masked_conv_grad", &args, scalars);
     }
 

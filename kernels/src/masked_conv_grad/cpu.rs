@@ -1,21 +1,21 @@
-//! The gradient at trained entries on a CPU: operands are copied into planes in which each entry is one contiguous dot
-//! product, and tasks own the entries of some rows and columns of the weight. Operands in bfloat16 are copied as they are stored.
+//! The gradient at trained entries on a CPU: a task copies the input of some channels into planes in which each entry is one contiguous
+//! dot product, a band of the output at a time, and goes through its rows. Operands in bfloat16 are copied as they are stored.
 
-use super::Layout;
-use crate::conv::geometry::{self, Geometry};
-use crate::sampled::Sampled;
-use crate::simd::{Job, Real, copy, dispatch};
-use crate::{Element, Launch, Shared, Stored, for_rounded_pair};
+use super::layout::{Band, Layout, position};
+use crate::conv::Geometry;
+use crate::sampled::{InPlace, Lines, Operands, Sampled};
+use crate::simd::{Job, Real, copy, dispatch, prefetch};
+use crate::{Launch, Shared, Stored, for_rounded_pair, scratch};
+use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Elements of a dot product that are summed at once, if planes are longer.
+/// Elements of a dot product that are summed at once, if operands are read in place.
 const PIECE: usize = 1024;
 
 pub(super) fn run(l: &Launch<'_>) {
     for_rounded_pair!(l.dtype("x"), l.dtype("dy"), T, X, Y => typed::<T, X, Y>(l))
 }
 
-#[expect(unsafe_code, reason = "tasks write disjoint planes of the work memory")]
 fn typed<T: Real, X: Stored<T>, Y: Stored<T>>(l: &Launch<'_>) {
     let g = Geometry::of(l);
     let (x, dy, idx) = (l.read::<X>("x"), l.read::<Y>("dy"), l.read::<u32>("idx"));
@@ -29,208 +29,199 @@ fn typed<T: Real, X: Stored<T>, Y: Stored<T>>(l: &Launch<'_>) {
         return;
     }
     let out = Shared::new(out);
-    let layout = Layout::new(&g);
-    if layout.in_place {
+    let (rows, cols) = (g.co, g.ci_group() * g.taps());
+    if g.taps() == 1 && g.input == g.output && g.strides == [1; 3] && g.pads == [0; 3] {
         for image in 0..g.n {
-            let (x, dy) = (&x[image * g.ci * input_len..], &dy[image * g.co * output_len..]);
-            let runs = Runs { pitch: output_len, len: output_len, line: output_len };
-            sample(l, &g, &layout, idx, x, dy, &runs, &out, image > 0);
+            let operands = InPlace {
+                left: &dy[image * g.co * output_len..],
+                right: &x[image * g.ci * input_len..],
+                apart: [output_len; 2],
+                len: output_len,
+                most: PIECE,
+                group: [g.co_group(), g.ci_group()],
+            };
+            Sampled { idx, rows, cols, operands, add: image > 0, out: &out }.run(l.pool);
         }
         return;
     }
-    // Elements that are no wider have room where those of `T` have.
-    let (dy_planes, x_planes) = l.write::<T>("work").split_at_mut(g.co * layout.dy_plane);
-    let dy_planes: Shared<'_, Y> = Shared::new(bytemuck::cast_slice_mut(dy_planes));
-    let x_planes: Shared<'_, X> = Shared::new(bytemuck::cast_slice_mut(x_planes));
-    let [dy_len, x_len] = [g.co * layout.dy_plane, g.ci * layout.x_channel];
-    let mut add = false;
-    for image in (0..g.n).step_by(layout.images) {
-        for depth in (0..g.output[0]).step_by(layout.band[0]) {
-            for height in (0..g.output[1]).step_by(layout.band[1]) {
-                let at = Band { images: image..g.n.min(image + layout.images), start: [depth, height, 0] };
-                let copied = if layout.dy_in_place { 0 } else { g.co };
-                l.pool.run(copied + g.ci, |task, _| {
-                    let (g, layout, band) = (&g, &layout, &at);
-                    // SAFETY: each task writes the planes of one channel.
-                    unsafe {
-                        match task.checked_sub(copied) {
-                            None => {
-                                let plane = dy_planes.range(task * layout.dy_plane, layout.dy_plane);
-                                dispatch(SpreadOutput { g, layout, band, dy, channel: task, plane });
-                            }
-                            Some(channel) => {
-                                let planes = x_planes.range(channel * layout.x_channel, layout.x_channel);
-                                dispatch(SpreadInput { g, layout, band, x, channel, planes });
-                            }
-                        }
+    let layout = Layout::new(&g);
+    let operands = Bands { g: &g, layout, x, dy, wide: PhantomData::<T> };
+    Sampled { idx, rows, cols, operands, add: false, out: &out }.run(l.pool);
+}
+
+/// Operands in bands.
+struct Bands<'a, T, X, Y> {
+    g: &'a Geometry,
+    layout: Layout,
+    x: &'a [X],
+    dy: &'a [Y],
+    wide: PhantomData<T>,
+}
+
+impl<T, X: Stored<T>, Y: Stored<T>> Bands<'_, T, X, Y> {
+    /// Planes that lie together in those of some columns.
+    fn units(&self, columns: &Range<usize>) -> usize {
+        columns.len() / self.layout.columns(self.g)
+    }
+}
+
+impl<T: Real, X: Stored<T>, Y: Stored<T>> Operands<T> for Bands<'_, T, X, Y> {
+    type Left = Y;
+    type Right = X;
+    type Piece = Band;
+
+    fn pieces(&self) -> impl Iterator<Item = Band> {
+        self.layout.bands(self.g)
+    }
+
+    fn lines(&self, band: Band) -> Lines {
+        let Layout { extent: [_, _, ew], run, in_place, .. } = self.layout;
+        if !in_place {
+            return Lines { count: 1, len: run, left: run, right: run };
+        }
+        let [_, count, len] = band.extents;
+        Lines { count, len, left: self.g.output[2], right: ew }
+    }
+
+    #[inline(always)]
+    fn left<'s>(&'s self, band: Band, row: usize, room: &'s mut [u8]) -> &'s [Y] {
+        let (g, layout) = (self.g, &self.layout);
+        let Band { image, images, start, extents: [depth, height, width] } = band;
+        let [_, oh, ow] = g.output;
+        let at = |image: usize, d: usize, h: usize| {
+            &self.dy[(image * g.co + row) * g.output_len() + ((start[0] + d) * oh + start[1] + h) * ow + start[2]..]
+        };
+        if layout.in_place {
+            return at(image, 0, 0);
+        }
+        let run = scratch::<Y>(room, layout.run);
+        run.fill(Y::zeroed());
+        let [_, eh, ew] = layout.extent;
+        for i in 0..images {
+            for d in 0..depth {
+                for h in 0..height {
+                    let first = i * (layout.plane / layout.images) + (d * eh + h) * ew;
+                    copy(at(image + i, d, h), &mut run[first..][..width]);
+                }
+            }
+        }
+        run
+    }
+
+    #[inline(always)]
+    fn source(&self, band: Band, row: usize) -> &[Y] {
+        let ([_, oh, ow], [d, h, w]) = (self.g.output, band.start);
+        let first = (band.image * self.g.co + row) * self.g.output_len() + (d * oh + h) * ow + w;
+        self.dy.get(first..).unwrap_or_default()
+    }
+
+    fn group(&self) -> usize {
+        self.g.co_group()
+    }
+
+    fn unit(&self) -> (usize, usize) {
+        (self.layout.columns(self.g), self.layout.unit * size_of::<X>())
+    }
+
+    fn copies(&self) -> bool {
+        true
+    }
+
+    fn right<'s>(&'s self, band: Band, groups: &Range<usize>, columns: &Range<usize>, room: &'s mut [u8]) -> &'s [X] {
+        let planes = scratch::<X>(room, groups.len() * self.apart(columns));
+        dispatch(Spread { of: self, band, groups, columns, planes: &mut *planes });
+        planes
+    }
+
+    fn starts(&self, columns: &Range<usize>, starts: &mut [usize]) {
+        let taps = self.layout.columns(self.g);
+        for i in 0..starts.len() {
+            starts[i] = if i < taps { self.layout.tap(self.g, i) } else { starts[i - taps] + self.layout.unit };
+        }
+        debug_assert_eq!(starts.len(), columns.len(), "one start for each column");
+    }
+
+    fn apart(&self, columns: &Range<usize>) -> usize {
+        self.units(columns) * self.layout.unit
+    }
+}
+
+/// Copies what a band reads of the input into planes.
+struct Spread<'a, 'b, T, X, Y> {
+    of: &'a Bands<'b, T, X, Y>,
+    band: Band,
+    groups: &'a Range<usize>,
+    columns: &'a Range<usize>,
+    planes: &'a mut [X],
+}
+
+impl<T, X: Stored<T>, Y: Stored<T>> Job for Spread<'_, '_, T, X, Y> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Spread { of, band, groups, columns, planes } = self;
+        let (g, layout, units) = (of.g, &of.layout, of.units(columns));
+        for (i, unit) in planes.chunks_exact_mut(layout.unit).enumerate() {
+            let channel = (groups.start + i / units) * g.ci_group();
+            if layout.shared {
+                let channel = channel + columns.start / g.taps() + i % units;
+                for (phase, plane) in unit.chunks_mut(layout.plane).enumerate() {
+                    if phase < layout.phases.iter().product() {
+                        of.spread(band, channel, position(phase, layout.phases), plane);
+                    } else {
+                        plane.fill(X::zeroed());
                     }
-                });
-                // SAFETY: the tasks that wrote them have ended.
-                let (dy_planes, x) = unsafe { (&*dy_planes.range(0, dy_len), &*x_planes.range(0, x_len)) };
-                let row = g.output[2];
-                if layout.dy_in_place {
-                    let len = layout.band[1].min(g.output[1] - height) * row;
-                    let dy = &dy[image * g.co * output_len + height * row..];
-                    sample(l, &g, &layout, idx, x, dy, &Runs { pitch: output_len, len, line: row }, &out, add);
-                } else {
-                    let len = layout.dy_plane;
-                    sample(l, &g, &layout, idx, x, dy_planes, &Runs { pitch: len, len, line: len }, &out, add);
                 }
-                add = true;
+            } else {
+                let column = columns.start + i % units;
+                let (plane, beyond) = unit.split_at_mut(layout.plane);
+                of.spread(band, channel + column / g.taps(), position(column % g.taps(), g.kernel), plane);
+                beyond.fill(X::zeroed());
             }
         }
     }
 }
 
-/// Images and first output element of a band.
-struct Band {
-    images: Range<usize>,
-    start: [usize; 3],
-}
-
-/// Copies one channel of the output gradient into its plane.
-struct SpreadOutput<'a, S> {
-    g: &'a Geometry,
-    layout: &'a Layout,
-    band: &'a Band,
-    dy: &'a [S],
-    channel: usize,
-    plane: &'a mut [S],
-}
-
-impl<S: Element> Job for SpreadOutput<'_, S> {
-    type Out = ();
+impl<T, X: Stored<T>, Y: Stored<T>> Bands<'_, T, X, Y> {
+    /// Copies one plane of a channel.
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let SpreadOutput { g, layout, band, dy, channel, plane } = self;
-        let [_, eh, ew] = layout.extent;
-        let image_len = layout.x_plane / layout.images;
-        plane.fill(S::zeroed());
-        let [od, oh, ow] = g.output;
-        for (i, image) in band.images.clone().enumerate() {
-            let source = &dy[(image * g.co + channel) * g.output_len()..];
-            for d in 0..layout.band[0].min(od - band.start[0]) {
-                for h in 0..layout.band[1].min(oh - band.start[1]) {
-                    let row = &source[((band.start[0] + d) * oh + band.start[1] + h) * ow..][..ow];
-                    copy(row, &mut plane[i * image_len + (d * eh + h) * ew..][..ow]);
-                }
-            }
-        }
-    }
-}
-
-/// Copies one channel of the input into its planes.
-struct SpreadInput<'a, S> {
-    g: &'a Geometry,
-    layout: &'a Layout,
-    band: &'a Band,
-    x: &'a [S],
-    channel: usize,
-    planes: &'a mut [S],
-}
-
-impl<S: Element> Job for SpreadInput<'_, S> {
-    type Out = ();
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        let SpreadInput { g, layout, band, x, channel, planes } = self;
-        let [_, eh, ew] = layout.extent;
-        let image_len = layout.x_plane / layout.images;
-        planes.fill(S::zeroed());
+    fn spread(&self, band: Band, channel: usize, phase: [usize; 3], plane: &mut [X]) {
+        let (g, layout, Band { image, images, start, .. }) = (self.g, &self.layout, band);
+        let base: [isize; 3] = std::array::from_fn(|d| layout.base(g, d, phase[d], start[d]));
+        let [depth, eh, ew] = layout.extent;
         let [_, ih, iw] = g.input;
-        for (phase, plane) in planes.chunks_exact_mut(layout.x_plane).take(layout.planes()).enumerate() {
-            let [_, ph, pw] = layout.phases;
-            let phase = [phase / (ph * pw), phase / pw % ph, phase % pw];
-            // Element q of a plane is input element q * stride + base.
-            let base: [isize; 3] = std::array::from_fn(|d| {
-                let remainder = phase[d] * g.dilations[d] % g.strides[d];
-                (band.start[d] * g.strides[d] + remainder) as isize - g.pads[d] as isize
-            });
-            let inside = |d: usize, q: usize| {
-                let at = (q * g.strides[d]) as isize + base[d];
-                (at >= 0 && at < g.input[d] as isize).then_some(at as usize)
-            };
-            let bound = |least: isize| if least <= 0 { 0 } else { (least as usize).div_ceil(g.strides[2]) };
-            let low = bound(-base[2]).min(ew);
-            let high = bound(g.input[2] as isize - base[2]).clamp(low, ew);
-            let first = (low * g.strides[2]) as isize + base[2];
-            for (i, image) in band.images.clone().enumerate() {
-                let source = &x[(image * g.ci + channel) * g.input_len()..][..g.input_len()];
-                for d in 0..layout.extent[0] {
-                    let Some(sd) = inside(0, d) else { continue };
-                    for h in 0..eh {
-                        let Some(sh) = inside(1, h) else { continue };
-                        if low == high {
-                            continue;
-                        }
-                        let row = &source[(sd * ih + sh) * iw + first as usize..];
-                        let target = &mut plane[i * image_len + (d * eh + h) * ew..][low..high];
-                        if g.strides[2] == 1 {
-                            copy(row, target);
-                        } else {
-                            for (t, &s) in target.iter_mut().zip(row.iter().step_by(g.strides[2])) {
-                                *t = s;
-                            }
-                        }
+        let inside = |d: usize, q: usize| {
+            let at = (q * g.strides[d]) as isize + base[d];
+            (at >= 0 && at < g.input[d] as isize).then_some(at as usize)
+        };
+        // Element q of a line is input element q * stride + base.
+        let stride = g.strides[2];
+        let bound = |least: isize| if least <= 0 { 0 } else { (least as usize).div_ceil(stride) };
+        let low = bound(-base[2]).min(ew);
+        let high = bound(g.input[2] as isize - base[2]).clamp(low, ew);
+        let first = ((low * stride) as isize + base[2]) as usize;
+        for (i, plane) in plane.chunks_exact_mut(layout.plane / layout.images).enumerate() {
+            let source = (i < images).then(|| &self.x[((image + i) * g.ci + channel) * g.input_len()..]);
+            for (row, line) in plane.chunks_exact_mut(ew).enumerate() {
+                let (d, h) = if depth == 1 { (0, row) } else { (row / eh, row % eh) };
+                let (Some(source), Some(d), Some(h), true) = (source, inside(0, d), inside(1, h), low < high) else {
+                    line.fill(X::zeroed());
+                    continue;
+                };
+                line[..low].fill(X::zeroed());
+                line[high..].fill(X::zeroed());
+                let (row, line) = (&source[(d * ih + h) * iw + first..], &mut line[low..high]);
+                if stride == 1 {
+                    for at in (0..line.len()).step_by(64 / size_of::<X>()) {
+                        prefetch(row, g.input_len() + at);
+                    }
+                    copy(row, line);
+                } else {
+                    for (to, from) in line.iter_mut().zip(row.iter().step_by(stride)) {
+                        *to = *from;
                     }
                 }
             }
         }
     }
-}
-
-/// Where the output gradient of a channel is.
-struct Runs {
-    /// Distance of channels.
-    pitch: usize,
-    /// Elements.
-    len: usize,
-    /// Elements of a row, or all where rows are as far apart as those of the input.
-    line: usize,
-}
-
-/// Computes the entries from planes.
-#[expect(clippy::too_many_arguments, reason = "the operands of one pass")]
-fn sample<T: Real, X: Stored<T>, Y: Stored<T>>(
-    l: &Launch<'_>,
-    g: &Geometry,
-    layout: &Layout,
-    idx: &[u32],
-    x: &[X],
-    dy: &[Y],
-    runs: &Runs,
-    out: &Shared<'_, T>,
-    add: bool,
-) {
-    let (taps, row_len) = (g.taps(), g.ci_group() * g.taps());
-    let (ci_group, co_group) = (g.ci_group(), g.co_group());
-    let [_, eh, ew] = layout.extent;
-    let channel_len = layout.x_channel;
-    // Where tap t reads, relative to the planes of its channel.
-    let tap_at = |t: usize| {
-        let [_, kh, kw] = g.kernel;
-        let tap = [t / (kh * kw), t / kw % kh, t % kw];
-        let phase: [usize; 3] = std::array::from_fn(|d| tap[d] % geometry::tap_period(g, d));
-        let shift: [usize; 3] = std::array::from_fn(|d| tap[d] * g.dilations[d] / g.strides[d]);
-        let plane = (phase[0] * layout.phases[1] + phase[1]) * layout.phases[2] + phase[2];
-        plane * layout.x_plane + (shift[0] * eh + shift[1]) * ew + shift[2]
-    };
-    Sampled {
-        idx,
-        rows: g.co,
-        cols: row_len,
-        taps,
-        left: dy,
-        left_at: |row| (row * runs.pitch, row / co_group * ci_group * channel_len),
-        right: x,
-        tap_at,
-        right_pitch: channel_len,
-        len: runs.len,
-        line: runs.line,
-        right_line: ew,
-        piece: PIECE,
-        add,
-        out,
-    }
-    .run(l.pool);
 }

@@ -7,9 +7,9 @@
 
 mod cpu;
 mod cuda;
+mod layout;
 
 use crate::conv::{Geometry, geometry};
-use crate::simd::LANES;
 use crate::{Arg, DType, Kernel, Types};
 
 /// Declaration of the kernel.
@@ -20,7 +20,6 @@ pub const KERNEL: Kernel = Kernel {
         Arg::read("dy", Types::Rounded),
         Arg::read("idx", Types::Only(DType::U32)),
         Arg::write("dp", Types::Float),
-        Arg::write("work", Types::Float),
     ],
     scalars: geometry::SCALARS,
     admits: |t| t.agree(),
@@ -32,99 +31,10 @@ pub const KERNEL: Kernel = Kernel {
     cuda: Some(cuda::FORM),
 };
 
-/// Elements that `work` holds at most, unless one row of outputs takes more.
-const WORK: usize = 4 << 20;
-
-/// Layout of `work`: planes of the output gradient, then planes of the input, for a band of images and rows.
-///
-/// Both have the pitches of the padded input, divided by the strides, so that a tap reads the input planes at a constant
-/// distance from the output element. Input elements with different remainders modulo the strides have different planes.
-/// What the output planes have between their rows is zero. Where those rows are whole vectors and lie in one depth the
-/// output gradient is read in place.
-#[derive(Clone, Copy, Debug)]
-struct Layout {
-    /// Images of a band.
-    images: usize,
-    /// Output depths and heights of a band, and the output width.
-    band: [usize; 3],
-    /// Extents of an input plane for one image.
-    extent: [usize; 3],
-    /// Remainders that taps have, in each dimension.
-    phases: [usize; 3],
-    /// Elements of an output plane, none if it is read in place; they are rounded up, and input channels have as many more elements.
-    dy_plane: usize,
-    /// Elements of an input plane.
-    x_plane: usize,
-    /// Elements of the planes of an input channel.
-    x_channel: usize,
-    /// Whether both operands already have this layout, one image at a time.
-    in_place: bool,
-    /// Whether rows of the output gradient are read in place, those of one image at a time.
-    dy_in_place: bool,
-}
-
-impl Layout {
-    fn new(g: &Geometry) -> Layout {
-        let reach: [usize; 3] =
-            std::array::from_fn(|d| (g.kernel[d].max(1) - 1) * g.dilations[d] / g.strides[d].max(1));
-        let phases: [usize; 3] = std::array::from_fn(|d| g.kernel[d].min(geometry::tap_period(g, d)));
-        let at = |images: usize, depth: usize, height: usize| {
-            let band = [depth, height, g.output[2]];
-            let extent: [usize; 3] = std::array::from_fn(|d| band[d] + reach[d]);
-            let x_plane = images * extent.iter().product::<usize>();
-            let in_place = g.taps() == 1 && g.input == g.output && g.strides == [1; 3] && g.pads == [0; 3];
-            let missing: usize = (0..3).map(|d| reach[d] * extent[d + 1..].iter().product::<usize>()).sum();
-            let run = x_plane.saturating_sub(missing);
-            let dy_in_place = in_place || g.output[0] == 1 && g.output[2].is_multiple_of(LANES);
-            let dy_plane = if dy_in_place { 0 } else { run.next_multiple_of(LANES) };
-            let x_channel = x_plane * phases.iter().product::<usize>() + dy_plane.saturating_sub(run);
-            Layout { images, band, extent, phases, dy_plane, x_plane, x_channel, in_place, dy_in_place }
-        };
-        let [depth, height, _] = g.output;
-        let fits = |l: &Layout| l.len(g) <= WORK;
-        let whole = at(1, depth, height);
-        if whole.in_place || g.output_len() == 0 {
-            return whole;
-        }
-        if fits(&whole) {
-            let images = if whole.dy_in_place { 1 } else { (WORK / whole.len(g).max(1)).clamp(1, g.n.max(1)) };
-            return at(images, depth, height);
-        }
-        // Lengths grow linearly with the extent of a band, apart from what taps reach beyond it.
-        let most = |extent: usize, at: &dyn Fn(usize) -> Layout| {
-            let (mut low, mut high) = (1, extent);
-            while low < high {
-                let middle = (low + high).div_ceil(2);
-                if fits(&at(middle)) { low = middle } else { high = middle - 1 }
-            }
-            low
-        };
-        let slab = at(1, 1, height);
-        if fits(&slab) {
-            return at(1, most(depth, &|d| at(1, d, height)), height);
-        }
-        at(1, 1, most(height, &|h| at(1, 1, h)))
-    }
-
-    /// Planes of an input channel.
-    fn planes(&self) -> usize {
-        self.phases.iter().product()
-    }
-
-    fn len(&self, g: &Geometry) -> usize {
-        g.co * self.dy_plane + g.ci * self.x_channel
-    }
-}
-
-/// Elements that `work` must have.
-pub fn work_len(geometry: &Geometry) -> usize {
-    let layout = Layout::new(geometry);
-    if layout.in_place { 1 } else { layout.len(geometry).max(1) }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{KERNEL, Layout, work_len};
+    use super::KERNEL;
+    use super::layout::Layout;
     use crate::DType;
     use crate::conv::Geometry;
     use crate::conv::tests::{each, scalars, shapes, square};
@@ -149,7 +59,6 @@ mod tests {
                 bench.float("dy", dtype, &dy);
                 bench.index("idx", &idx);
                 bench.float("dp", dtype, &vec![7.0; idx.len() + 2]);
-                bench.float("work", dtype, &vec![f64::NAN; work_len(g)]);
                 // Rounding errors of a sum grow with the square root of its length.
                 let terms = ((g.n * g.output_len()) as f64).sqrt();
                 let tolerance = if dtype == DType::F32 { 2e-5_f64.max(5e-7 * terms) } else { 1e-12 * (1.0 + terms) };
@@ -190,7 +99,6 @@ mod tests {
                 bench.float("dy", DType::F32, &dy);
                 bench.index("idx", idx);
                 bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
-                bench.float("work", DType::F32, &vec![f64::NAN; work_len(&g)]);
                 bench.run()["dp"].clone()
             };
             let len = g.co * g.ci_group() * g.taps();
@@ -219,7 +127,6 @@ mod tests {
                     bench.float("dy", dy_type, &dy);
                     bench.index("idx", &idx);
                     bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
-                    bench.float("work", DType::F32, &vec![f64::NAN; work_len(&g)]);
                     bench.run()["dp"].clone()
                 };
                 let want = at(DType::F32, DType::F32);
@@ -245,23 +152,49 @@ mod tests {
         check(&long, &[1.0]);
     }
 
+    /// A convolution along one dimension only.
+    fn along(d: usize, input: [usize; 3], taps: usize, dilation: usize) -> Geometry {
+        let mut g = Geometry { input, kernel: [1; 3], pads: [0; 3], ..square(1, 2, 3, 8, 3, 1) };
+        (g.kernel[d], g.dilations[d]) = (taps, dilation);
+        g.output = std::array::from_fn(|d| input[d] - (g.kernel[d] - 1) * g.dilations[d]);
+        g
+    }
+
     #[test]
-    fn work_is_cut_into_bands() {
-        let tall = Geometry {
-            input: [1, 50, 45_000],
-            output: [1, 50, 45_000],
-            kernel: [1, 3, 1],
-            pads: [0, 1, 0],
-            ..square(1, 1, 2, 8, 3, 1)
-        };
-        assert!(Layout::new(&tall).band[1] < 50);
-        check(&tall, &[0.5]);
-        let whole = Geometry { input: [1, 50, 90_000], output: [1, 50, 90_000], ..tall };
-        assert!(Layout::new(&whole).dy_in_place && Layout::new(&whole).band[1] < 50);
-        check(&whole, &[0.5]);
-        let deep =
-            Geometry { input: [50, 1, 45_000], output: [50, 1, 45_000], kernel: [3, 1, 1], pads: [1, 0, 0], ..tall };
-        assert!(Layout::new(&deep).band[0] < 50);
-        check(&deep, &[0.5]);
+    fn the_output_is_cut_into_bands() {
+        for (d, input, bands) in [
+            (2, [1, 1, 5000], [1, 1, 1008]),
+            (2, [1, 2, 5010], [1, 1, 1008]),
+            (1, [1, 70, 90], [1, 10, 90]),
+            (1, [1, 70, 96], [1, 10, 96]),
+            (0, [9, 20, 20], [2, 20, 20]),
+            (0, [9, 16, 16], [4, 16, 16]),
+        ] {
+            let g = along(d, input, 3, 1);
+            assert_eq!(Layout::new(&g).band, bands, "{g:?}");
+            check(&g, &[0.5]);
+        }
+    }
+
+    #[test]
+    fn taps_that_are_far_apart_have_planes_of_their_own() {
+        for g in [
+            along(2, [1, 1, 90_000], 3, 40_000),
+            along(2, [1, 1, 90_017], 3, 40_000),
+            along(1, [1, 2100, 32], 3, 1000),
+            Geometry { n: 3, ..along(2, [1, 1, 90_007], 2, 90_000) },
+            Geometry { groups: 2, ci: 4, co: 6, n: 2, ..along(2, [1, 1, 90_007], 2, 90_000) },
+        ] {
+            assert!(!Layout::new(&g).shared, "{g:?}");
+            check(&g, &[0.3, 1.0]);
+        }
+    }
+
+    #[test]
+    fn many_groups_share_a_task() {
+        let depthwise = |channels: usize| Geometry { groups: channels, ..square(1, channels, channels, 32, 3, 1) };
+        check(&depthwise(40), &[0.1]);
+        check(&depthwise(1200), &[1.0]);
+        check(&Geometry { groups: 150, ..square(1, 300, 600, 8, 3, 1) }, &[0.05]);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::few::Few;
 use super::{Layout, TURNED, pitch};
-use crate::sampled::Sampled;
+use crate::sampled::{InPlace, Sampled};
 use crate::simd::{Job, Real, Turned, dispatch, turn_stored};
 use crate::{Launch, Shared, Stored, for_rounded_pair};
 use std::ops::Range;
@@ -57,24 +57,15 @@ fn typed<T: Real, A: Stored<T> + Turned, B: Stored<T> + Turned>(l: &Launch<'_>) 
             // SAFETY: the tasks that wrote it have ended.
             let ((left, left_pitch), (right, right_pitch)) =
                 unsafe { (a.lines(turned[0], &memory.0), b.lines(turned[1], &memory.1)) };
-            Sampled {
-                idx,
-                rows,
-                cols,
-                taps: 1,
+            let operands = InPlace {
                 left,
-                left_at: |row| (row * left_pitch, 0),
                 right,
-                tap_at: |_| 0,
-                right_pitch,
+                apart: [left_pitch, right_pitch],
                 len: tokens,
-                line: tokens,
-                right_line: 0,
-                piece: PIECE,
-                add: image > 0 || from > 0,
-                out: &out,
-            }
-            .run(l.pool);
+                most: PIECE,
+                group: [rows, cols],
+            };
+            Sampled { idx, rows, cols, operands, add: image > 0 || from > 0, out: &out }.run(l.pool);
         }
     }
 }
