@@ -1,6 +1,7 @@
 """What others take for the same step on the same machine, in one sitting, and the ratios to ours.
 
-usage: peers.py SARA UNET.onnx [--trainable-params 5M | --threshold T] [--steps 3] [--rounds 2] [--peers onnxruntime,lora,lora-bf16,...]
+usage: peers.py SARA UNET.onnx [--trainable-params 5M | --threshold T] [--batch 1] [--steps 3] [--rounds 2] [--ours sara,...]
+       [--peers onnxruntime,lora,lora-bf16,...]
 SARA is the built program, UNET.onnx the SD1.5 UNet as exported by diffusers (inputs sample, timestep,
 encoder_hidden_states). Needs onnxruntime, torch, diffusers, peft. Each peer runs in a process of its own, in turn, and the
 rounds repeat, so that a machine that slows down slows all of them; the shortest step of each counts.
@@ -9,8 +10,8 @@ Ours: sara; sara-memory = within 3750 MiB; sara-bf16 = mixed precision within 21
 within 900 MiB. Peers: onnxruntime = forward only; lora = PEFT, rank 16 on attention; lora-bf16 = the same in bfloat16; sara-like =
 dense gradients of all convolutions and products, of which those of |w| < --threshold feed AdamW, by which ours then choose, too;
 full = AdamW on all weights.
-In single precision where nothing else is said, batch 1; -compiled = by torch.compile. With --device cuda all run on a GPU, and
-memory is what PyTorch allocated there and what our plan holds.
+In single precision where nothing else is said; -compiled = by torch.compile. With --device cuda all run on a GPU, ours without a
+limit unless the weights are streamed, and memory is what PyTorch allocated there and what our plan holds.
 """
 
 import argparse
@@ -30,21 +31,26 @@ OURS = {
 DIMS = {"height": 64, "width": 64, "seq": 77, "sequence_length": 77}
 
 
-def dimensions(path):
+def dims(args):
+    return {**DIMS, "batch": args.batch, "batch_size": args.batch}
+
+
+def dimensions(args):
     import onnx
 
-    graph = onnx.load(path, load_external_data=False).graph
+    graph = onnx.load(args.model, load_external_data=False).graph
     names = {d.dim_param for i in graph.input for d in i.type.tensor_type.shape.dim if d.dim_param}
-    return [f"--dim={n}={DIMS[n]}" for n in sorted(names) if n in DIMS]
+    return [f"--dim={n}={dims(args)[n]}" for n in sorted(names) if n in dims(args)]
 
 
 def ours(args, name):
     amount = f"--threshold={args.threshold}" if args.threshold else f"--trainable-params={args.trainable_params}"
-    flags = [*OURS[name], amount]
+    unlimited = args.device != "cpu" and "--weights=streamed" not in OURS[name]
+    flags = [*(f for f in OURS[name] if not (unlimited and f.startswith("--memory-limit"))), amount]
     with tempfile.TemporaryDirectory() as folder:
         # Compiling reads all weights; in a process of its own it does not count.
         plan = f"{folder}/unet.plan"
-        compile_ = [args.sara, "compile", args.model, "--output", plan, *dimensions(args.model), *flags]
+        compile_ = [args.sara, "compile", args.model, "--output", plan, *dimensions(args), *flags]
         subprocess.run(compile_, capture_output=True, check=True)
         bench = [args.sara, "bench", plan, f"--repeat={args.steps}", f"--device={args.device}", "--json"]
         out = subprocess.run(bench, capture_output=True, check=True)
@@ -61,10 +67,12 @@ def onnxruntime(args):
     options.intra_op_num_threads = args.threads
     provider = "CPUExecutionProvider" if args.device == "cpu" else "CUDAExecutionProvider"
     session = ort.InferenceSession(args.model, options, providers=[provider])
+    if provider not in session.get_providers():
+        sys.exit(f"this onnxruntime has no {provider}")
     rng = numpy.random.default_rng(0)
     feeds = {}
     for i in session.get_inputs():
-        shape = [d if isinstance(d, int) else DIMS.get(d, 1) for d in i.shape]
+        shape = [d if isinstance(d, int) else dims(args).get(d, 1) for d in i.shape]
         floats = "float" in i.type
         feeds[i.name] = rng.standard_normal(shape).astype("f") if floats else numpy.full(shape, 500, "int64")
     return {"forward": shortest(args.steps, lambda: session.run(None, feeds))}
@@ -84,8 +92,8 @@ def torch_step(args, kind):
         sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768,
         attention_head_dim=8, layers_per_block=2, down_block_types=attention[0], up_block_types=attention[1],
     )
-    x, text = torch.randn(1, 4, 64, 64), torch.randn(1, 77, 768)
-    t, target = torch.tensor([500]), torch.randn(1, 4, 64, 64)
+    x, text = torch.randn(args.batch, 4, 64, 64), torch.randn(args.batch, 77, 768)
+    t, target = torch.full((args.batch,), 500), torch.randn(args.batch, 4, 64, 64)
     if half:
         net, x, text, target = net.bfloat16(), x.bfloat16(), text.bfloat16(), target.bfloat16()
     masks = []
@@ -144,9 +152,11 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--trainable-params", default="5M")
     parser.add_argument("--threshold", type=float)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(__import__("os").sched_getaffinity(0)))
+    parser.add_argument("--ours", default=",".join(OURS))
     parser.add_argument("--peers", default="onnxruntime,lora,lora-bf16,full")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -160,7 +170,7 @@ def main():
         return
     best = {}
     for round_ in range(args.rounds):
-        for name in [*OURS, *args.peers.split(",")]:
+        for name in [*args.ours.split(","), *args.peers.split(",")]:
             if name in OURS:
                 result = ours(args, name)
             else:
@@ -172,10 +182,10 @@ def main():
                 held[key] = max(held[key], value) if key == "mib" else min(held[key], value)
     print(f"{'':14}{'forward s':>10}{'step s':>10}{'MiB':>8}  ours / theirs")
     for name, result in best.items():
-        own = best["sara-bf16" if "-bf16" in name else "sara"]
+        own = best.get("sara-bf16" if "-bf16" in name else "sara", result)
         cells = "".join(f"{result[k]:10.2f}" if k in result else f"{'':10}" for k in ("forward", "step"))
         ratios = [f"{k} {own[k] / result[k]:.2f}" for k in ("forward", "step") if k in result and own is not result]
-        if name == "onnxruntime":
+        if name == "onnxruntime" and own is not result:
             ratios.append(f"our step / its forward {own['step'] / result['forward']:.2f}")
         print(f"{name:14}{cells}{result['mib']:8.0f}  {', '.join(ratios)}")
 

@@ -2,7 +2,8 @@
 
 use super::Failure;
 use sara_runtime::Error;
-use sara_runtime::device::{cuda, nvrtc, nvrtc::Nvrtc};
+use sara_runtime::device::cuda;
+use sara_runtime::device::nvrtc::{self, Nvrtc, Target};
 use sara_runtime::oracle::{Oracle, fetch, find};
 use sara_runtime::wheel::Fetched;
 
@@ -37,11 +38,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     let devices = cuda::devices();
     // What training would look for.
-    let capability = devices.as_ref().ok().and_then(|(devices, _)| devices.first()).map(|d| d.capability);
-    if args.fetch_nvrtc && Nvrtc::open(capability).is_err() {
+    let target = devices
+        .as_ref()
+        .ok()
+        .and_then(|(devices, driver)| devices.first().map(|d| Target { capability: d.capability, driver: *driver }));
+    if args.fetch_nvrtc && Nvrtc::open(target).is_err() {
         report(&nvrtc::fetch().map_err(|e| Failure::from(Error::Device(e.to_string())))?);
     }
-    match Nvrtc::open(capability) {
+    match Nvrtc::open(target) {
         Ok(found) => say!("nvrtc        {}.{} ({})", found.version.0, found.version.1, found.place.display()),
         Err(error) => say!("nvrtc        {error}"),
     }

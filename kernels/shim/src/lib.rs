@@ -3,6 +3,9 @@
 //! For tests. Every access to memory is checked, and a seed chooses the order of blocks and threads; `shim.h` says what is
 //! found.
 
+mod driver;
+
+pub use driver::{Driver, driver};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,6 +1,6 @@
 //! A CUDA device, by the driver's own interface, which is loaded when it is first needed.
 
-use super::nvrtc::Nvrtc;
+use super::nvrtc::{Nvrtc, Target};
 use super::{Device, Launch, Order, Peaks, Source};
 use crate::error::{Error, Result};
 use crate::map::Map;
@@ -13,6 +13,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// The oldest compute capability that the kernels are compiled for.
 const OLDEST: (i32, i32) = (7, 5);
+/// The oldest CUDA version of a driver that has all functions that are called.
+const OLDEST_DRIVER: (i32, i32) = (11, 4);
 
 /// What is known of a device before it is used.
 #[derive(Clone, Debug)]
@@ -38,10 +40,33 @@ pub fn devices() -> Result<(Vec<Info>, (i32, i32))> {
         ));
     }
     let failed = |e: DriverError| Error::Device(format!("the CUDA driver does not work: {e}"));
-    result::init().map_err(failed)?;
     let mut version = 0;
     // SAFETY: points to an integer.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed)?;
+    let version = (version / 1000, version % 1000 / 10);
+    if version < OLDEST_DRIVER {
+        let ((major, minor), (least_major, least_minor)) = (version, OLDEST_DRIVER);
+        return Err(Error::Device(format!(
+            "the driver is for CUDA {major}.{minor}, and {least_major}.{least_minor} is needed; update NVIDIA's driver, or use --device cpu"
+        )));
+    }
+    use sys::CUresult as R;
+    match result::init() {
+        Err(DriverError(R::CUDA_ERROR_NO_DEVICE)) => return Ok((Vec::new(), version)),
+        Err(DriverError(R::CUDA_ERROR_STUB_LIBRARY)) => {
+            return Err(Error::Device(
+                "the CUDA driver that was found is a toolkit's stub, which programs are linked with; install NVIDIA's driver, take the stub out of LD_LIBRARY_PATH, or use --device cpu"
+                    .to_owned(),
+            ));
+        }
+        Err(DriverError(R::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH)) => {
+            return Err(Error::Device(
+                "the CUDA driver's library and its kernel module are of different versions; restart the machine after an update of the driver, or use --device cpu"
+                    .to_owned(),
+            ));
+        }
+        other => other.map_err(failed)?,
+    }
     let mut found = Vec::new();
     for ordinal in 0..result::device::get_count().map_err(failed)? {
         let device = result::device::get(ordinal).map_err(failed)?;
@@ -60,7 +85,7 @@ pub fn devices() -> Result<(Vec<Info>, (i32, i32))> {
             memory: unsafe { result::device::total_mem(device) }.map_err(failed)?,
         });
     }
-    Ok((found, (version / 1000, version % 1000 / 10)))
+    Ok((found, version))
 }
 
 /// A launch that is ready: its function, and its parameters each in whole words.
@@ -96,6 +121,7 @@ pub struct Cuda {
     pub fuses: bool,
     info: Info,
     precision: MatmulPrecision,
+    nvrtc: Nvrtc,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -120,11 +146,12 @@ impl Cuda {
     /// tensor cores for them, so there they are as exact as can be.
     #[expect(unsafe_code, reason = "calls the driver")]
     pub fn open(ordinal: usize, precision: MatmulPrecision) -> Result<Cuda> {
-        let (devices, _) = devices()?;
+        let (devices, driver) = devices()?;
         let count = devices.len();
         let Some(info) = devices.into_iter().nth(ordinal) else {
             return Err(Error::Device(match count {
-                0 => "there is no CUDA device on this machine; use --device cpu".to_owned(),
+                0 => "the CUDA driver finds no device on this machine (CUDA_VISIBLE_DEVICES may hide it); use --device cpu"
+                    .to_owned(),
                 _ => format!("there is no device cuda:{ordinal}; there are {count}, counted from 0"),
             }));
         };
@@ -135,6 +162,7 @@ impl Cuda {
                 info.name, OLDEST.0, OLDEST.1
             )));
         }
+        let nvrtc = Nvrtc::open(Some(Target { capability: info.capability, driver }))?;
         let precision = if info.capability < (8, 0) { MatmulPrecision::Highest } else { precision };
         let failed = |e: DriverError| Error::Device(format!("{} cannot be opened: {e}", info.name));
         let device = result::device::get(info.ordinal).map_err(failed)?;
@@ -146,6 +174,7 @@ impl Cuda {
         Ok(Cuda {
             fuses: true,
             precision,
+            nvrtc,
             device,
             context,
             stream: stream()?,
@@ -177,7 +206,7 @@ impl Cuda {
         if missing.is_empty() {
             return Ok(());
         }
-        let nvrtc = Nvrtc::open(Some(self.info.capability))?;
+        let nvrtc = &self.nvrtc;
         let (major, minor) = self.info.capability;
         let arch = format!("sm_{major}{minor}");
         let results = Mutex::new(Vec::new());

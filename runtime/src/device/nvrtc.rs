@@ -36,6 +36,15 @@ pub fn fetch() -> Result<Fetched, WheelError> {
 /// Names under which the system may know the library.
 const NAMES: &[&str] = &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 
+/// What code is to run on.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The compute capability of the device.
+    pub capability: (i32, i32),
+    /// The CUDA version of the driver.
+    pub driver: (i32, i32),
+}
+
 /// The library.
 pub struct Nvrtc {
     library: Library,
@@ -56,32 +65,35 @@ pub struct Compiled {
 type Program = *mut c_void;
 
 impl Nvrtc {
-    /// Finds and loads the library: below `CUDA_HOME` or `CUDA_PATH`, in the cache, or where the system looks. It must know devices of
-    /// this compute capability, if one is given.
-    pub fn open(capability: Option<(i32, i32)>) -> Result<Nvrtc> {
+    /// Finds and loads the library: below `CUDA_HOME` or `CUDA_PATH`, in the cache, or where the system looks. If a target is
+    /// given, it must know its device, and make what its driver loads, which is code of the same major version of CUDA or an older one.
+    pub fn open(target: Option<Target>) -> Result<Nvrtc> {
         let mut places = Vec::new();
         for home in ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(std::env::var_os) {
             places.extend(libraries(&Path::new(&home).join("lib64")));
         }
         places.extend(cache_dir().iter().flat_map(|dir| libraries(dir)));
         places.extend(NAMES.iter().map(PathBuf::from));
-        let mut older = None;
+        let mut refused = None;
         for found in places.iter().filter_map(|place| Nvrtc::load(place)) {
-            if capability.is_none_or(|(major, minor)| found.knows(10 * major + minor)) {
+            let Some(Target { capability: (major, minor), driver }) = target else { return Ok(found) };
+            let ((own_major, own_minor), place) = (found.version, found.place.display());
+            if own_major > driver.0 {
+                refused = Some(format!(
+                    "NVRTC {own_major}.{own_minor} ({place}) makes code for drivers of CUDA {own_major}, and the driver is for {}.{}; update NVIDIA's driver, set CUDA_HOME to a CUDA toolkit {}, or let `sara doctor --fetch-nvrtc` fetch NVRTC {PINNED_VERSION}",
+                    driver.0, driver.1, driver.0
+                ));
+            } else if !found.knows(10 * major + minor) {
+                refused = Some(format!(
+                    "NVRTC {own_major}.{own_minor} ({place}) knows no devices of compute capability {major}.{minor}; install a newer CUDA toolkit, or let `sara doctor --fetch-nvrtc` fetch NVRTC {PINNED_VERSION}"
+                ));
+            } else {
                 return Ok(found);
             }
-            older = Some(found);
         }
-        if let (Some(older), Some((major, minor))) = (older, capability) {
-            let ((old_major, old_minor), place) = (older.version, older.place.display());
-            return Err(Error::Device(format!(
-                "NVRTC {old_major}.{old_minor} ({place}) knows no devices of compute capability {major}.{minor}; install a newer CUDA toolkit, or let `sara doctor --fetch-nvrtc` fetch NVRTC {PINNED_VERSION}"
-            )));
-        }
-        Err(Error::Device(
-            "NVRTC, which compiles the CUDA kernels, is not here; set CUDA_HOME to a CUDA toolkit, install one (libnvrtc.so.12 or .13), or let `sara doctor --fetch-nvrtc` fetch it"
-                .to_owned(),
-        ))
+        Err(Error::Device(refused.unwrap_or_else(|| {
+            "NVRTC, which compiles the CUDA kernels, is not here; set CUDA_HOME to a CUDA toolkit, install one (libnvrtc.so.12 or .13), or let `sara doctor --fetch-nvrtc` fetch it".to_owned()
+        })))
     }
 
     /// As [`Nvrtc::open`]; if there is none, the pinned version is downloaded into the cache first.
