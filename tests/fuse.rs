@@ -540,7 +540,15 @@ fn training_takes_fewer_launches_whose_sources_compile_without_spills() {
         }
     }
     println!("{} sources", sources.len());
-    let work: Vec<_> = sources.values().flat_map(|source| ["sm_75", "sm_90"].map(|arch| (source, arch))).collect();
+    // Many together are compiled sooner than each by itself.
+    let texts: Vec<&str> = sources.values().filter_map(Source::text).collect();
+    let parts: Vec<Source> = texts
+        .chunks(16)
+        .enumerate()
+        .map(|(i, texts)| Source::Fused { name: format!("part_{i}").into(), text: texts.concat().into() })
+        .collect();
+    let archs = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"];
+    let work: Vec<_> = parts.iter().flat_map(|source| archs.map(|arch| (source, arch))).collect();
     let next = AtomicUsize::new(0);
     let compile = || {
         while let Some((source, arch)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -8,8 +8,8 @@ use sara_runtime::{Error, Result};
 use sara_shim::{Entries, Mode, Region};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The device on which the CUDA kernels are tested: that which `SARA_TEST_DEVICE` names, such as `cuda:0`, or else one of fibers,
 /// whose order the seed chooses. Its products in single precision are as `SARA_TEST_PRECISION` says: highest, high or tf32.
@@ -27,7 +27,11 @@ fn make(seed: u64, apart: bool) -> Box<dyn Device> {
         None => Box::new(Shim { apart, ..Shim::new(seed) }),
         Some(ordinal) => {
             let ordinal = ordinal.trim_start_matches(':').parse().unwrap_or(0);
-            let mut cuda = Cuda::open(ordinal, precision()).unwrap_or_else(|e| panic!("{e}"));
+            let open = || Cuda::open(ordinal, precision()).unwrap_or_else(|e| panic!("{e}"));
+            // A device's context is made anew once nobody has it.
+            static KEPT: OnceLock<Cuda> = OnceLock::new();
+            KEPT.get_or_init(open);
+            let mut cuda = open();
             cuda.fuses = !apart;
             Box::new(cuda)
         }

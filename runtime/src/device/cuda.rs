@@ -100,6 +100,16 @@ enum Prepared {
     Stage { map: usize, range: Range<usize>, to: u64 },
 }
 
+impl Prepared {
+    /// The map that it copies from, and the bytes.
+    fn stage(&self) -> Option<(usize, &Range<usize>)> {
+        match self {
+            Prepared::Stage { map, range, .. } => Some((*map, range)),
+            Prepared::Launch(_) => None,
+        }
+    }
+}
+
 /// A program, and of parts that were run before, by first and last order, the graphs; none if a part ran only once.
 #[derive(Default)]
 struct Program {
@@ -294,7 +304,8 @@ impl Cuda {
         mut before: impl FnMut() -> Result<()>,
     ) -> Result<()> {
         let mut open: Vec<&Slot> = Vec::new();
-        for order in &self.programs[program].orders[orders] {
+        let orders = &self.programs[program].orders[orders];
+        for (i, order) in orders.iter().enumerate() {
             before()?;
             match order {
                 Prepared::Launch(ready) => {
@@ -307,6 +318,9 @@ impl Cuda {
                 }
                 Prepared::Stage { map, range, to } => {
                     let slot = &self.slots[to];
+                    if let Some((map, range)) = orders[i + 1..].iter().find_map(Prepared::stage) {
+                        maps[map].1.will_need(range);
+                    }
                     self.stage(slot, &maps[*map].1.as_ref()[range.clone()], *to)?;
                     maps[*map].1.give_back(range);
                     open.push(slot);
