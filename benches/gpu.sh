@@ -32,7 +32,7 @@ for line in sys.stdin:
         mkdir -p $gpu/unet
         cp "$1" $gpu/unet/model.onnx
         data=("$(dirname "$1")"/*_data)
-        [ ${#data[@]} -eq 1 ] || { echo "one file of weights is expected beside $1" >&2 && exit 1; }
+        [ ${#data[@]} -eq 1 ] && [ -e "${data[0]}" ] || { echo "one file of weights is expected beside $1" >&2 && exit 1; }
         echo "$(basename "${data[0]}") $(stat -c %s "${data[0]}")" > $gpu/unet/size
     fi
     du -sh $gpu

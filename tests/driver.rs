@@ -41,6 +41,7 @@ impl Place {
             .current_dir(self.folder.path())
             .env("LD_LIBRARY_PATH", &self.driver.libraries)
             .env("CUDA_HOME", &self.driver.toolkit)
+            .env_remove("CUDA_PATH")
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env("ORT_DYLIB_PATH", &self.oracle)
             .envs(devices.iter().copied())

@@ -234,7 +234,8 @@ int cuInit(unsigned) {
 
 int cuDriverGetVersion(int* version) {
     *version = int(setting("SHIM_DRIVER", 12040));
-    return OK;
+    // A stub answers so to everything.
+    return setting("SHIM_INIT", OK) == 34 ? 34 : int(OK);
 }
 
 int cuGetErrorName(int error, const char** text) {

@@ -34,7 +34,7 @@ bool compile(Program& p) {
     if (!mkdtemp(folder)) return false;
     std::string text = std::string(folder) + "/source.cu", made = std::string(folder) + "/made.so";
     std::ofstream(text) << p.source;
-    bool done = std::system(("sh " + script + " " + text + " " + made + " 2> " + folder + "/log").c_str()) == 0;
+    bool done = std::system(("sh '" + script + "' " + text + " " + made + " 2> " + folder + "/log").c_str()) == 0;
     p.log = contents(std::string(folder) + "/log");
     if (done) {
         std::string library = contents(made);

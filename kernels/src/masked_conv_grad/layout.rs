@@ -62,10 +62,10 @@ impl Layout {
         let in_place = slabs == 1 && width.is_multiple_of(LANES);
         let images = if in_place || slabs < depth { 1 } else { (BAND / (depth * height * width)).clamp(1, g.n.max(1)) };
         let band = [slabs, lines, columns];
+        let reach: [usize; 3] =
+            std::array::from_fn(|d| (g.kernel[d].max(1) - 1) * g.dilations[d] / g.strides[d].max(1));
         let at = |shared: bool| {
-            let reach: [usize; 3] = std::array::from_fn(|d| {
-                if shared { (g.kernel[d].max(1) - 1) * g.dilations[d] / g.strides[d].max(1) } else { 0 }
-            });
+            let reach: [usize; 3] = if shared { reach } else { [0; 3] };
             let phases =
                 std::array::from_fn(|d| if shared { g.kernel[d].min(geometry::tap_period(g, d)) } else { g.kernel[d] });
             let extent: [usize; 3] = std::array::from_fn(|d| band[d] + reach[d]);
@@ -74,11 +74,13 @@ impl Layout {
             let used = plane.saturating_sub(missing);
             let run = used.next_multiple_of(LANES);
             let planes = if shared { phases.iter().product() } else { 1 };
-            let unit = plane * planes + run - used;
+            let unit = plane.saturating_mul(planes).saturating_add(run - used);
             Layout { images, band, extent, phases, shared, plane, unit, run, in_place }
         };
-        let shared = at(true);
-        if g.taps() <= COLUMNS && shared.unit * size_of::<f64>() <= UNIT { shared } else { at(false) }
+        // Products of longer reaches may be no numbers.
+        let most = UNIT / size_of::<f64>();
+        let near = g.taps() <= COLUMNS && reach.iter().all(|r| *r <= most);
+        near.then(|| at(true)).filter(|shared| shared.unit <= most).unwrap_or_else(|| at(false))
     }
 
     /// Neighbouring columns whose planes lie together.

@@ -39,7 +39,14 @@ pub fn devices() -> Result<(Vec<Info>, (i32, i32))> {
                 .to_owned(),
         ));
     }
-    let failed = |e: DriverError| Error::Device(format!("the CUDA driver does not work: {e}"));
+    use sys::CUresult as R;
+    let failed = |e: DriverError| {
+        Error::Device(match e.0 {
+            R::CUDA_ERROR_STUB_LIBRARY => "the CUDA driver that was found is a toolkit's stub, which programs are linked with; install NVIDIA's driver, take the stub out of LD_LIBRARY_PATH, or use --device cpu".to_owned(),
+            R::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => "the CUDA driver's library and its kernel module are of different versions; restart the machine after an update of the driver, or use --device cpu".to_owned(),
+            _ => format!("the CUDA driver does not work: {e}"),
+        })
+    };
     let mut version = 0;
     // SAFETY: points to an integer.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed)?;
@@ -50,21 +57,8 @@ pub fn devices() -> Result<(Vec<Info>, (i32, i32))> {
             "the driver is for CUDA {major}.{minor}, and {least_major}.{least_minor} is needed; update NVIDIA's driver, or use --device cpu"
         )));
     }
-    use sys::CUresult as R;
     match result::init() {
         Err(DriverError(R::CUDA_ERROR_NO_DEVICE)) => return Ok((Vec::new(), version)),
-        Err(DriverError(R::CUDA_ERROR_STUB_LIBRARY)) => {
-            return Err(Error::Device(
-                "the CUDA driver that was found is a toolkit's stub, which programs are linked with; install NVIDIA's driver, take the stub out of LD_LIBRARY_PATH, or use --device cpu"
-                    .to_owned(),
-            ));
-        }
-        Err(DriverError(R::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH)) => {
-            return Err(Error::Device(
-                "the CUDA driver's library and its kernel module are of different versions; restart the machine after an update of the driver, or use --device cpu"
-                    .to_owned(),
-            ));
-        }
         other => other.map_err(failed)?,
     }
     let mut found = Vec::new();
