@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 /// A folder with a copy of a small transformer, a case of its inputs and batches to train it on.
 struct Place {
     folder: tempfile::TempDir,
-    driver: sara_shim::Driver,
+    driver: PathBuf,
     oracle: PathBuf,
 }
 
@@ -39,8 +39,8 @@ impl Place {
     fn sara(&self, devices: &[(&str, &str)], args: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_sara"))
             .current_dir(self.folder.path())
-            .env("LD_LIBRARY_PATH", &self.driver.libraries)
-            .env("CUDA_HOME", &self.driver.toolkit)
+            .env("LD_LIBRARY_PATH", &self.driver)
+            .env("CUDA_HOME", &self.driver)
             .env_remove("CUDA_PATH")
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env("ORT_DYLIB_PATH", &self.oracle)

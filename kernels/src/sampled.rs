@@ -21,14 +21,12 @@ const PLACES: usize = 1 << 17;
 const PANEL: usize = 768 << 10;
 /// Places of a row for which a run of the left operand is worth bringing near.
 const USES: usize = 16;
-/// Bytes that a run of the left operand may be copied into.
-const LEFT: usize = 256 << 10;
 /// Bytes that runs of the right operand may be copied into.
 const RIGHT: usize = 2 << 20;
-/// Bytes of runs that are copied together at most.
-pub(crate) const UNIT: usize = LEFT;
+/// Bytes of runs that are copied together at most: a piece of a row's run, or of the runs of neighbouring columns.
+pub(crate) const UNIT: usize = 256 << 10;
 const _: () = assert!(
-    2 * ROWS * size_of::<u32>() + (COLUMNS + PLACES) * size_of::<usize>() + LEFT + RIGHT <= SCRATCH_BYTES
+    2 * ROWS * size_of::<u32>() + (COLUMNS + PLACES) * size_of::<usize>() + UNIT + RIGHT <= SCRATCH_BYTES
         && 2 * UNIT <= RIGHT
         && COLUMNS <= PLACES
 );
@@ -215,15 +213,15 @@ impl<T: Real, O: Operands<T>> Sampled<'_, T, O> {
             height = height.min((RIGHT / (width * bytes) - 1) * group);
         }
         let down = rows.div_ceil(height);
-        pool.run(across * down, |task, bytes| {
+        pool.run(across * down, |task, memory| {
             let (part, first) = (task / down, task % down * height);
             let columns = part * width * unit..cols.min((part + 1) * width * unit);
             let rows = first..rows.min(first + height);
             let groups = rows.start / group..(rows.end - 1) / group + 1;
-            let (ends, bytes) = bytes.split_at_mut(2 * ROWS * size_of::<u32>());
-            let (starts, bytes) = bytes.split_at_mut(COLUMNS * size_of::<usize>());
-            let (offsets, bytes) = bytes.split_at_mut(PLACES * size_of::<usize>());
-            let (left, right) = bytes.split_at_mut(LEFT);
+            let (ends, memory) = memory.split_at_mut(2 * ROWS * size_of::<u32>());
+            let (starts, memory) = memory.split_at_mut(COLUMNS * size_of::<usize>());
+            let (offsets, memory) = memory.split_at_mut(PLACES * size_of::<usize>());
+            let (left, right) = memory.split_at_mut(UNIT);
             let ends = &mut bytemuck::cast_slice_mut(ends)[..2 * rows.len()];
             let starts: &mut [usize] = &mut bytemuck::cast_slice_mut(starts)[..columns.len()];
             let offsets: &mut [usize] = bytemuck::cast_slice_mut(offsets);
@@ -346,6 +344,7 @@ impl<T: Real, O: Operands<T>> Job for Piece<'_, '_, T, O> {
                 continue;
             }
             let left = of.operands.left(piece, row, room);
+            // Its first products also bring the next row's run near; later ones ask for what is there.
             let mut ahead = of.operands.source(piece, row + 1).as_ptr();
             let (here, rest) = offsets.split_at(count);
             offsets = rest;

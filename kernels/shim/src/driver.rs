@@ -10,17 +10,9 @@ use std::sync::{Mutex, PoisonError};
 const CUDA: &str = include_str!("../driver/cuda.cpp");
 const NVRTC: &str = include_str!("../driver/nvrtc.cpp");
 
-/// Where the libraries are.
-#[derive(Clone, Debug)]
-pub struct Driver {
-    /// The folder of `libcuda.so`, for `LD_LIBRARY_PATH`. `driver/cuda.cpp` says which variables describe its devices.
-    pub libraries: PathBuf,
-    /// A toolkit whose `lib64` has NVRTC, for `CUDA_HOME`.
-    pub toolkit: PathBuf,
-}
-
-/// Compiles both, unless that was done before.
-pub fn driver() -> Result<Driver, String> {
+/// Compiles both, unless that was done before, and returns their folder: that of `libcuda.so`, for `LD_LIBRARY_PATH`, and a toolkit whose
+/// `lib64` has NVRTC, for `CUDA_HOME`. `driver/cuda.cpp` says which variables describe its devices.
+pub fn driver() -> Result<PathBuf, String> {
     static BUILDING: Mutex<()> = Mutex::new(());
     let _one = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let out = Path::new(env!("OUT_DIR"));
@@ -38,7 +30,7 @@ pub fn driver() -> Result<Driver, String> {
             return Err(format!("`{}` cannot be made: {e}", place.display()));
         }
     }
-    Ok(Driver { libraries: place.clone(), toolkit: place })
+    Ok(place)
 }
 
 fn build(out: &Path, place: &Path) -> io::Result<()> {

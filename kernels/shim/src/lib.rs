@@ -5,7 +5,7 @@
 
 mod driver;
 
-pub use driver::{Driver, driver};
+pub use driver::driver;
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -20,7 +20,7 @@ pub(super) struct Layout {
     pub(super) band: [usize; 3],
     /// Extents of a plane for one image.
     pub(super) extent: [usize; 3],
-    /// Planes in each dimension.
+    /// Planes that lie together, in each dimension.
     pub(super) phases: [usize; 3],
     /// Whether a plane is read by several taps.
     pub(super) shared: bool,
@@ -66,15 +66,14 @@ impl Layout {
             std::array::from_fn(|d| (g.kernel[d].max(1) - 1) * g.dilations[d] / g.strides[d].max(1));
         let at = |shared: bool| {
             let reach: [usize; 3] = if shared { reach } else { [0; 3] };
-            let phases =
-                std::array::from_fn(|d| if shared { g.kernel[d].min(geometry::tap_period(g, d)) } else { g.kernel[d] });
+            let phases: [usize; 3] =
+                std::array::from_fn(|d| if shared { g.kernel[d].min(geometry::tap_period(g, d)) } else { 1 });
             let extent: [usize; 3] = std::array::from_fn(|d| band[d] + reach[d]);
             let plane = images * extent.iter().product::<usize>();
             let missing: usize = (0..3).map(|d| reach[d] * extent[d + 1..].iter().product::<usize>()).sum();
             let used = plane.saturating_sub(missing);
             let run = used.next_multiple_of(LANES);
-            let planes = if shared { phases.iter().product() } else { 1 };
-            let unit = plane.saturating_mul(planes).saturating_add(run - used);
+            let unit = plane.saturating_mul(phases.iter().product()).saturating_add(run - used);
             Layout { images, band, extent, phases, shared, plane, unit, run, in_place }
         };
         // Products of longer reaches may be no numbers.
