@@ -182,6 +182,12 @@ mod tests {
             along(2, [1, 1, 90_000], 3, 40_000),
             along(2, [1, 1, 90_017], 3, 40_000),
             along(1, [1, 2100, 32], 3, 1000),
+            // Planes that taps shared would have no number of elements.
+            Geometry {
+                dilations: [1, (1 << 31) - 4, (1 << 31) - 4],
+                pads: [0, (1 << 31) - 4, (1 << 31) - 4],
+                ..square(1, 2, 3, 8, 3, 1)
+            },
             Geometry { n: 3, ..along(2, [1, 1, 90_007], 2, 90_000) },
             Geometry { groups: 2, ci: 4, co: 6, n: 2, ..along(2, [1, 1, 90_007], 2, 90_000) },
         ] {
