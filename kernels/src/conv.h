@@ -17,113 +17,134 @@ struct Geometry {
     }
 };
 
-// Where an element of an image lies: of its channels the first element, and its place.
+// Where an element of an image lies, counted or as an address, and its place in the last D dimensions. What finds an element is a sum of
+// two points, of which only the places tell whether it is inside.
+template <class At, int D>
 struct Point {
-    i64 at;
-    int place[3];
+    At at;
+    int place[D];
 };
 
-// The point that the flat place i of an image has.
-DEVICE Point point(i64 i, const i64 (&extents)[3], i64 at) {
-    Point p;
-    p.at = at;
-    for (int d = 2; d >= 0; d--) {
-        p.place[d] = int(rest(i, extents[d]));
-        i = over(i, extents[d]);
+// The place of the flat index i among the last D of `extents`.
+template <int D>
+DEVICE void place_at(i64 i, const i64 (&extents)[3], int (&place)[D]) {
+    for (int d = D - 1; d >= 0; d--) {
+        place[d] = int(rest(i, extents[3 - D + d]));
+        i = over(i, extents[3 - D + d]);
     }
-    return p;
+}
+// The flat index of a place.
+template <int D>
+DEVICE i64 index_of(const int (&place)[D], const i64 (&extents)[3]) {
+    i64 index = 0;
+    for (int d = 0; d < D; d++) index = index * extents[3 - D + d] + place[d];
+    return index;
+}
+// Whether the sum of two points is inside.
+template <class At, int D>
+DEVICE bool inside(const Point<At, D>& line, const Point<i64, D>& term, const i64 (&extents)[3]) {
+    bool all = true;
+    UNROLL
+    for (int d = 0; d < D; d++) all &= u32(line.place[d] + term.place[d]) < u32(extents[3 - D + d]);
+    return all;
 }
 
 // Elements of the input that output elements read: a line is an output element of an image, a term a channel of the group and a
-// tap.
-template <class S>
+// tap. Dimensions before the last D have one element and one tap.
+template <class S, int D>
 struct Sources {
     const Geometry& g;
     const S* x;
     i64 group;
 
-    using Line = Point;
-    using Term = Point;
+    using Element = S;
+    using Line = Point<const S*, D>;
+    using Term = Point<i64, D>;
+    static constexpr Way WAY = BY_LINES;
+    static constexpr bool FLAT = false;
+    DEVICE bool runs() const {
+        return false;
+    }
     DEVICE Line line(i64 i) const {
-        i64 points = g.outputs();
-        Point p = point(rest(i, points), g.output, (over(i, points) * g.ci + group * over(g.ci, g.groups)) * g.inputs());
-        for (int d = 0; d < 3; d++) p.place[d] = int(p.place[d] * g.strides[d] - g.pads[d]);
+        i64 points = g.outputs(), image = over(i, points) * g.ci + group * over(g.ci, g.groups);
+        Line p;
+        place_at(rest(i, points), g.output, p.place);
+        for (int d = 0; d < D; d++) p.place[d] = int(p.place[d] * g.strides[3 - D + d] - g.pads[3 - D + d]);
+        p.at = x + (image * g.inputs() + index_of(p.place, g.input));
         return p;
     }
     DEVICE Term term(i64 k) const {
-        Point p = point(rest(k, g.taps()), g.kernel, over(k, g.taps()) * g.inputs());
-        for (int d = 0; d < 3; d++) p.place[d] *= int(g.dilations[d]);
+        Term p;
+        place_at(rest(k, g.taps()), g.kernel, p.place);
+        for (int d = 0; d < D; d++) p.place[d] *= int(g.dilations[3 - D + d]);
+        p.at = over(k, g.taps()) * g.inputs() + index_of(p.place, g.input);
         return p;
     }
-    DEVICE auto load(const Line& line, const Term& term) const {
-        i64 at = 0;
-        bool inside = true;
-        UNROLL
-        for (int d = 0; d < 3; d++) {
-            int i = line.place[d] + term.place[d];
-            inside = inside && u32(i) < u32(g.input[d]);
-            at = at * g.input[d] + i;
-        }
-        decltype(wide(*x)) zero = 0;
-        return inside ? wide(x[line.at + term.at + at]) : zero;
+    DEVICE const S* place(const Line& line, const Term& term, bool& there) const {
+        there &= inside(line, term, g.input);
+        return line.at + term.at;
     }
 };
 
 // Elements of the output that read input elements: a line is an input element of an image, a term a channel of the group and a
-// tap.
-template <class S>
+// tap. With D = 2 all strides are one; with D = 3 lines and terms have only what lies before, and places count elements of the input.
+template <class S, int D>
 struct Targets {
     const Geometry& g;
     const S* dy;
     i64 group;
 
-    using Line = Point;
-    using Term = Point;
+    using Element = S;
+    using Line = Point<const S*, D>;
+    using Term = Point<i64, D>;
+    static constexpr Way WAY = BY_LINES;
+    static constexpr bool FLAT = false, STRIDED = D == 3;
+    DEVICE bool runs() const {
+        return false;
+    }
     DEVICE Line line(i64 i) const {
-        i64 elements = g.inputs();
-        Point p = point(rest(i, elements), g.input, (over(i, elements) * g.co + group * over(g.co, g.groups)) * g.outputs());
-        for (int d = 0; d < 3; d++) p.place[d] += int(g.pads[d]);
+        i64 elements = g.inputs(), image = over(i, elements) * g.co + group * over(g.co, g.groups);
+        Line p;
+        place_at(rest(i, elements), g.input, p.place);
+        for (int d = 0; d < D; d++) p.place[d] += int(g.pads[3 - D + d]);
+        p.at = dy + (image * g.outputs() + (STRIDED ? 0 : index_of(p.place, g.output)));
         return p;
     }
     DEVICE Term term(i64 k) const {
-        Point p = point(rest(k, g.taps()), g.kernel, over(k, g.taps()) * g.outputs());
-        for (int d = 0; d < 3; d++) p.place[d] *= int(g.dilations[d]);
+        Term p;
+        place_at(rest(k, g.taps()), g.kernel, p.place);
+        for (int d = 0; d < D; d++) p.place[d] *= -int(g.dilations[3 - D + d]);
+        p.at = over(k, g.taps()) * g.outputs() + (STRIDED ? 0 : index_of(p.place, g.output));
         return p;
     }
-    DEVICE auto load(const Line& line, const Term& term) const {
-        i64 at = 0;
-        bool inside = true;
-        UNROLL
-        for (int d = 0; d < 3; d++) {
-            int o = line.place[d] - term.place[d], stride = int(g.strides[d]);
-            if (stride != 1) {
-                inside = inside && o % stride == 0;
-                o = o < 0 ? o : o / stride;
-            }
-            inside = inside && u32(o) < u32(g.output[d]);
-            at = at * g.output[d] + o;
+    DEVICE const S* place(const Line& line, const Term& term, bool& there) const {
+        if constexpr (!STRIDED) {
+            there &= inside(line, term, g.output);
+            return line.at + term.at;
         }
-        decltype(wide(*dy)) zero = 0;
-        return inside ? wide(dy[line.at + term.at + at]) : zero;
+        int output[D];
+        for (int d = 0; d < D; d++) {
+            const int input = line.place[d] + term.place[d];
+            output[d] = int(over(input, g.strides[d]));
+            there &= input >= 0 && rest(input, g.strides[d]) == 0 && output[d] < g.output[d];
+        }
+        return line.at + (term.at + index_of(output, g.output));
     }
 };
 
 // Elements of an image's channels: a line is a channel of the group, a term an element of an image.
 template <class S>
-struct Channels {
-    const S* at;
+struct Channels : Flat<S> {
     i64 channels, first, elements;
 
-    using Line = i64;
-    using Term = i64;
-    DEVICE Line line(i64 i) const {
-        return (first + i) * elements;
+    DEVICE bool runs() const {
+        return this->aligned(elements) && elements % 8 == 0;
     }
-    DEVICE Term term(i64 k) const {
-        return over(k, elements) * channels * elements + rest(k, elements);
+    DEVICE const S* line(i64 i) const {
+        return this->at + (first + i) * elements;
     }
-    DEVICE auto load(Line line, Term term) const {
-        return wide(at[line + term]);
+    DEVICE int term(i64 k) const {
+        return int(over(k, elements) * channels * elements + rest(k, elements));
     }
 };
 
@@ -132,16 +153,22 @@ template <class O>
 struct Turned {
     O of;
 
+    using Element = typename O::Element;
     using Line = typename O::Term;
     using Term = typename O::Line;
+    static constexpr Way WAY = BY_TERMS;
+    static constexpr bool FLAT = false;
+    DEVICE bool runs() const {
+        return false;
+    }
     DEVICE Line line(i64 i) const {
         return of.term(i);
     }
     DEVICE Term term(i64 k) const {
         return of.line(k);
     }
-    DEVICE auto load(const Line& line, const Term& term) const {
-        return of.load(term, line);
+    DEVICE const Element* place(const Line& line, const Term& term, bool& there) const {
+        return of.place(term, line, there);
     }
 };
 
@@ -153,11 +180,11 @@ DEVICE void put_output(const Geometry& g, const T* bias, i64 group, i64 o, i64 j
 }
 
 // Convolution as a product: output channels of a group by output elements of all images, over input channels and taps.
-template <Precision P, class X, class S, class T, class F>
+template <Precision P, int D, class X, class S, class T, class F>
 DEVICE void convolve(const Geometry& g, const X* x, const S* w, const T* bias, const Split<T>& split, F put) {
     i64 co = over(g.co, g.groups), terms = over(g.ci, g.groups) * g.taps(), group = blockIdx.z;
-    Plain<S> left{w + group * co * terms, terms, 1};
-    product<T, P>(group, co, g.n * g.outputs(), terms, false, true, left, Sources<X>{g, x, group}, split, g.groups,
+    Plain<S> left{{w + group * co * terms}, terms, 1};
+    product<T, P>(group, co, g.n * g.outputs(), terms, false, true, left, Sources<X, D>{g, x, group}, split, g.groups,
                   [&](i64 o, i64 j, T sum) { put_output(g, bias, group, o, j, sum, put); });
 }
 

@@ -20,9 +20,11 @@ pub const SHARED: &[(&str, &str)] = &[
     ("half.h", include_str!("half.h")),
     ("masked.h", include_str!("masked.h")),
     ("norm.h", include_str!("norm.h")),
+    ("operand.h", include_str!("operand.h")),
     ("pair.h", include_str!("pair.h")),
     ("product.h", include_str!("product.h")),
     ("sums.h", include_str!("sums.h")),
+    ("tensor.h", include_str!("tensor.h")),
 ];
 
 /// The CUDA form of a kernel.

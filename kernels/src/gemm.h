@@ -13,8 +13,8 @@ DEVICE void multiply(const Space<3>& batch, const Strides& s, const A* a, const 
                      const Split<T>& split, F put) {
     i64 at[3], index = first + blockIdx.z;
     batch.at(index, at);
-    Plain<A> left{a + at[0], s.a[0], s.a[1]};
-    Plain<B> right{b + at[1], s.b[1], s.b[0]};
+    Plain<A> left{{a + at[0]}, s.a[0], s.a[1]};
+    Plain<B> right{{b + at[1]}, s.b[1], s.b[0]};
     product<T, P>(index, m, n, k, s.a[0] == 1, s.b[1] == 1, left, right, split, count,
                   [&](i64 i, i64 j, T sum) { put(at[2] + i * s.c[0] + j * s.c[1], j, sum); });
 }

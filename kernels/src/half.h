@@ -201,3 +201,23 @@ DEVICE void multiply_add(f32 (&sum)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 #endif
 #endif
 }
+
+// 16 bytes, which are loaded and stored at once.
+struct alignas(16) Quad {
+    u32 of[4];
+};
+
+// Four matrices of eight rows, each of a quad in shared memory, which lanes name, eight for each matrix. Of each matrix a lane gets word
+// lane % 4 of row lane / 4 (ldmatrix).
+DEVICE void load_matrices(u32 (&to)[4], const Quad& row) {
+#ifdef __CUDACC_RTC__
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(u32(__cvta_generic_to_shared(&row))));
+#else
+    const Quad *own = &row, *rows[WARP];
+    FROM_ALL_LANES(own, rows);
+    const int lane = thread_id() % WARP;
+    for (int m = 0; m < 4; m++) to[m] = rows[m * 8 + lane / 4]->of[lane % 4];
+#endif
+}

@@ -21,13 +21,18 @@ DEVICE void sample_places(const u32* idx, i64 count, i64 cols, i64 terms, T* dp,
     auto row = a.line(over(idx[place], cols));
     auto column = b.line(rest(idx[place], cols));
     T sum = T(0);
-    for (i64 k = thread_id() % WARP; k < terms; k += WARP) sum = fma(a.load(row, a.term(k)), b.load(column, b.term(k)), sum);
+    for (i64 k = thread_id() % WARP; k < terms; k += WARP) {
+        bool left = true, right = true;
+        const auto* x = a.place(row, a.term(k), left);
+        const auto* y = b.place(column, b.term(k), right);
+        sum = fma(T(load_if(left, x)), T(load_if(right, y)), sum);
+    }
     sum = warp_join(sum, Add());
     if (thread_id() % WARP == 0) dp[place] = sum;
 }
 
 // Rows of a tile that are kept at once while places are taken from them.
-constexpr int BAND = 32;
+constexpr int BAND = 16;
 template <class T>
 struct Band {
     T of[BAND][TILE<T> + 1];

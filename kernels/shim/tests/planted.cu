@@ -112,26 +112,38 @@ KERNEL(64, planted_products, const f32* x, f32* y) {
     bool halves = products_agree<false>(x), singles = products_agree<true>(x);
     y[thread_id()] = halves && singles;
 }
-// The numbers of x without their signs, again and again.
+// The numbers of x again and again.
 struct Cycle {
     const f32* x;
     i64 step;
 
-    using Line = i64;
-    using Term = i64;
+    using Element = f32;
+    using Line = int;
+    using Term = int;
+    static constexpr Way WAY = BY_TERMS;
+    static constexpr bool FLAT = false;
+    DEVICE bool runs() const {
+        return false;
+    }
     DEVICE Line line(i64 i) const {
-        return i;
+        return int(i);
     }
     DEVICE Term term(i64 k) const {
-        return k * step % 64;
+        return int(k * step % 64);
     }
-    DEVICE f32 load(Line, Term term) const {
-        return fabs(x[term]);
+    DEVICE const f32* place(Line, Term term, bool&) const {
+        return x + term;
     }
 };
-// A product of many terms of two bfloat16 each.
+// A product of many positive terms of two bfloat16 each.
 KERNEL(THREADS, planted_long_product, const f32* x, f32* y) {
-    auto sums = product_tile<f32, SPLIT>(0, 0, 1, 1, 0, 8192, false, false, Cycle{x, 1}, Cycle{x, 7});
+    struct Positive {
+        f32 of[64];
+    };
+    SHARED(Positive, positive);
+    if (thread_id() < 64) positive.of[thread_id()] = fabs(x[thread_id()]);
+    __syncthreads();
+    auto sums = product_tile<f32, SPLIT>(0, 0, 1, 1, 0, 8192, false, false, Cycle{positive.of, 1}, Cycle{positive.of, 7});
     sums.each([&](int row, int column, f32 sum) {
         if (row == 0 && column == 0) y[0] = sum;
     });

@@ -11,12 +11,17 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let dims = [g.co_group(), g.n * g.output_len(), g.ci_group() * g.taps()];
     let split = w.split(dims, g.groups, t.dtype("y"));
     let params = vec![g.param(), t.at("x"), t.at("w"), t.at("bias"), t.at("y"), split.param()];
-    let entry = format!("conv_{}_{}{}", t.kind("w"), t.kind("x"), t.products(["w", "x"]));
+    let entry = format!("conv_{}{}_{}{}", volume(&g), t.kind("w"), t.kind("x"), t.products(["w", "x"]));
     w.tiles(entry, &split, g.groups, params);
     if let Some(parts) = split.parts() {
         let params = vec![g.param(), parts, t.at("bias"), t.at("y"), Param::long(split.shares())];
         w.each(format!("conv_join_{}", t.kind("y")), t.len("y"), params);
     }
+}
+
+/// What the names of entry points have if the first of three dimensions counts.
+pub(crate) fn volume(g: &Geometry) -> &'static str {
+    if g.input[0] * g.output[0] * g.kernel[0] == 1 && g.pads[0] == 0 { "" } else { "volume_" }
 }
 
 pub(crate) fn head(t: &Task<'_>, w: &Work) -> Option<Head> {
@@ -25,6 +30,10 @@ pub(crate) fn head(t: &Task<'_>, w: &Work) -> Option<Head> {
         t.head("y", "conv.h", parameters, "convolve_join(g, parts, bias, shares, put)")
     } else {
         let parameters = "Geometry g, const B* x, const A* w, const T* bias, Split<T> split";
-        t.head("y", "conv.h", parameters, "convolve<P>(g, x, w, bias, split, put)").product(t, ["w", "x"])
+        let call = format!(
+            "convolve<P, {}>(g, x, w, bias, split, put)",
+            if volume(&Geometry::of(t)).is_empty() { 2 } else { 3 }
+        );
+        t.head("y", "conv.h", parameters, &call).product(t, ["w", "x"])
     })
 }

@@ -4,7 +4,11 @@
 #define CONVOLVE(S, X, T, name, P, BLOCKS)                                                                            \
     KERNEL_OF(THREADS, BLOCKS, conv_##name, Geometry g, const X* x,                                                   \
               const S* w, const T* bias, T* y, Split<T> split) {                                                      \
-        convolve<P>(g, x, w, bias, split, [=](i64 i, T v) { y[i] = v; });                                             \
+        convolve<P, 2>(g, x, w, bias, split, [=](i64 i, T v) { y[i] = v; });                                          \
+    }                                                                                                                 \
+    KERNEL_OF(THREADS, BLOCKS, conv_volume_##name, Geometry g, const X* x,                                            \
+              const S* w, const T* bias, T* y, Split<T> split) {                                                      \
+        convolve<P, 3>(g, x, w, bias, split, [=](i64 i, T v) { y[i] = v; });                                          \
     }
 FOR_CONVOLUTIONS(CONVOLVE)
 

@@ -1,6 +1,7 @@
 //! The gradient of a convolution's input on a GPU: a block for each tile of input channels and input elements.
 
 use crate::conv::Geometry;
+use crate::conv::cuda::volume;
 use crate::cuda::{Cuda, Param, Task, Work};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
@@ -10,7 +11,9 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let dims = [g.ci_group(), g.n * g.input_len(), g.co_group() * g.taps()];
     let split = w.split(dims, g.groups, t.dtype("dx"));
     let params = vec![g.param(), t.at("dy"), t.at("w"), t.at("dx"), split.param()];
-    let entry = format!("conv_grad_input_{}_{}{}", t.kind("w"), t.kind("dy"), t.products(["w", "dy"]));
+    // The simpler form is for strides of one.
+    let volume = if g.strides == [1; 3] { volume(&g) } else { "volume_" };
+    let entry = format!("conv_grad_input_{volume}{}_{}{}", t.kind("w"), t.kind("dy"), t.products(["w", "dy"]));
     w.tiles(entry, &split, g.groups, params);
     if let Some(parts) = split.parts() {
         let params = vec![g.param(), parts, t.at("dx"), Param::long(split.shares())];

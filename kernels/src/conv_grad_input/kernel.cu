@@ -4,20 +4,14 @@
 
 // A weight whose lines are input channels and whose terms are output channels of a group and taps.
 template <class S>
-struct Weight {
-    const S* at;
+struct Weight : Flat<S> {
     i64 ci, taps;
 
-    using Line = i64;
-    using Term = i64;
-    DEVICE Line line(i64 c) const {
-        return c * taps;
+    DEVICE const S* line(i64 c) const {
+        return this->at + c * taps;
     }
-    DEVICE Term term(i64 k) const {
-        return over(k, taps) * ci * taps + rest(k, taps);
-    }
-    DEVICE auto load(Line line, Term term) const {
-        return wide(at[line + term]);
+    DEVICE int term(i64 k) const {
+        return int(over(k, taps) * ci * taps + rest(k, taps));
     }
 };
 
@@ -27,18 +21,22 @@ DEVICE void put(const Geometry& g, T* dx, i64 group, i64 c, i64 j, T sum) {
     dx[(over(j, inputs) * g.ci + group * over(g.ci, g.groups) + c) * inputs + rest(j, inputs)] = sum;
 }
 
-template <Precision P, class Y, class S, class T>
+template <Precision P, int D, class Y, class S, class T>
 DEVICE void gradient(const Geometry& g, const Y* dy, const S* w, T* dx, const Split<T>& split) {
     i64 co = over(g.co, g.groups), ci = over(g.ci, g.groups), taps = g.taps(), group = blockIdx.z;
-    Weight<S> left{w + group * co * ci * taps, ci, taps};
-    product<T, P>(group, ci, g.n * g.inputs(), co * taps, false, true, left, Targets<Y>{g, dy, group}, split, g.groups,
-                     [&](i64 c, i64 j, T sum) { put(g, dx, group, c, j, sum); });
+    Weight<S> left{{w + group * co * ci * taps}, ci, taps};
+    const auto own = [&](i64 c, i64 j, T sum) { put(g, dx, group, c, j, sum); };
+    product<T, P>(group, ci, g.n * g.inputs(), co * taps, false, true, left, Targets<Y, D>{g, dy, group}, split, g.groups, own);
 }
 
 #define GRADIENT(S, Y, T, name, P, BLOCKS)                                                                            \
     KERNEL_OF(THREADS, BLOCKS, conv_grad_input_##name, Geometry g, const Y* dy,                                       \
               const S* w, T* dx, Split<T> split) {                                                                    \
-        gradient<P>(g, dy, w, dx, split);                                                                             \
+        gradient<P, 2>(g, dy, w, dx, split);                                                                          \
+    }                                                                                                                 \
+    KERNEL_OF(THREADS, BLOCKS, conv_grad_input_volume_##name, Geometry g, const Y* dy,                                \
+              const S* w, T* dx, Split<T> split) {                                                                    \
+        gradient<P, 3>(g, dy, w, dx, split);                                                                          \
     }
 FOR_CONVOLUTIONS(GRADIENT)
 

@@ -6,7 +6,7 @@
     KERNEL(THREADS, conv_grad_weight_##name, Geometry g, const T* x, const T* dy, T* dw, Split<T> split) {            \
         i64 co = over(g.co, g.groups), n = over(g.ci, g.groups) * g.taps(), group = blockIdx.z;                       \
         Channels<T> left{dy, g.co, group * co, g.outputs()};                                                          \
-        Turned<Sources<T>> right{{g, x, group}};                                                                      \
+        Turned<Sources<T, 3>> right{{g, x, group}};                                                                      \
         product<T, P>(group, co, n, g.n * g.outputs(), false, false, left, right, split, g.groups,                    \
                       [&](i64 o, i64 j, T sum) { dw[(group * co + o) * n + j] = sum; });                              \
     }

@@ -3,20 +3,17 @@
 
 // An operand whose lines are channels and whose terms are tokens of all images.
 template <class S>
-struct Tokens {
-    const S* at;
+struct Tokens : Flat<S> {
     i64 n, token, channel, image;
 
-    using Line = i64;
-    using Term = i64;
-    DEVICE Line line(i64 i) const {
-        return i * channel;
+    DEVICE bool runs() const {
+        return token == 1 && n % 8 == 0 && this->aligned(channel, image);
     }
-    DEVICE Term term(i64 k) const {
-        return over(k, n) * image + rest(k, n) * token;
+    DEVICE const S* line(i64 i) const {
+        return this->at + i * channel;
     }
-    DEVICE auto load(Line line, Term term) const {
-        return wide(at[line + term]);
+    DEVICE int term(i64 k) const {
+        return int(over(k, n) * image + rest(k, n) * token);
     }
 };
 
@@ -27,7 +24,7 @@ struct Layout {
 
 template <int SIDE, class S>
 DEVICE Tokens<S> tokens(const Layout& l, const S* at) {
-    return Tokens<S>{at, l.n, l.token[SIDE], l.channel[SIDE], l.image[SIDE]};
+    return Tokens<S>{{at}, l.n, l.token[SIDE], l.channel[SIDE], l.image[SIDE]};
 }
 
 #define SAMPLE(A, B, T, name)                                                                                         \
