@@ -61,6 +61,11 @@ impl Head {
         Head { names, ..self }
     }
 
+    /// One for which a multiprocessor need not have the registers of several blocks.
+    pub(crate) fn alone(self) -> Head {
+        Head { blocks: "1", ..self }
+    }
+
     /// A product of these operands.
     pub(crate) fn product(self, t: &Task<'_>, operands: [&str; 2]) -> Head {
         let [a, b] = operands.map(|name| c_type(t.dtype(name)));

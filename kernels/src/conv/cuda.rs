@@ -30,10 +30,9 @@ pub(crate) fn head(t: &Task<'_>, w: &Work) -> Option<Head> {
         t.head("y", "conv.h", parameters, "convolve_join(g, parts, bias, shares, put)")
     } else {
         let parameters = "Geometry g, const B* x, const A* w, const T* bias, Split<T> split";
-        let call = format!(
-            "convolve<P, {}>(g, x, w, bias, split, put)",
-            if volume(&Geometry::of(t)).is_empty() { 2 } else { 3 }
-        );
-        t.head("y", "conv.h", parameters, &call).product(t, ["w", "x"])
+        let volume = !volume(&Geometry::of(t)).is_empty();
+        let call = format!("convolve<P, {}>(g, x, w, bias, split, put)", if volume { 3 } else { 2 });
+        let head = t.head("y", "conv.h", parameters, &call).product(t, ["w", "x"]);
+        if volume { head.alone() } else { head }
     })
 }

@@ -6,7 +6,7 @@
               const S* w, const T* bias, T* y, Split<T> split) {                                                      \
         convolve<P, 2>(g, x, w, bias, split, [=](i64 i, T v) { y[i] = v; });                                          \
     }                                                                                                                 \
-    KERNEL_OF(THREADS, BLOCKS, conv_volume_##name, Geometry g, const X* x,                                            \
+    KERNEL(THREADS, conv_volume_##name, Geometry g, const X* x,                                                       \
               const S* w, const T* bias, T* y, Split<T> split) {                                                      \
         convolve<P, 3>(g, x, w, bias, split, [=](i64 i, T v) { y[i] = v; });                                          \
     }

@@ -34,7 +34,7 @@ DEVICE void gradient(const Geometry& g, const Y* dy, const S* w, T* dx, const Sp
               const S* w, T* dx, Split<T> split) {                                                                    \
         gradient<P, 2>(g, dy, w, dx, split);                                                                          \
     }                                                                                                                 \
-    KERNEL_OF(THREADS, BLOCKS, conv_grad_input_volume_##name, Geometry g, const Y* dy,                                \
+    KERNEL(THREADS, conv_grad_input_volume_##name, Geometry g, const Y* dy,                                           \
               const S* w, T* dx, Split<T> split) {                                                                    \
         gradient<P, 3>(g, dy, w, dx, split);                                                                          \
     }

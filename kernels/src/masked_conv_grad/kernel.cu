@@ -8,8 +8,8 @@
            i64 count, i64 cols, i64 terms) {                                                                          \
         i64 place = block_id() * (THREADS / WARP) + thread_id() / WARP;                                               \
         i64 group = place < count ? over(over(idx[place], cols), over(g.co, g.groups)) : 0;                           \
-        sample_places(idx, count, cols, terms, dp, Channels<Y>{{dy}, g.co, 0, g.outputs()},                             \
-                      Turned<Sources<X, 3>>{{g, x, group}});                                                             \
+        sample_places(idx, count, cols, terms, dp, Channels<Y>{{dy}, g.co, 0, g.outputs()},                           \
+                      Turned<Sources<X, 3>>{{g, x, group}});                                                          \
     }
 FOR_ROUNDED_OPERANDS(SAMPLE)
 
@@ -18,7 +18,7 @@ FOR_ROUNDED_OPERANDS(SAMPLE)
            i64 count, i64 cols, i64 terms, Split<T> split) {                                                          \
         i64 co = over(g.co, g.groups), group = blockIdx.z;                                                            \
         tile_places<P>(idx, count, group * co, co, cols, terms, false, false,                                         \
-                    Channels<Y>{{dy}, g.co, group * co, g.outputs()}, Turned<Sources<X, 3>>{{g, x, group}}, dp, split);    \
+                    Channels<Y>{{dy}, g.co, group * co, g.outputs()}, Turned<Sources<X, 3>>{{g, x, group}}, dp, split); \
     }
 FOR_ROUNDED_TILES(TILES)
 
