@@ -30,9 +30,9 @@ struct Rounded {
     }
 };
 
-// What a thread brings of an operand, RUN terms at a time, of which it has TURNS in each step.
+// What a thread loads of an operand, RUN terms at a time, of which it has TURNS in each step.
 template <Precision P, class O>
-struct Bringer {
+struct Loader {
     using S = typename O::Element;
     static constexpr int TURNS = SIDE * TERMS<P> / THREADS / RUN, ACROSS = TERMS<P> / RUN, PAIRS = TERMS<P> / 2;
 
@@ -50,7 +50,7 @@ struct Bringer {
     // An element in each word, or where runs of terms are loaded whole, the words of memory.
     u32 raw[RUN];
 
-    DEVICE Bringer(const O& operand, Table& table, int first, int all, int terms)
+    DEVICE Loader(const O& operand, Table& table, int first, int all, int terms)
         : operand(operand), table(table), way(operand.runs() && terms % RUN == 0 ? RUNS : O::WAY) {
         at(thread_id());
         // Beyond the end, the last line again: nobody takes the sums.
@@ -84,7 +84,7 @@ struct Bringer {
         return bits_if(wanted, at);
     }
 
-    // Begins to load what it brings in a turn of a step, of which there are `count` terms.
+    // Begins to load its terms of a turn of a step, of which there are `count` terms.
     DEVICE void fetch(int step, int count, int turn) {
         const typename O::Term* terms = table.terms[step % 2];
         if (way == BY_TERMS) {
@@ -214,8 +214,8 @@ struct TensorSums {
 // The tile of a @ b at (row, column) of m by n, over the terms of [first, end), by THREADS threads, which all call it.
 template <Precision P, class A, class B>
 DEVICE TensorSums tensor_tile(int row, int column, int m, int n, int first, int end, const A& a, const B& b) {
-    using Left = Bringer<P, A>;
-    using Right = Bringer<P, B>;
+    using Left = Loader<P, A>;
+    using Right = Loader<P, B>;
     struct Memory {
         Rounded<P> a[2], b[2];
         typename Left::Table left;

@@ -35,7 +35,7 @@ fn parameters(cubin: &[u8]) -> BTreeMap<String, Vec<usize>> {
     let mut all = BTreeMap::new();
     for section in (0..number::<2>(cubin, 0x3c)).map(header) {
         let name = &cubin[name_table + number::<4>(cubin, section)..];
-        let name = std::str::from_utf8(name.split(|b| *b == 0).next().unwrap()).unwrap();
+        let name: String = name.iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
         let Some(entry) = name.strip_prefix(".nv.info.") else { continue };
         let (mut at, bytes) = (number::<8>(cubin, section + 0x18), number::<8>(cubin, section + 0x20));
         let (end, mut sizes) = (at + bytes, BTreeMap::new());
