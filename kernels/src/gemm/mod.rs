@@ -245,6 +245,10 @@ mod tests {
             b_strides: [1, 18],
             ..plain(9, 33, 18)
         });
+        // Terms of both operands that a device loads in whole runs, and one that begins elsewhere.
+        let runs = Case { b_strides: [1, 80], ..plain(140, 150, 80) };
+        check(&Case { batch: vec![2], a_batch: vec![0], b_batch: vec![150 * 80 + 1], ..runs });
+        check(&Case { a_strides: [88, 1], b_strides: [1, 96], ..plain(140, 150, 80) });
         check(&Case { beta: 1.0, ..plain(4, 5, 0) });
         check(&Case { a_strides: [0, 1], b_strides: [0, 1], ..plain(6, 7, 8) });
     }
