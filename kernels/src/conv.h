@@ -62,9 +62,6 @@ struct Sources {
     using Term = Point<i64, D>;
     static constexpr Way WAY = BY_LINES;
     static constexpr bool FLAT = false;
-    DEVICE bool runs() const {
-        return false;
-    }
     DEVICE Line line(i64 i) const {
         i64 points = g.outputs(), image = over(i, points) * g.ci + group * over(g.ci, g.groups);
         Line p;
@@ -99,9 +96,6 @@ struct Targets {
     using Term = Point<i64, D>;
     static constexpr Way WAY = BY_LINES;
     static constexpr bool FLAT = false, STRIDED = D == 3;
-    DEVICE bool runs() const {
-        return false;
-    }
     DEVICE Line line(i64 i) const {
         i64 elements = g.inputs(), image = over(i, elements) * g.co + group * over(g.co, g.groups);
         Line p;
@@ -138,7 +132,7 @@ struct Channels : Flat<S> {
     i64 channels, first, elements;
 
     DEVICE bool runs() const {
-        return this->aligned(elements) && elements % 8 == 0;
+        return this->aligned(elements) && elements % RUN == 0;
     }
     DEVICE const S* line(i64 i) const {
         return this->at + (first + i) * elements;
@@ -158,9 +152,6 @@ struct Turned {
     using Term = typename O::Line;
     static constexpr Way WAY = BY_TERMS;
     static constexpr bool FLAT = false;
-    DEVICE bool runs() const {
-        return false;
-    }
     DEVICE Line line(i64 i) const {
         return of.term(i);
     }

@@ -8,13 +8,15 @@
 //                      where the element lies; `there` becomes false where there is a zero instead,
 //   WAY                how threads load it where it has no runs,
 //   FLAT               whether lines are addresses, from which terms are counted,
-//   bool runs()        whether in every line the eight terms from each multiple of eight on are neighbours in memory, the first at a
-//                      multiple of 16 bytes; only what is FLAT has runs.
+//   bool runs()        of what is FLAT, whether in every line the RUN terms from each multiple of RUN on are neighbours in memory, the
+//                      first at a multiple of 16 bytes.
 #pragma once
 #include "half.h"
 
 // How threads load an operand: whole runs of terms; or neighbouring threads neighbouring lines; or neighbouring terms.
 enum Way { RUNS, BY_LINES, BY_TERMS };
+// Terms that a thread has side by side, and which it stores at once.
+constexpr int RUN = 8;
 
 // The bits of an element, and the element.
 DEVICE u32 raw_bits(f32 x) {

@@ -57,7 +57,7 @@ DEVICE auto element(const O& o, const typename O::Line* at, int i, int lines, co
 // is loaded that way. Threads are THREADS, and all call it.
 template <class T, class A, class B>
 DEVICE Sums<T> exact_tile(int row, int column, int m, int n, int first, int end, bool a_lines, bool b_lines, const A& a,
-                                 const B& b) {
+                          const B& b) {
     using Table = Tables<T, A, B>;
     constexpr int LINES = TILE<T>, STEP = Table::STEP, EACH = LINES / 16;
     SHARED(Table, t);

@@ -12,8 +12,6 @@ template <Precision P>
 constexpr int WORDS = P == TENSOR ? TERMS<P> : TERMS<P> / 2;
 // Rows and columns of a tile.
 constexpr int SIDE = 128;
-// Terms that a thread has side by side, and which it stores at once.
-constexpr int RUN = 8;
 
 // Rounded terms: pairs of neighbours, and with SPLIT what rounding left of them; with TENSOR single ones. Quads of words are
 // exchanged within a line, so that the same quad of eight lines is in different banks.
@@ -51,10 +49,16 @@ struct Loader {
     u32 raw[RUN];
 
     DEVICE Loader(const O& operand, Table& table, int first, int all, int terms)
-        : operand(operand), table(table), way(operand.runs() && terms % RUN == 0 ? RUNS : O::WAY) {
+        : operand(operand), table(table), way(way_of(operand, terms)) {
         at(thread_id());
         // Beyond the end, the last line again: nobody takes the sums.
         if (thread_id() < SIDE) table.lines[thread_id()] = operand.line(least(first + thread_id(), all - 1));
+    }
+
+    DEVICE static Way way_of(const O& operand, int terms) {
+        if constexpr (O::FLAT)
+            if (terms % RUN == 0 && operand.runs()) return RUNS;
+        return O::WAY;
     }
 
     // Takes the place of a thread.

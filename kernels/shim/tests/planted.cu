@@ -122,9 +122,6 @@ struct Cycle {
     using Term = int;
     static constexpr Way WAY = BY_TERMS;
     static constexpr bool FLAT = false;
-    DEVICE bool runs() const {
-        return false;
-    }
     DEVICE Line line(i64 i) const {
         return int(i);
     }

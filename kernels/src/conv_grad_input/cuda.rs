@@ -12,8 +12,8 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let split = w.split(dims, g.groups, t.dtype("dx"));
     let params = vec![g.param(), t.at("dy"), t.at("w"), t.at("dx"), split.param()];
     // The simpler form is for strides of one.
-    let volume = if g.strides == [1; 3] { volume(&g) } else { "volume_" };
-    let entry = format!("conv_grad_input_{volume}{}_{}{}", t.kind("w"), t.kind("dy"), t.products(["w", "dy"]));
+    let form = if volume(&g) || g.strides != [1; 3] { "volume_" } else { "" };
+    let entry = format!("conv_grad_input_{form}{}_{}{}", t.kind("w"), t.kind("dy"), t.products(["w", "dy"]));
     w.tiles(entry, &split, g.groups, params);
     if let Some(parts) = split.parts() {
         let params = vec![g.param(), parts, t.at("dx"), Param::long(split.shares())];

@@ -7,7 +7,7 @@ struct Tokens : Flat<S> {
     i64 n, token, channel, image;
 
     DEVICE bool runs() const {
-        return token == 1 && n % 8 == 0 && this->aligned(channel, image);
+        return token == 1 && n % RUN == 0 && this->aligned(channel, image);
     }
     DEVICE const S* line(i64 i) const {
         return this->at + i * channel;
