@@ -150,6 +150,42 @@ fn kernels_are_compared_and_timed() {
     assert!(said.contains("Shim 0") && said.contains("masked_matmul_grad"), "{said}");
 }
 
+/// The forecast is what training takes, to the byte that decides; plans stay within what a device has free, or what would is said.
+#[test]
+fn plans_are_made_for_the_memory_of_a_device() {
+    let place = Place::new();
+    let compile = ["compile", "model.onnx", "-o", "model.plan", "--threshold", "5e-3", "--device", "cuda", "--json"];
+    let planned = |memory: u64, more: &[&str]| {
+        let said = place.ok_on(&[("SHIM_MEMORY", &memory.to_string())], &[&compile[..], more].concat());
+        serde_json::from_str::<serde_json::Value>(&said).unwrap()["memory"]["total"].as_u64().unwrap()
+    };
+    let train = |memory: u64, expected: i32| {
+        let run = format!("run.{memory}");
+        let args =
+            ["train", "model.plan", "--batches", "batches.safetensors", "--device", "cuda", "--output-dir", &run];
+        let args = [&args[..], &["--max-train-steps", "2"]].concat();
+        let output = place.sara(&[("SHIM_MEMORY", &memory.to_string())], &args);
+        assert_eq!(output.status.code(), Some(expected), "{memory}: {}", text(&output.stderr));
+        place.path(&run).join("adapter/adapter.safetensors")
+    };
+    let roomy = planned(4 << 30, &[]);
+    train(roomy - 1, 5);
+    let held = read_safetensors(&train(roomy, 0)).unwrap().0;
+    // Less memory for more computing changes no bit.
+    let tight = roomy - 4096;
+    assert!(planned(tight, &[]) < tight);
+    assert_eq!(read_safetensors(&train(tight, 0)).unwrap().0, held);
+    let small = roomy / 3 * 2;
+    let output = place.sara(&[("SHIM_MEMORY", &small.to_string())], &compile);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    for words in ["Shim 0 has", "training may take", "at least", "within it stays", "--weights streamed"] {
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
+    let least = planned(small, &["--weights", "streamed"]);
+    assert!(least < small, "{least} of {roomy}");
+}
+
 /// What devices and drivers lack is said before anything is read or compiled.
 #[test]
 fn what_is_missing_is_said() {
@@ -170,7 +206,8 @@ fn what_is_missing_is_said() {
         (&[("SHIM_CAPABILITY", "12.1")], "cuda", 1, &["NVRTC 12.4", "compute capability 12.1", "--fetch-nvrtc"]),
         (&[("SHIM_NVRTC", "13.0")], "cuda", 1, &["NVRTC 13.0", "CUDA 13", "12.4", "update NVIDIA's driver"]),
         (&[("CUDA_HOME", empty)], "cuda", 1, &["NVRTC", "is not here", "--fetch-nvrtc"]),
-        (&[("SHIM_MEMORY", "100000")], "cuda", 5, &["Shim 0 has 1 MiB free", "--memory-limit", "--weights streamed"]),
+        (&[("SHIM_MEMORY", "100000")], "cuda", 5, &["Shim 0 has 0.1 MiB free of 0.1", "are needed", "--device cuda"]),
+        (&[("SHIM_LARGEST", "100000")], "cuda", 5, &["Shim 0 has 40", "free of 4096", "are needed", "--device cuda"]),
     ] {
         let output = place.sara(devices, &[&train[..], &[device]].concat());
         let said = text(&output.stderr);

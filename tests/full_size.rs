@@ -8,6 +8,7 @@ use sara_compiler::Error;
 use sara_compiler::compile::{Residency, TrainOptions, canonical, compile_chosen, compile_training, unobserved};
 use sara_compiler::import::{Binding, Model};
 use sara_compiler::select::{self, Amount, Chosen, Pick};
+use sara_runtime::executor::{Site, memory};
 use sara_runtime::plan::{Part, Plan, Program};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -95,7 +96,7 @@ fn the_least_memory_is_exact() {
             eligible.into_iter().map(|w| (w, (0..graph.weights[w].len() as u32).step_by(1000).collect())).collect();
         let base = index.keys().map(|w| (*w, (0.0, "0".repeat(64)))).collect();
         let chosen = Chosen { index, base, ..Chosen::default() };
-        compile_chosen(&model, graph, chosen, &options, &mut unobserved())
+        compile_chosen(&model, graph, &chosen, &options, &mut unobserved())
     };
     let least = |limit: u64| match within(limit) {
         Err(Error::Memory { least, .. }) => least,
@@ -110,5 +111,5 @@ fn the_least_memory_is_exact() {
 }
 
 fn plan_bytes(plan: &Plan) -> u64 {
-    sara_runtime::executor::memory(plan, 1).iter().map(|m| m.1).sum()
+    memory(plan, Site::Cpu { threads: 1 }).total()
 }

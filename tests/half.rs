@@ -11,7 +11,7 @@ use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::kernels::DType;
 use sara::runtime::checkpoint;
-use sara::runtime::executor::{Executor, memory};
+use sara::runtime::executor::{Executor, Site, memory};
 use sara::runtime::oracle::OracleType::F16;
 use sara::runtime::plan::{Plan, Stored};
 use sara::runtime::tensor::{Tensor, Tensors, read_safetensors, write_safetensors};
@@ -132,7 +132,7 @@ fn batches(scale: f64) -> Vec<Tensors> {
 }
 
 fn weight_bytes(plan: &Plan) -> u64 {
-    memory(plan, 1).iter().find(|kind| kind.0 == "weights").unwrap().1
+    memory(plan, Site::Cpu { threads: 1 }).weights
 }
 
 #[test]

@@ -11,7 +11,7 @@ use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::runtime::checkpoint;
 use sara::runtime::device::Device;
-use sara::runtime::executor::{Executor, Moments, memory};
+use sara::runtime::executor::{Executor, Moments, Site, memory};
 use sara::runtime::plan::Plan;
 use sara::runtime::tensor::{Tensors, read_safetensors};
 use sara::runtime::train::{self, Trainer};
@@ -83,7 +83,7 @@ fn values_go_where_they_go_with_moments_in_single_precision() {
 
 #[test]
 fn state_takes_eighteen_bytes_and_a_thirty_second_of_an_entry() {
-    let state = |plan: &Plan| memory(plan, 1).iter().find(|kind| kind.0 == "sparse state").unwrap().1 as f64;
+    let state = |plan: &Plan| memory(plan, Site::Cpu { threads: 1 }).state as f64;
     let [single, coded] = [false, true].map(|coded| plan("dit.dynamo", coded).0);
     let entries = single.selection.trainable as f64;
     // Position, value, gradient and the plan's position; two moments; a scale of four bytes for 256 of each. Seven arrays of a weight are rounded up.

@@ -13,7 +13,7 @@ use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
 use sara::kernels::DType;
 use sara::runtime::device::Device;
-use sara::runtime::executor::{Executor, memory};
+use sara::runtime::executor::{Executor, Site, memory};
 use sara::runtime::plan::Plan;
 use sara::runtime::schedule::Schedule;
 use sara::runtime::tensor::{Tensors, read_safetensors};
@@ -337,7 +337,7 @@ fn less_memory_gives_the_same_bits() {
             let values =
                 |s| trainer.executor.state(s).map(|state| state.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
             let state: Vec<_> = (0..trainer.executor.plan().sparse.len()).map(values).collect();
-            let bytes: u64 = memory(trainer.executor.plan(), 1).iter().map(|kind| kind.1).sum();
+            let bytes: u64 = memory(trainer.executor.plan(), Site::Cpu { threads: 1 }).total();
             (bytes, (losses, state))
         };
         for precision in [Precision::Single, Precision::Bf16, Precision::Fp16] {

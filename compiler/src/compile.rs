@@ -1,6 +1,7 @@
 //! From a model to a plan: import, passes, lowering, placement.
 
 use crate::error::{Error, Result};
+use crate::fit;
 use crate::import::{Binding, Model, import};
 use crate::ir::verify::{LOSS, verify};
 use crate::ir::{Block, Def, Graph, Payload, Stage, State, Type, ValueId};
@@ -11,7 +12,7 @@ use crate::passes::{Context, Limit, Measured, PIPELINE, apply, differentiate, up
 use crate::place::place;
 use crate::select::{self, Amount, Chosen};
 use sara_kernels::{DType, hyper};
-use sara_runtime::executor::{memory, memory_by_kind, state_bytes};
+use sara_runtime::executor::{Site, arena_bytes, memory, memory_of};
 use sara_runtime::plan::{Place, Plan, Program, Selection, Sparse, Weight};
 
 /// Where weights are while a plan runs.
@@ -69,7 +70,9 @@ pub struct TrainOptions {
     pub precision: Precision,
     /// Whether the moments of Adam are stored in a byte each, as [`sara_kernels::sparse_adamw_8bit`] says.
     pub use_8bit_adam: bool,
-    /// Threads that training will run on; each needs memory of its own.
+    /// Whose memory training will take.
+    pub site: Site,
+    /// Threads to compile with.
     pub threads: usize,
 }
 
@@ -86,6 +89,7 @@ impl TrainOptions {
             weights: Residency::Resident,
             precision: Precision::Single,
             use_8bit_adam: false,
+            site: Site::Cpu { threads: 1 },
             threads: 1,
         }
     }
@@ -134,23 +138,32 @@ fn run_passes(
 pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
     let graph = canonical(model, &options.binding, observe)?;
     let chosen = select::choose(model, &graph, &options.select, options.amount, options.threads)?;
-    compile_chosen(model, graph, chosen, options, observe)
+    match compile_chosen(model, graph.clone(), &chosen, options, observe) {
+        Err(Error::Memory { limit, least, .. }) => {
+            let compile = |options: &TrainOptions| {
+                compile_chosen(model, graph.clone(), &chosen, options, &mut unobserved())
+                    .map(|plan| memory(&plan, options.site).total())
+            };
+            Err(Error::Memory { limit, least, others: fit::nearest(options, limit, compile)? })
+        }
+        compiled => compiled,
+    }
 }
 
 /// The same for the canonical graph of the model and what trains. Reads no weights.
 pub fn compile_chosen(
     model: &Model,
     graph: Graph,
-    chosen: Chosen,
+    chosen: &Chosen,
     options: &TrainOptions,
     observe: Observer<'_>,
 ) -> Result<Plan> {
-    let mut graph = sparse_graph(graph, &chosen, options, observe)?;
+    let mut graph = sparse_graph(graph, chosen, options, observe)?;
     let mut buffers = Buffers::new(sparse_numbers(&graph));
     let mut programs = training_programs(&graph, &mut buffers);
     for (name, binding) in &options.buckets {
         let own = canonical(model, binding, &mut unobserved())?;
-        let own = sparse_graph(own, &chosen, options, &mut unobserved())?;
+        let own = sparse_graph(own, chosen, options, &mut unobserved())?;
         if own.weights != graph.weights {
             return Err(Error::Option(format!(
                 "the model has other weights at the shapes of {name}; compile a plan for them alone"
@@ -182,17 +195,17 @@ pub fn compile_chosen(
         let (threshold, base_sha256) = chosen.base.get(&weight).cloned().unwrap_or_default();
         sparse.push(Sparse { weight: weight as u32, index, threshold, base_sha256, low_rank });
     }
-    let plan = finish(model, &graph, buffers, programs, sparse, chosen.summary)?;
-    let least = total(memory(&plan, options.threads));
+    let plan = finish(model, &graph, buffers, programs, sparse, chosen.summary.clone())?;
+    let least = memory(&plan, options.site).total();
     match options.memory_limit.filter(|limit| *limit < least) {
-        Some(limit) => Err(Error::Memory { limit, least }),
+        Some(limit) => Err(Error::Memory { limit, least, others: Vec::new() }),
         None => Ok(plan),
     }
 }
 
 /// The graph of a training step, for a canonical graph and what trains.
 fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, observe: Observer<'_>) -> Result<Graph> {
-    let TrainOptions { loss, weights, precision, use_8bit_adam, threads, .. } = *options;
+    let TrainOptions { loss, weights, precision, use_8bit_adam, site, .. } = *options;
     let unlimited = Context { selection: chosen, loss, limit: None, weights, precision, use_8bit_adam };
     let measure = |graph: &Graph| {
         let mut graph = graph.clone();
@@ -202,11 +215,11 @@ fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, obser
         let mut buffers = Buffers::new(sparse_numbers(&graph));
         let mut programs = training_programs(&graph, &mut buffers);
         programs.iter_mut().for_each(|p| place(p, &mut buffers.list));
-        let arena = arena_bytes(&programs);
-        let state = state_bytes(chosen.index.values().map(Vec::len), use_8bit_adam);
-        let constants = buffers.constants.len();
-        let bytes = total(memory_by_kind(&graph.weights, &buffers.list, state, constants, arena, threads));
-        Ok(Measured { bytes, besides: bytes - arena })
+        let Buffers { list, constants, .. } = &buffers;
+        let trained = chosen.index.values().map(Vec::len);
+        let taken = memory_of(&graph.weights, list, &programs, constants.len(), trained, use_8bit_adam, site);
+        let bytes = taken.total();
+        Ok(Measured { bytes, besides: bytes - arena_bytes(&programs) })
     };
     let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
     let context = Context { limit, ..unlimited };
@@ -228,15 +241,6 @@ fn shaped_programs(graph: &Graph, suffix: &str, buffers: &mut Buffers) -> [Progr
         lower(graph, &format!("train{suffix}"), &[Block::Forward, Block::Backward], &loss, buffers),
         lower(graph, &format!("forward{suffix}"), &[Block::Forward], &outputs, buffers),
     ]
-}
-
-fn total(kinds: [(&str, u64); 6]) -> u64 {
-    kinds.iter().map(|k| k.1).sum()
-}
-
-/// Programs run one at a time and share the arena.
-fn arena_bytes(programs: &[Program]) -> u64 {
-    programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0)
 }
 
 /// Compiles a model for inference: the program `forward`.

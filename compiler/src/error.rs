@@ -1,5 +1,6 @@
 //! The compiler's errors: each names the file or node, what was found, and what to do.
 
+use crate::fit::Fit;
 use std::path::PathBuf;
 
 /// Result with the compiler's error.
@@ -52,6 +53,8 @@ pub enum Error {
         limit: u64,
         /// Bytes that are needed.
         least: u64,
+        /// Other settings, with less: those that stay within the limit or, if none does, those with the least.
+        others: Vec<Fit>,
     },
     /// A text could not be parsed.
     #[error("line {line}: {reason}")]

@@ -6,6 +6,7 @@ pub mod autodiff;
 pub mod compile;
 mod error;
 pub mod evaluate;
+pub mod fit;
 pub mod import;
 pub mod ir;
 pub mod limits;

@@ -51,19 +51,20 @@ pub enum Error {
     },
     /// A device has too little memory.
     #[error(
-        "{device} has {free_mib} MiB free of {total_mib}, and the plan needs {needed_mib} MiB; compile it with --memory-limit, which leaves {limit_mib} MiB to the arena, with --weights streamed, or with --mixed-precision bf16"
+        "{device} has {:.1} MiB free of {:.1}, and {:.1} MiB are needed; compile the plan on this machine with --device cuda, which keeps it within what is free or says what would fit",
+        mib(free),
+        mib(total),
+        mib(needed)
     )]
     DeviceMemory {
         /// The device.
         device: String,
-        /// What the plan takes.
-        needed_mib: u64,
-        /// What is free.
-        free_mib: u64,
-        /// What there is.
-        total_mib: u64,
-        /// What would be left to the arena.
-        limit_mib: u64,
+        /// Bytes that are needed.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that there are.
+        total: u64,
     },
     /// A device, or a library that it needs, is not as it should be.
     #[error("{0}")]
@@ -76,6 +77,10 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+}
+
+fn mib(bytes: &u64) -> f64 {
+    *bytes as f64 / 1_048_576.0
 }
 
 impl Error {

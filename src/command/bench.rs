@@ -147,23 +147,18 @@ const HEAD: [&str; 8] = ["kernel", "launches", "ms", "% time", "GF", "GF/s", "GB
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let threads = args.threads.count();
     let is_model = args.model.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+    let device = args.on.open()?;
     let plan = if is_model {
         let model = Model::open(&args.model)?;
-        let options = TrainOptions {
-            memory_limit: args.memory.limit,
-            weights: args.memory.weights.into(),
-            precision: args.memory.mixed_precision.into(),
-            use_8bit_adam: args.memory.use_8bit_adam,
-            threads: args.threads.count(),
-            ..TrainOptions::new(args.dims.binding(), args.select.options(), args.amount.amount()?)
-        };
+        let options = TrainOptions::new(args.dims.binding(), args.select.options(), args.amount.amount()?);
+        let options = args.memory.apply(options, device.as_deref(), threads)?;
         compile_training(&model, &options, &mut unobserved())?
     } else {
         Plan::load(&args.model)?
     };
-    let memory = report::Memory::of(&plan, threads);
     let trainable = plan.selection.trainable;
-    let mut executor = Executor::on(plan, threads, None, args.on.open()?)?;
+    let mut executor = Executor::on(plan, threads, None, device)?;
+    let memory = report::Memory::of(executor.plan(), executor.site());
     let floor = match executor.peaks() {
         Some(peaks) => Floor::Roofline(peaks),
         None => Floor::Product(

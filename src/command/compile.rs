@@ -1,6 +1,6 @@
 //! `sara compile`: a model becomes a training plan.
 
-use super::options::{Dims, Dump, HowMany, Memory, ModelArg, Select, Size, Threads, observe, parse_size, spare};
+use super::options::{Dims, Dump, HowMany, Memory, ModelArg, On, Select, Size, Threads, observe, parse_size, spare};
 use super::{Failure, report};
 use crate::pipeline::cache::Cache;
 use crate::pipeline::{Pipeline, shapes};
@@ -34,6 +34,8 @@ pub(super) struct Args {
     memory: Memory,
     #[command(flatten)]
     threads: Threads,
+    #[command(flatten)]
+    on: On,
     #[command(flatten)]
     dump: Dump,
     /// Print the plan's programs as text.
@@ -138,23 +140,18 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let channels =
         pipeline.as_ref().map(Pipeline::latent_channels).filter(|_| pipeline.as_ref().is_some_and(|p| !p.is_packed()));
     let loss = Loss { distance: args.loss.distance()?, weighted: pipeline.is_some(), channels };
-    let options = TrainOptions {
-        loss,
-        buckets,
-        memory_limit: args.memory.limit,
-        weights: args.memory.weights.into(),
-        precision: args.memory.mixed_precision.into(),
-        use_8bit_adam: args.memory.use_8bit_adam,
-        threads: args.threads.count(),
-        ..TrainOptions::new(binding, args.select.options(), args.amount.amount()?)
-    };
+    let device = args.on.open()?;
+    let options = TrainOptions::new(binding, args.select.options(), args.amount.amount()?);
+    let options = TrainOptions { loss, buckets, ..options };
+    let options = args.memory.apply(options, device.as_deref(), args.threads.count())?;
+    drop(device);
     let mut observer = args.dump.observer();
     let plan = compile_training(&model, &options, observe(&mut observer))?;
     plan.save(&args.output)?;
     if args.print_plan {
         say!("{plan}");
     }
-    let memory = report::Memory::of(&plan, args.threads.count());
+    let memory = report::Memory::of(&plan, options.site);
     let report = Report {
         plan: args.output.clone(),
         trainable: plan.selection.trainable,

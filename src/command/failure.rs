@@ -56,11 +56,9 @@ impl From<sara_compiler::Error> for Failure {
     fn from(error: sara_compiler::Error) -> Failure {
         match error {
             sara_compiler::Error::Unsupported { .. } => Failure::Unsupported(error.to_string()),
-            sara_compiler::Error::Memory { limit, least } => Failure::Memory(format!(
-                "training takes at least {} of memory, and the limit is {}; raise --memory-limit, train fewer entries, lower a --dim or, where they are not given yet, add --weights streamed or --mixed-precision bf16 or fp16",
-                super::report::bytes(least),
-                super::report::bytes(limit)
-            )),
+            sara_compiler::Error::Memory { limit, least, others } => {
+                Failure::Memory(super::report::over_limit(limit, least, &others))
+            }
             other => Failure::Plain(other.to_string()),
         }
     }

@@ -3,7 +3,8 @@
 use super::Failure;
 use clap::{Args, ValueEnum};
 use regex::Regex;
-use sara_compiler::compile::{Observer, Precision, Residency};
+use sara_compiler::compile::{Observer, Precision, Residency, TrainOptions};
+use sara_compiler::fit::Fit;
 use sara_compiler::import::{Binding, Model, external_files};
 use sara_compiler::ir::Graph;
 use sara_compiler::select::{self, Amount, Pick, Scope};
@@ -11,6 +12,7 @@ use sara_kernels::cuda::MatmulPrecision;
 use sara_models::pipeline::Pipeline;
 use sara_runtime::device::Device;
 use sara_runtime::device::cuda::{self, Cuda};
+use sara_runtime::executor::Site;
 use sara_runtime::source::Source;
 use sara_runtime::tensor::Tensors;
 use std::num::NonZeroUsize;
@@ -183,6 +185,52 @@ pub(super) struct Memory {
     /// Store the two moments of AdamW in a byte each, with a scale for each block of them.
     #[arg(long = "use-8bit-adam")]
     pub(super) use_8bit_adam: bool,
+}
+
+impl Memory {
+    /// These options, for training on a device or on so many threads. Where nothing else is said, a device's memory is the limit.
+    pub(super) fn apply(
+        self,
+        options: TrainOptions,
+        device: Option<&dyn Device>,
+        threads: usize,
+    ) -> Result<TrainOptions, Failure> {
+        let (mut memory_limit, mut site) = (self.limit, Site::Cpu { threads });
+        if let Some(device) = device {
+            let [free, _] = device.memory()?;
+            site = Site::Device(device.precision());
+            let room = free - free / RESERVED;
+            if memory_limit.is_none_or(|limit| limit > room) {
+                let [free, limit] = [free, room].map(super::report::bytes);
+                eprintln!("{} has {free} free; training may take {limit} of it", device.name());
+                memory_limit = Some(room);
+            }
+        }
+        Ok(TrainOptions {
+            memory_limit,
+            weights: self.weights.into(),
+            precision: self.mixed_precision.into(),
+            use_8bit_adam: self.use_8bit_adam,
+            site,
+            threads,
+            ..options
+        })
+    }
+}
+
+/// One part in so many of a device's memory is left to the driver, which keeps code and recorded steps there.
+const RESERVED: u64 = 32;
+
+/// The flags that ask for such settings.
+pub(super) fn flags(fit: &Fit) -> String {
+    let precision = match fit.precision {
+        Precision::Single => "",
+        Precision::Bf16 => "--mixed-precision bf16",
+        Precision::Fp16 => "--mixed-precision fp16",
+    };
+    let weights = if fit.weights == Residency::Streamed { "--weights streamed" } else { "" };
+    let moments = if fit.use_8bit_adam { "--use-8bit-adam" } else { "" };
+    [weights, precision, moments].into_iter().filter(|flag| !flag.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether half precision is used.

@@ -1,6 +1,8 @@
 //! What several commands print.
 
-use sara_runtime::executor::memory;
+use super::options;
+use sara_compiler::fit::Fit;
+use sara_runtime::executor::{Site, Taken, memory};
 use sara_runtime::plan::{Part, Plan};
 use serde::Serialize;
 use std::io::Write;
@@ -46,6 +48,9 @@ pub(super) struct Memory {
     scratch: u64,
     /// Sum of the others: what training takes besides the program itself.
     pub(super) total: u64,
+    /// Whether that is memory of a device.
+    #[serde(skip)]
+    on_device: bool,
     /// Bytes alive at the busiest moment of each program: what no placement could go below.
     programs: Vec<ProgramMemory>,
 }
@@ -63,8 +68,11 @@ struct ProgramMemory {
 }
 
 impl Memory {
-    pub(super) fn of(plan: &Plan, threads: usize) -> Memory {
-        let [weights, mapped_pages, sparse_state, constants, arena, scratch] = memory(plan, threads).map(|m| m.1);
+    pub(super) fn of(plan: &Plan, site: Site) -> Memory {
+        let taken = memory(plan, site);
+        let on_device = matches!(site, Site::Device(_));
+        let Taken { weights, pages: mapped_pages, state: sparse_state, constants, arena, scratch } = taken;
+        let total = taken.total();
         let programs = plan.programs.iter().filter(|p| !p.name.starts_with("lowrank:")).map(|p| ProgramMemory {
             name: p.name.clone(),
             arena: p.arena_bytes,
@@ -79,23 +87,26 @@ impl Memory {
         });
         let programs: Vec<ProgramMemory> = programs.collect();
         let kept = programs.iter().max_by_key(|p| p.arena).map_or(0, |p| p.kept);
-        let total = weights + mapped_pages + sparse_state + constants + arena + scratch;
-        Memory { weights, mapped_pages, sparse_state, constants, arena, kept, scratch, total, programs }
+        Memory { weights, mapped_pages, sparse_state, constants, arena, kept, scratch, total, on_device, programs }
     }
 
     pub(super) fn print(&self) {
         let row = |name: &str, n: u64| vec![name.to_owned(), bytes(n)];
+        let [pages, scratch, of] = match self.on_device {
+            false => ["pages of weights in their file", "scratch of the threads", ""],
+            true => ["weights on their way from their file", "scratch of launches", " of the device"],
+        };
         let rows = [
             row("weights", self.weights),
-            row("pages of weights in their file", self.mapped_pages),
+            row(pages, self.mapped_pages),
             row("sparse state", self.sparse_state),
             row("constants", self.constants),
             row("kept for the backward", self.kept),
             row("working set", self.arena - self.kept),
-            row("scratch of the threads", self.scratch),
+            row(scratch, self.scratch),
             row("peak", self.total),
         ];
-        say!("memory\n{}", table(&rows));
+        say!("memory{of}\n{}", table(&rows));
         for p in &self.programs {
             let share = if p.live == 0 { 1.0 } else { p.arena as f64 / p.live as f64 };
             say!("  {}: arena {}, {:.3}x the bytes alive at {}", p.name, bytes(p.arena), share, p.busiest);
@@ -103,6 +114,22 @@ impl Memory {
                 let (again, once) = (p.flops_again as f64, (p.flops - p.flops_again) as f64);
                 say!("  {}: {:.1} GF computed again, {:.1} % more", p.name, again / 1e9, 100.0 * again / once);
             }
+        }
+    }
+}
+
+/// That training takes more memory than it may, and with what it would not.
+pub(super) fn over_limit(limit: u64, least: u64, others: &[Fit]) -> String {
+    let said = format!("training takes at least {} of memory, and the limit is {}", bytes(least), bytes(limit));
+    let elsewhere = "raise --memory-limit, train fewer entries, or take a smaller batch or smaller pictures";
+    match others {
+        [] => format!("{said}; {elsewhere}"),
+        [fit] if fit.bytes > limit => {
+            format!("{said}; with {} it still takes {}: {elsewhere}", options::flags(fit), bytes(fit.bytes))
+        }
+        fits => {
+            let rows: Vec<_> = fits.iter().map(|fit| vec![options::flags(fit), bytes(fit.bytes)]).collect();
+            format!("{said}; within it stays\n{}\nor {elsewhere}", table(&rows))
         }
     }
 }

@@ -446,8 +446,16 @@ impl Device for Cuda {
     fn take(&mut self, bytes: usize) -> Result<u64> {
         self.enter()?;
         // SAFETY: freed when this is dropped.
-        let address = unsafe { result::malloc_sync(bytes) }
-            .map_err(|e| self.failed(&format!("{} MiB of its memory are not available", bytes >> 20), e))?;
+        let address = match unsafe { result::malloc_sync(bytes) } {
+            Ok(address) => address,
+            // What others took meanwhile, or what is free in pieces.
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                let [free, total] = self.memory()?;
+                let device = self.info.name.clone();
+                return Err(Error::DeviceMemory { device, needed: bytes as u64, free, total });
+            }
+            Err(e) => return Err(self.failed("its memory cannot be taken", e)),
+        };
         self.taken.push(address);
         self.fill(address, bytes, 0)?;
         // The stream of copies does not wait for this one.

@@ -4,7 +4,7 @@
 //! behind, until [`Executor::settle`] brings it up.
 
 use super::fuse::{Group, Placed, Target, groups};
-use super::{Executor, Memory, Timing};
+use super::{Executor, Memory, Site, Timing, memory};
 use crate::block::Block;
 use crate::device::{Device, Order, Peaks, Span, launches};
 use crate::error::{Error, Result};
@@ -120,17 +120,11 @@ impl Executor {
         let stage = files.map(|b| b.len as usize).max().unwrap_or(0);
         let blocks = [&self.weights, &self.constants, &self.state].map(|b| b.bytes().len());
         let arena = self.plan.arena_bytes as usize;
-        let needed = (blocks.iter().sum::<usize>() + arena + scratch + 2 * stage) as u64;
+        let needed = memory(&self.plan, Site::Device(attached.device.precision())).total();
         let [free, total] = attached.device.memory()?;
         if needed > free {
-            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-            return Err(Error::DeviceMemory {
-                device: attached.device.name().to_owned(),
-                needed_mib: mib(needed),
-                free_mib: mib(free),
-                total_mib: mib(total),
-                limit_mib: free.saturating_sub(needed - arena as u64) >> 20,
-            });
+            let device = attached.device.name().to_owned();
+            return Err(Error::DeviceMemory { device, needed, free, total });
         }
         let device = &mut attached.device;
         let sizes = [blocks[0], blocks[1], blocks[2], arena, scratch, stage, stage];
@@ -306,6 +300,14 @@ impl Executor {
     /// Waits until a device has done all that was ordered.
     pub(super) fn wait(&self) -> Result<()> {
         self.attached.as_ref().map_or(Ok(()), |a| a.device.wait())
+    }
+
+    /// Whose memory the plan takes.
+    pub fn site(&self) -> Site {
+        match &self.attached {
+            Some(attached) => Site::Device(attached.device.precision()),
+            None => Site::Cpu { threads: self.pool.threads() },
+        }
     }
 
     /// What the device could do; nothing of a CPU.

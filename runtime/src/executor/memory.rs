@@ -3,8 +3,9 @@
 use crate::error::{Error, Result};
 use crate::load::{resident, room};
 use crate::map::Map;
-use crate::plan::{self, ALIGN, Place, Plan, Weight};
+use crate::plan::{self, ALIGN, Place, Plan, Program, Weight};
 use crate::source::Source;
+use sara_kernels::cuda::MatmulPrecision;
 use sara_kernels::hyper;
 use sara_kernels::sparse_adamw_8bit::BLOCK;
 use std::collections::BTreeSet;
@@ -28,49 +29,110 @@ pub(super) fn maps(plan: &Plan, source: &Source) -> Result<Vec<(String, Map)>> {
     Ok(maps)
 }
 
-/// Bytes that an executor of this plan takes, by kind: weights, mapped pages, sparse state, constants, arena, scratch of the threads.
-pub fn memory(plan: &Plan, threads: usize) -> [(&'static str, u64); 6] {
+/// Whose memory a plan takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// This machine's, where so many threads compute.
+    Cpu {
+        /// Threads.
+        threads: usize,
+    },
+    /// A device's, whose products in single precision are so exact.
+    Device(MatmulPrecision),
+}
+
+/// Bytes that an executor takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// For weights.
+    pub weights: u64,
+    /// For pages of the files from which weights are read, or for what those are copied to.
+    pub pages: u64,
+    /// For positions, values, gradients and moments of what trains.
+    pub state: u64,
+    /// For constants.
+    pub constants: u64,
+    /// For the arena.
+    pub arena: u64,
+    /// For scratch memory of threads, or of launches.
+    pub scratch: u64,
+}
+
+impl Taken {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        let Taken { weights, pages, state, constants, arena, scratch } = self;
+        weights + pages + state + constants + arena + scratch
+    }
+}
+
+/// What an executor of this plan takes.
+pub fn memory(plan: &Plan, site: Site) -> Taken {
     let trained = plan.sparse.iter().map(|s| s.index.len());
-    let state = state_bytes(trained, plan.use_8bit_adam);
-    memory_by_kind(&plan.weights, &plan.buffers, state, plan.constants.len(), plan.arena_bytes, threads)
+    let constants = plan.constants.len();
+    memory_of(&plan.weights, &plan.buffers, &plan.programs, constants, trained, plan.use_8bit_adam, site)
 }
 
 /// Bytes that one weight's positions, values or gradients, one of its moments, and the scales of that take.
-pub(super) fn state(trained: usize, use_8bit_adam: bool) -> [usize; 3] {
+pub(super) fn state_bytes(trained: usize, use_8bit_adam: bool) -> [usize; 3] {
     match use_8bit_adam {
         true => [trained * 4, trained, trained.div_ceil(BLOCK) * 4],
         false => [trained * 4, trained * 4, 0],
     }
 }
 
-/// Bytes of the state of weights with these numbers of trained entries.
-pub fn state_bytes(trained: impl Iterator<Item = usize>, use_8bit_adam: bool) -> u64 {
+/// The same for a plan with these weights, buffers, programs, bytes of constants and numbers of trained entries.
+pub fn memory_of(
+    table: &[Weight],
+    buffers: &[plan::Buffer],
+    programs: &[Program],
+    constants: usize,
+    trained: impl Iterator<Item = usize>,
+    use_8bit_adam: bool,
+    site: Site,
+) -> Taken {
     let aligned = |bytes: usize| (bytes as u64).next_multiple_of(ALIGN);
-    let own = |n: usize| {
-        let [bytes, moment, absmax] = state(n, use_8bit_adam);
-        // The plan keeps the initial index besides.
-        3 * aligned(bytes) + 2 * (aligned(moment) + aligned(absmax)) + bytes as u64
-    };
-    trained.map(own).sum::<u64>() + aligned(hyper::LEN * 4)
+    let weights: u64 = resident(buffers).into_iter().map(|(w, dtype)| room(&table[w], dtype) as u64).sum();
+    let files = buffers.iter().filter(|b| matches!(b.place, Place::File(_)));
+    let pages = files.map(|b| b.len).max().unwrap_or(0);
+    let (mut state, mut index) = (aligned(hyper::LEN * 4), 0);
+    for n in trained {
+        let [bytes, moment, absmax] = state_bytes(n, use_8bit_adam);
+        state += 3 * aligned(bytes) + 2 * (aligned(moment) + aligned(absmax));
+        index += bytes as u64;
+    }
+    let arena = arena_bytes(programs);
+    match site {
+        Site::Cpu { threads } => {
+            let scratch = (threads.max(1) * sara_kernels::SCRATCH_BYTES) as u64;
+            // The plan keeps its constants and the initial index besides.
+            Taken { weights, pages, state: state + index, constants: 2 * constants as u64, arena, scratch }
+        }
+        Site::Device(precision) => Taken {
+            // A block that holds nothing takes as much as the least.
+            weights: weights.max(ALIGN),
+            // Weights are copied to one place while they are read from another.
+            pages: 2 * pages,
+            state,
+            constants: aligned(constants).max(ALIGN),
+            arena,
+            scratch: scratch(buffers, programs, precision) as u64,
+        },
+    }
 }
 
-/// The same for a plan with these weights, buffers, bytes of sparse state, of constants and of the arena.
-pub fn memory_by_kind(
-    weights: &[Weight],
-    buffers: &[plan::Buffer],
-    state: u64,
-    constants: usize,
-    arena: u64,
-    threads: usize,
-) -> [(&'static str, u64); 6] {
-    let resident = resident(buffers).into_iter().map(|(w, dtype)| room(&weights[w], dtype) as u64).sum();
-    let files = buffers.iter().filter(|b| matches!(b.place, Place::File(_)));
-    [
-        ("weights", resident),
-        ("mapped pages", files.map(|b| b.len).max().unwrap_or(0)),
-        ("sparse state", state),
-        ("constants", constants as u64 * 2),
-        ("arena", arena),
-        ("scratch", (threads.max(1) * sara_kernels::SCRATCH_BYTES) as u64),
-    ]
+/// Bytes of the arena, which programs share because one runs at a time.
+pub fn arena_bytes(programs: &[Program]) -> u64 {
+    programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0)
+}
+
+/// Bytes that launches on a device take for themselves, one at a time.
+fn scratch(buffers: &[plan::Buffer], programs: &[Program], precision: MatmulPrecision) -> usize {
+    let of_step = |step: &plan::Step| {
+        let args: Vec<_> = step.args.iter().map(|id| id.map(|id| &buffers[id.0 as usize])).collect();
+        let lens: Vec<usize> = args.iter().map(|b| b.map_or(0, |b| b.len as usize)).collect();
+        let dtypes: Vec<_> = args.iter().map(|b| b.map(|b| b.dtype)).collect();
+        step.kernel.work(&lens, &step.scalars, &dtypes, precision).map_or(0, |work| work.scratch)
+    };
+    programs.iter().flat_map(|p| &p.steps).map(of_step).max().unwrap_or(0)
 }

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::time::Instant;
 
 pub use finite::NotFinite;
-pub use memory::{memory, memory_by_kind, state_bytes};
+pub use memory::{Site, Taken, arena_bytes, memory, memory_of};
 pub use sparse::{Moments, SparseState};
 
 /// A plan with its memory: weights, sparse state, constants, arena.
@@ -126,7 +126,7 @@ impl Executor {
             .iter()
             .map(|s| {
                 let all = s.index.len();
-                let [bytes, moment, absmax] = memory::state(all, plan.use_8bit_adam);
+                let [bytes, moment, absmax] = memory::state_bytes(all, plan.use_8bit_adam);
                 StateAt {
                     index: take(bytes),
                     param: take(bytes),

@@ -86,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut trainer = trainer(args, &base, threads)?;
     let plan = trainer.executor.plan();
     say!("{}", report::selection(plan));
-    report::Memory::of(plan, threads).print();
+    report::Memory::of(plan, trainer.executor.site()).print();
 
     say!("\n2. judge the model as it is");
     let mut judge = Judge::new(&reader, &digits, args.look, threads)?;

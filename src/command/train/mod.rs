@@ -173,10 +173,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     };
     // The executor's memory is given back first: the adapter must not raise the peak that `compile` announced.
     let Trainer { executor, step, .. } = trainer;
-    let resident = report::peak_resident();
+    let site = executor.site();
+    // What a device has taken is not known to the process.
+    let resident = report::peak_resident().filter(|_| executor.device().is_none());
     let plan = executor.into_plan();
     let adapter = save_adapter(&plan, &values, step, &model, &args.output_dir)?;
-    let planned = report::Memory::of(&plan, threads).total;
+    let planned = report::Memory::of(&plan, site).total;
     Summary::new(planned, resident, &plan, &values, &adapter).write(&args.output_dir)?;
     drop((plan, adapter, values));
     eprintln!("wrote {}", adapter_path(&args.output_dir).display());

@@ -109,7 +109,7 @@ fn within(plain: &Plain<'_>, measured: Measured, limit: &Limit<'_>, context: &Co
         }
         least = least.min(measure(candidate)?.1);
     }
-    Err(Error::Memory { limit: limit.bytes, least })
+    Err(Error::Memory { limit: limit.bytes, least, others: Vec::new() })
 }
 
 /// The ways that differ: for each size of segments, ever less may be repeated.
