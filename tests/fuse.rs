@@ -4,27 +4,23 @@
 
 mod common;
 
+use common::recorder::Recorder;
 use common::shim::Shim;
 use sara::compiler::compile::{Precision, TrainOptions, compile_training, unobserved};
 use sara::compiler::import::Model;
 use sara::compiler::select::Amount;
-use sara::kernels::cuda::MatmulPrecision;
 use sara::kernels::{DType, Scalar, find};
-use sara::runtime::Result;
+use sara::runtime::device::Source;
 use sara::runtime::device::nvrtc::Nvrtc;
-use sara::runtime::device::{Device, Launch, Order, Peaks, Source};
 use sara::runtime::executor::Executor;
 use sara::runtime::files::sha256_file;
-use sara::runtime::map::Map;
 use sara::runtime::plan::{
     ALIGN, Buffer, BufferId, ModelFile, Part, Peak, Place, Plan, Port, Program, Selection, Step,
 };
 use sara::runtime::tensor::{Tensor, read_safetensors};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 /// Elements of most buffers: rows and columns, more than a block takes.
 const ROWS: u64 = 48;
@@ -439,76 +435,6 @@ fn random_steps_on_shared_memory_give_the_same_bits() {
     assert!(launches < steps * 3 / 4);
 }
 
-/// A device that runs nothing and keeps what it was told.
-#[derive(Default)]
-struct Recorder {
-    fuses: bool,
-    taken: u64,
-    told: Arc<Mutex<Told>>,
-}
-
-/// The launches of each program, and the sources that were made for them.
-#[derive(Default)]
-struct Told {
-    launches: Vec<usize>,
-    sources: BTreeMap<String, Source>,
-}
-
-impl Device for Recorder {
-    fn name(&self) -> &str {
-        "a recorder"
-    }
-    fn precision(&self) -> MatmulPrecision {
-        MatmulPrecision::Highest
-    }
-    fn fuses(&self) -> bool {
-        self.fuses
-    }
-    fn peaks(&self) -> Option<Peaks> {
-        None
-    }
-    fn wait(&self) -> Result<()> {
-        Ok(())
-    }
-    fn memory(&self) -> Result<[u64; 2]> {
-        Ok([u64::MAX; 2])
-    }
-    fn take(&mut self, bytes: usize) -> Result<u64> {
-        let at = self.taken + 256;
-        self.taken = (at + bytes as u64).next_multiple_of(256);
-        Ok(at)
-    }
-    fn release(&mut self) -> Result<()> {
-        Ok(())
-    }
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-    fn read(&self, _: u64, bytes: &mut [u8]) -> Result<()> {
-        bytes.fill(0);
-        Ok(())
-    }
-    fn fill(&mut self, _: u64, _: usize, _: u8) -> Result<()> {
-        Ok(())
-    }
-    fn bind(&mut self, programs: Vec<Vec<Order>>) -> Result<()> {
-        let mut told = self.told.lock().unwrap();
-        told.launches = programs.iter().map(Vec::len).collect();
-        for order in programs.into_iter().flatten() {
-            if let Order::Launch(Launch { source: source @ Source::Fused { .. }, .. }) = order {
-                told.sources.insert(source.name().to_owned(), source);
-            }
-        }
-        Ok(())
-    }
-    fn run(&mut self, _: usize, _: Range<usize>, _: &[(String, Map)]) -> Result<()> {
-        Ok(())
-    }
-    fn time(&mut self, _: usize, orders: Range<usize>, _: &[(String, Map)]) -> Result<Vec<f64>> {
-        Ok(vec![1.0; orders.len()])
-    }
-}
-
 /// The launches of `train`, and the sources that were made, of an export's plan.
 fn recorded(name: &str, precision: Precision, fuses: bool) -> (usize, BTreeMap<String, Source>) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
@@ -517,8 +443,8 @@ fn recorded(name: &str, precision: Precision, fuses: bool) -> (usize, BTreeMap<S
     let model = Model::open(&path.with_extension("onnx")).unwrap();
     let options = TrainOptions { precision, ..TrainOptions::new(binding, Default::default(), Amount::Density(0.05)) };
     let plan = compile_training(&model, &options, &mut unobserved()).unwrap();
-    let recorder = Recorder { fuses, ..Recorder::default() };
-    let told = recorder.told.clone();
+    let recorder = Recorder::new(fuses);
+    let told = recorder.told();
     let mut executor = Executor::on(plan, 1, None, Some(Box::new(recorder))).unwrap();
     executor.run("train").unwrap();
     let train = executor.plan().programs.iter().position(|p| p.name == "train").unwrap();

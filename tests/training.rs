@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its set-up does")]
 
+#[path = "training/beside.rs"]
+mod beside;
+mod common;
 #[path = "training/low_rank.rs"]
 mod low_rank;
 #[path = "training/refused.rs"]

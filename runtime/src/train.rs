@@ -180,7 +180,13 @@ impl Trainer {
     /// One optimiser step on as many micro-batches as are accumulated. On an error no weight has changed, and the next step feels
     /// nothing of this one.
     pub fn step(&mut self, micro_batches: &[Tensors]) -> Result<Metrics> {
-        let result = self.try_step(micro_batches);
+        self.step_while(micro_batches, || ())
+    }
+
+    /// The same; calls `meanwhile` once all micro-batches are under way, which a device computes by itself. An error before that
+    /// means that it was not called.
+    pub fn step_while(&mut self, micro_batches: &[Tensors], meanwhile: impl FnOnce()) -> Result<Metrics> {
+        let result = self.try_step(micro_batches, meanwhile);
         if result.is_err() {
             // The error that is known says more than one that follows from it.
             let _ = self.executor.clear_gradients();
@@ -188,7 +194,7 @@ impl Trainer {
         result
     }
 
-    fn try_step(&mut self, micro_batches: &[Tensors]) -> Result<Metrics> {
+    fn try_step(&mut self, micro_batches: &[Tensors], meanwhile: impl FnOnce()) -> Result<Metrics> {
         let start = Instant::now();
         let wanted = self.options.gradient_accumulation_steps;
         if micro_batches.len() as u64 != wanted {
@@ -204,10 +210,13 @@ impl Trainer {
             self.executor.reselect()?;
         }
         let learning_rate = self.set_hyper();
-        let mut loss = 0.0;
-        for batch in micro_batches {
+        let (mut loss, mut meanwhile) = (0.0, Some(meanwhile));
+        for (i, batch) in micro_batches.iter().enumerate() {
             let program = self.set_inputs(batch)?;
             self.executor.run(&program)?;
+            if let Some(meanwhile) = meanwhile.take_if(|_| i + 1 == micro_batches.len()) {
+                meanwhile();
+            }
             let own = self.executor.scalar(&program, "loss")?;
             if !own.is_finite() {
                 return Err(self.not_finite("the loss", std::slice::from_ref(batch)));

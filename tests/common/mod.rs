@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 pub(crate) mod pytorch;
+pub(crate) mod recorder;
 pub(crate) mod shim;
 
 use onnx_protobuf::{

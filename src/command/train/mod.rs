@@ -258,11 +258,13 @@ pub(super) fn train(
     let bar = ProgressBar::new(total).with_style(style());
     bar.set_position(trainer.step);
     let (mut all, mut held_out) = (Vec::new(), None);
+    let accumulation = trainer.options.gradient_accumulation_steps;
+    let batches_of =
+        |step: u64| (step * accumulation..(step + 1) * accumulation).map(&batch).collect::<Result<Vec<Tensors>, _>>();
+    let mut made = None;
     while trainer.step < total {
-        let accumulation = trainer.options.gradient_accumulation_steps;
-        let first = trainer.step * accumulation;
-        let batches: Vec<Tensors> = (first..first + accumulation).map(&batch).collect::<Result<_, _>>()?;
-        let mut metrics = match trainer.step(&batches) {
+        let (batches, next) = (made.take().unwrap_or_else(|| batches_of(trainer.step))?, trainer.step + 1);
+        let mut metrics = match trainer.step_while(&batches, || made = (next < total).then(|| batches_of(next))) {
             Ok(metrics) => metrics,
             Err(error) => {
                 bar.abandon();
