@@ -12,7 +12,7 @@ pub const HEADER: &str = include_str!("kernel.h");
 pub const SHARED: &[(&str, &str)] = &[
     ("adamw.h", include_str!("adamw.h")),
     ("attention.h", include_str!("attention.h")),
-    ("attention_half.h", include_str!("attention_half.h")),
+    ("attention_tensor.h", include_str!("attention_tensor.h")),
     ("conv.h", include_str!("conv.h")),
     ("convert.h", include_str!("convert.h")),
     ("function.h", include_str!("function.h")),

@@ -242,9 +242,10 @@ impl Bench {
         let [highest, high, tf32] = [MatmulPrecision::Highest, MatmulPrecision::High, MatmulPrecision::Tf32];
         let work = |precision| self.kernel.work(&lens, &self.scalars, &dtypes, precision);
         self.compare_in(want, highest);
-        if work(highest) != work(high) {
-            self.compare_in(want, high);
-            self.compare_in(want, tf32);
+        for other in [high, tf32] {
+            if work(other) != work(highest) {
+                self.compare_in(want, other);
+            }
         }
     }
 

@@ -358,7 +358,7 @@ pub(super) struct On {
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: DeviceName,
     /// How exact a GPU's products in single precision are: highest; high, which multiplies on tensor cores (three bfloat16 products for
-    /// one) and is several times as fast; or tf32, which is faster still and keeps 10 bits after the point.
+    /// one) and is several times as fast, but for attention; or tf32, which is faster still, attention too, and keeps 10 bits after the point.
     #[arg(long, value_name = "P", default_value = "highest")]
     matmul_precision: Exactness,
 }

@@ -16,7 +16,7 @@ impl Shape {
     }
 }
 
-/// Widths of rows for which there are kernels on tensor cores, as `attention_half.h` has them.
+/// Widths of rows for which there are kernels on tensor cores, as `attention_tensor.h` has them.
 const WIDTHS: [usize; 5] = [48, 64, 80, 128, 160];
 /// Rows of a block of those kernels.
 pub(crate) const ROWS: usize = 64;
@@ -26,11 +26,16 @@ pub(crate) fn column_parts(width: usize) -> usize {
     if width > 80 { 2 } else { 1 }
 }
 
-/// The width of the kernel on tensor cores that a call can use: its products are of half precision, and keys and values are
-/// equally wide.
-pub(crate) fn width(t: &Task<'_>, s: &Shape) -> Option<usize> {
-    let fits = t.int("half") != 0 && t.dtype("lse") == DType::F32 && s.dim == s.value_dim;
-    WIDTHS.into_iter().find(|w| fits && s.dim <= *w)
+/// The kernel on tensor cores that a call can use, by what the names of its entry points end with and its width: products are of half
+/// precision or may be in tf32, and keys and values are equally wide.
+pub(crate) fn tensor(t: &Task<'_>, s: &Shape) -> Option<(String, usize)> {
+    let operands = match kind(t) {
+        "half" => "half",
+        _ if t.products(["q", "k"]) == "_tensor" => "tensor",
+        _ => return None,
+    };
+    let width = WIDTHS.into_iter().find(|w| s.dim == s.value_dim && s.dim <= *w)?;
+    Some((format!("{operands}_{width}"), width))
 }
 
 /// The name of the type of all arguments in the names of entry points, or `half` where operands of products are rounded.
@@ -50,9 +55,9 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     params.extend(["q", "k", "v", "mask", "y", "lse"].map(|name| t.at(name)));
     params.push(t.real(t.float("scale"), "lse"));
     params.push(halves(t, &["q", "k", "v", "y"]));
-    if let Some(width) = width(t, &s) {
+    if let Some((kernel, width)) = tensor(t, &s) {
         let grid = [s.queries.div_ceil(ROWS), column_parts(width), s.images()];
-        return w.launch(format!("attention_half_{width}"), grid, 128, params);
+        return w.launch(format!("attention_{kernel}"), grid, 128, params);
     }
     // Without values there are still sums of exponentials.
     let grid = [s.queries.div_ceil(32), s.value_dim.div_ceil(128).max(1), s.images()];

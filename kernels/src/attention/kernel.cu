@@ -1,6 +1,6 @@
 // y = softmax(scale * q k^T + mask) v: a block for each tile of queries and 128 columns of v, which visits the keys tile by tile
 // with a running maximum and sum. Scores are computed again for each 128 columns.
-#include "attention_half.h"
+#include "attention_tensor.h"
 
 constexpr int PARTS = 4;
 
@@ -103,22 +103,24 @@ DEVICE void attend(const Shape& s, Source<HALF, T> q, Source<HALF, T> k, Source<
     }
 FOR_ATTENTION(ATTEND)
 
-template <int DIM>
-struct Half {
-    RowPairs<DIM> k;
-    ColumnPairs<PART<DIM>> v;
+template <bool TF32, int DIM>
+struct Others {
+    RowWords<TF32, DIM> k;
+    ColumnWords<TF32, DIM, PART<DIM>> v;
 };
 
 // The same on tensor cores, for keys and values of one width: a block for each 64 queries, and for part of the columns.
-template <int DIM>
-DEVICE void attend_half(const Shape& s, const Operand& q, Operand k, Operand v, const f32* mask, const Result& y, f32* lse,
-                        f32 scale) {
-    SHARED(Half<DIM>, t);
+template <bool TF32, int DIM>
+DEVICE void attend_tensor(const Shape& s, const Operand<TF32>& q, Operand<TF32> k, Operand<TF32> v, const f32* mask,
+                          const Result<TF32>& y, f32* lse, f32 scale) {
+    constexpr int OTHERS = ::OTHERS<TF32, DIM>;
+    using Tiles = Others<TF32, DIM>;
+    SHARED(Tiles, t);
     i64 image = blockIdx.z, first = blockIdx.y * PART<DIM>;
     if (mask) mask += s.mask(image);
     k = k + image * s.keys * s.dim;
     v = v + image * s.keys * s.dim;
-    Fragments<DIM> own;
+    OwnRows<TF32, DIM> own;
     load(own, q + image * s.queries * s.dim, s.queries, s.dim);
     RowSums<PART<DIM>> sum = {};
     f32 top[2] = {lowest<f32>(), lowest<f32>()}, total[2] = {0, 0};
@@ -127,12 +129,12 @@ DEVICE void attend_half(const Shape& s, const Operand& q, Operand k, Operand v, 
         load(t.k, k, key, s.keys, s.dim);
         load(t.v, v, key, s.keys, first, s.dim);
         __syncthreads();
-        Strip p = products(own, t.k);
+        Strip<OTHERS> p = products(own, t.k);
         UNROLL
         for (int j = 0; j < OTHERS / 8; j++) {
             UNROLL
             for (int e = 0; e < 4; e++) {
-                i64 query = warp_row() + Strip::row(e), c = key + Strip::column(j, e);
+                i64 query = warp_row() + p.row(e), c = key + p.column(j, e);
                 f32 score = c < s.keys ? scale * p.of[j][e] : lowest<f32>();
                 if (mask && c < s.keys && query < s.queries) score += mask[query * s.mask_strides[2] + c * s.mask_strides[3]];
                 p.of[j][e] = score;
@@ -162,7 +164,7 @@ DEVICE void attend_half(const Shape& s, const Operand& q, Operand k, Operand v, 
             UNROLL
             for (int j = 0; j < PART<DIM> / 8; j++) UNROLL for (int e = 0; e < 2; e++) sum.of[j][2 * half + e] *= decay;
         }
-        add_products(sum, p, t.v);
+        add_products<TF32, DIM>(sum, p, t.v);
     }
     f32 factor[2];
     UNROLL
@@ -176,10 +178,10 @@ DEVICE void attend_half(const Shape& s, const Operand& q, Operand k, Operand v, 
     put(y, image * s.queries * s.dim, sum, s.queries, first, s.dim, factor);
 }
 
-#define ATTEND_HALF(DIM)                                                                                              \
-    KERNEL(SQUARE, attention_half_##DIM, Shape s, const void* q, const void* k, const void* v, const f32* mask,       \
-           void* y, f32* lse, f32 scale, i32 halves) {                                                                \
-        attend_half<DIM>(s, {q, (halves & Q) != 0}, {k, (halves & K) != 0}, {v, (halves & V) != 0}, mask,             \
-                         {y, (halves & Y) != 0}, lse, scale);                                                         \
+#define ATTEND_TENSOR(DIM, name, TF32)                                                                                \
+    KERNEL(SQUARE, attention_##name, Shape s, const void* q, const void* k, const void* v, const f32* mask, void* y,  \
+           f32* lse, f32 scale, i32 halves) {                                                                         \
+        attend_tensor<TF32, DIM>(s, {q, (halves & Q) != 0}, {k, (halves & K) != 0}, {v, (halves & V) != 0}, mask,     \
+                                 {y, (halves & Y) != 0}, lse, scale);                                                 \
     }
-FOR_WIDTHS(ATTEND_HALF)
+FOR_WIDTHS(ATTEND_TENSOR)

@@ -19,9 +19,9 @@ fn plan(t: &Task<'_>, w: &mut Work) {
         params.extend(["q", "k", "v", "mask", "lse", "dy"].map(|name| t.at(name)));
         let result = format!("d{target}");
         params.extend([d.clone(), t.at(&result), t.real(t.float("scale"), "lse"), halves(&result)]);
-        if let Some(of) = cuda::width(t, &s) {
+        if let Some((kernel, of)) = cuda::tensor(t, &s) {
             let grid = [rows.div_ceil(cuda::ROWS), cuda::column_parts(of), s.images()];
-            w.launch(format!("attention_grad_{target}_half_{of}"), grid, 128, params);
+            w.launch(format!("attention_grad_{target}_{kernel}"), grid, 128, params);
         } else {
             let grid = [rows.div_ceil(32), width.div_ceil(64), s.images()];
             w.launch(format!("attention_grad_{target}_{kind}"), grid, 128, params);

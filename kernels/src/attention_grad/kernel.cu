@@ -1,6 +1,6 @@
 // Gradients of attention without a sum that two blocks share: tiles of probabilities and of the gradient of scores are computed
 // again for queries, keys and values. A block owns a tile of rows and 64 columns of its result.
-#include "attention_half.h"
+#include "attention_tensor.h"
 
 constexpr int PARTS = 2;
 
@@ -94,18 +94,20 @@ DEVICE void gradient(const Shape& s, Source<HALF, T> q, Source<HALF, T> k, Sourc
     GRADIENT(T, name, HALF, v, VALUES)
 FOR_ATTENTION(GRADIENTS)
 
-template <int DIM>
-struct Half {
-    RowPairs<DIM> first, second;
-    ColumnPairs<PART<DIM>> third;
+template <bool TF32, int DIM>
+struct Others {
+    RowWords<TF32, DIM> first, second;
+    ColumnWords<TF32, DIM, PART<DIM>> third;
 };
 
 // The same on tensor cores, for keys and values of one width: a block for each 64 rows of the result, and for part of its
 // columns.
-template <Target TARGET, int DIM>
-DEVICE void gradient_half(const Shape& s, Operand q, Operand k, Operand v, const f32* mask, const f32* lse, Operand dy,
-                          const f32* d, const Result& result, f32 scale) {
-    SHARED(Half<DIM>, t);
+template <Target TARGET, bool TF32, int DIM>
+DEVICE void gradient_tensor(const Shape& s, Operand<TF32> q, Operand<TF32> k, Operand<TF32> v, const f32* mask,
+                            const f32* lse, Operand<TF32> dy, const f32* d, const Result<TF32>& result, f32 scale) {
+    constexpr int OTHERS = ::OTHERS<TF32, DIM>;
+    using Tiles = Others<TF32, DIM>;
+    SHARED(Tiles, t);
     i64 image = blockIdx.z, first = blockIdx.y * PART<DIM>;
     if (mask) mask += s.mask(image);
     q = q + image * s.queries * s.dim;
@@ -116,9 +118,11 @@ DEVICE void gradient_half(const Shape& s, Operand q, Operand k, Operand v, const
     d += image * s.queries;
     constexpr bool BY_QUERY = TARGET == QUERIES, SCORES = TARGET != VALUES;
     const i64 rows = BY_QUERY ? s.queries : s.keys, others = BY_QUERY ? s.keys : s.queries;
-    Fragments<DIM> own, own_values;
+    // Registers have room for both, but for wide rows of whole words.
+    constexpr bool KEPT = !TF32 || DIM <= 80;
+    OwnRows<TF32, DIM> own, own_values;
     load(own, BY_QUERY ? q : k, rows, s.dim);
-    if constexpr (SCORES) load(own_values, BY_QUERY ? dy : v, rows, s.dim);
+    if constexpr (SCORES && KEPT) load(own_values, BY_QUERY ? dy : v, rows, s.dim);
     RowSums<PART<DIM>> sum = {};
     for (i64 other = 0; other < others; other += OTHERS) {
         __syncthreads();
@@ -126,13 +130,14 @@ DEVICE void gradient_half(const Shape& s, Operand q, Operand k, Operand v, const
         if constexpr (SCORES) load(t.second, BY_QUERY ? v : dy, other, others, s.dim);
         load(t.third, TARGET == QUERIES ? k : TARGET == KEYS ? q : dy, other, others, first, s.dim);
         __syncthreads();
-        Strip p = products(own, t.first), dp = {};
-        if constexpr (SCORES) dp = products(own_values, t.second);
+        Strip<OTHERS> p = products(own, t.first), dp = {};
+        if constexpr (SCORES && KEPT) dp = products(own_values, t.second);
+        else if constexpr (SCORES) dp = products<TF32, DIM>(BY_QUERY ? dy : v, rows, s.dim, t.second);
         UNROLL
         for (int j = 0; j < OTHERS / 8; j++) {
             UNROLL
             for (int e = 0; e < 4; e++) {
-                i64 row = warp_row() + Strip::row(e), column = other + Strip::column(j, e);
+                i64 row = warp_row() + p.row(e), column = other + p.column(j, e);
                 i64 query = BY_QUERY ? row : column, key = BY_QUERY ? column : row;
                 f32 value = 0;
                 if (row < rows && column < others) {
@@ -145,21 +150,24 @@ DEVICE void gradient_half(const Shape& s, Operand q, Operand k, Operand v, const
                 p.of[j][e] = value;
             }
         }
-        add_products(sum, p, t.third);
+        add_products<TF32, DIM>(sum, p, t.third);
     }
     const f32 one[2] = {1, 1};
     put(result, image * rows * s.dim, sum, rows, first, s.dim, one);
 }
 
-#define GRADIENT_HALF(DIM, target, TARGET)                                                                            \
-    KERNEL(SQUARE, attention_grad_##target##_half_##DIM, Shape s, const void* q, const void* k, const void* v,        \
+#define GRADIENT_TENSOR(DIM, name, TF32, target, TARGET)                                                              \
+    KERNEL(SQUARE, attention_grad_##target##_##name, Shape s, const void* q, const void* k, const void* v,            \
            const f32* mask, const f32* lse, const void* dy, const f32* d, void* result, f32 scale, i32 halves) {      \
-        gradient_half<TARGET, DIM>(s, {q, (halves & Q) != 0}, {k, (halves & K) != 0}, {v, (halves & V) != 0}, mask,   \
-                                   lse, {dy, (halves & DY) != 0}, d, {result, (halves & RESULT) != 0}, scale);        \
+        gradient_tensor<TARGET, TF32, DIM>(s, {q, (halves & Q) != 0}, {k, (halves & K) != 0}, {v, (halves & V) != 0}, \
+                                           mask, lse, {dy, (halves & DY) != 0}, d, {result, (halves & RESULT) != 0},  \
+                                           scale);                                                                    \
     }
-#define GRADIENTS_HALF(DIM)                                                                                           \
-    GRADIENT_HALF(DIM, q, QUERIES) GRADIENT_HALF(DIM, k, KEYS) GRADIENT_HALF(DIM, v, VALUES)
-FOR_WIDTHS(GRADIENTS_HALF)
+#define GRADIENTS_TENSOR(DIM, name, TF32)                                                                             \
+    GRADIENT_TENSOR(DIM, name, TF32, q, QUERIES)                                                                      \
+    GRADIENT_TENSOR(DIM, name, TF32, k, KEYS)                                                                         \
+    GRADIENT_TENSOR(DIM, name, TF32, v, VALUES)
+FOR_WIDTHS(GRADIENTS_TENSOR)
 
 #define SUMS(T, name, HALF)                                                                                           \
     KERNEL(THREADS, attention_grad_sums_##name, const void* y, const void* dy, T* d, i64 rows, i64 width,             \
