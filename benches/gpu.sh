@@ -103,6 +103,11 @@ speed() {
         done
     done
     show "${bench[@]}" --mixed-precision bf16 --weights streamed --repeat 3
+    # On both sides of where masked gradients go from entries to tiles: of linear layers and of convolutions, in single precision, and of
+    # convolutions in bfloat16. Each pair should take about the same.
+    local flat=("$gpu/sara" bench "$gpu/unet/model.onnx" --device cuda --dim batch=1 --dim height=64 --dim width=64 --dim $seq=77 --repeat 3)
+    for density in 0.5% 0.55% 4% 4.4%; do show "${flat[@]}" --density $density; done
+    for density in 0.5% 0.6%; do show "${flat[@]}" --density $density --mixed-precision bf16; done
     local peers=lora,lora-bf16,lora-compiled,lora-bf16-compiled
     if python3 -c 'import onnxruntime as o; assert "CUDAExecutionProvider" in o.get_available_providers()' 2> /dev/null; then
         peers=onnxruntime,$peers

@@ -381,8 +381,3 @@ impl crate::Kernel {
 pub(crate) fn parts(n: usize) -> usize {
     n.div_ceil(1 << 13).clamp(1, 512)
 }
-
-/// Whether the entries of a product are so few that each is better computed for itself.
-pub(crate) fn few(entries: usize, all: usize) -> bool {
-    entries < all / 256
-}

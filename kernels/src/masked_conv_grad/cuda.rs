@@ -1,9 +1,9 @@
-//! The gradient at trained entries on a GPU: a warp for each entry where they are few, else tiles of the whole product, of
-//! which only the entries are kept.
+//! The gradient at trained entries on a GPU: a warp for each entry where that costs less, else tiles of the whole product, of which only
+//! the entries are kept.
 
 use crate::conv::Geometry;
-use crate::cuda::{Cuda, Param, THREADS, Task, Work, few};
-use crate::masked_matmul_grad::cuda::products;
+use crate::cuda::{Cuda, Param, THREADS, Task, Work};
+use crate::masked_matmul_grad::cuda::{by_entry, products};
 
 pub(super) const FORM: Cuda = Cuda { source: include_str!("kernel.cu"), plan };
 
@@ -14,7 +14,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let terms = g.n * g.output_len();
     let mut params = vec![g.param(), t.at("x"), t.at("dy"), t.at("idx"), t.at("dp")];
     params.extend([count, cols, terms].map(Param::long));
-    if few(count, g.co * cols) {
+    if by_entry(t, ["x", "dy"], [g.strides[2] == 1, true], count, g.co * cols) {
         w.blocks(format!("masked_conv_grad_sample_{kinds}"), count.div_ceil(8), THREADS, params);
     } else if count > 0 {
         let split = w.split_places([g.co_group(), cols, terms], g.groups, count, t.dtype("dp"));

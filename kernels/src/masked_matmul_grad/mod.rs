@@ -87,6 +87,7 @@ pub fn work_len(batch: usize, n: usize, rows: usize, cols: usize, a_t: bool, b_t
 #[cfg(test)]
 mod tests {
     use super::{KERNEL, work_len};
+    use crate::cuda::MatmulPrecision;
     use crate::harness::{Bench, assert_close, assert_same_bits, halves, noise, places};
     use crate::{DType, Scalar};
 
@@ -108,7 +109,7 @@ mod tests {
                     }
                 }
             }
-            for density in [0.0, 0.01, 0.2, 1.0] {
+            for density in [0.0, 0.003, 0.01, 0.2, 1.0] {
                 let idx = places(dense.len(), density);
                 let mut want: Vec<f64> = idx.iter().map(|&i| dense[i as usize]).collect();
                 want.extend([7.0, 7.0]);
@@ -217,6 +218,31 @@ mod tests {
             };
             let want: Vec<f64> = idx.iter().map(|i| entry(*i)).collect();
             assert_close(&at(&idx, shape, (false, false), &a, &b), &want, 2e-5);
+        }
+    }
+
+    /// By tiles where they cost less: that depends on how exactly they multiply, and on how entries meet memory.
+    #[test]
+    fn a_gpu_goes_the_cheaper_way() {
+        use MatmulPrecision::{High, Highest, Tf32};
+        let (n, rows, cols) = (64, 1000, 1000);
+        let entry = |count: usize, turned: bool, dtype: DType, precision| {
+            let scalars = [1, n, rows, cols, usize::from(turned), usize::from(turned)].map(|v| Scalar::Int(v as i64));
+            let lens = [n * rows, n * cols, count, count, 1];
+            let dtypes = [dtype, dtype, DType::U32, DType::F32, DType::F32].map(Some);
+            KERNEL.work(&lens, &scalars, &dtypes, precision).expect("a device's launches").steps[0].entry.clone()
+        };
+        for (turned, dtype, precision, most) in [
+            (true, DType::F32, Highest, 41_666),
+            (true, DType::F32, High, 8_333),
+            (true, DType::F32, Tf32, 5_555),
+            (true, DType::Bf16, Highest, 5_555),
+            (false, DType::F32, Highest, 5_208),
+            (false, DType::Bf16, Tf32, 347),
+        ] {
+            let [below, above] = [most, most + 1].map(|count| entry(count, turned, dtype, precision));
+            assert!(below.starts_with("masked_matmul_grad_sample_"), "{below}");
+            assert!(above.starts_with("masked_matmul_grad_tile_"), "{above}");
         }
     }
 
