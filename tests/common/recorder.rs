@@ -6,7 +6,7 @@ use sara_runtime::device::{Device, Launch, Order, Peaks, Source};
 use sara_runtime::map::Map;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A device that runs nothing and keeps what it was told.
 #[derive(Default)]
@@ -46,8 +46,12 @@ impl Recorder {
         self.told.clone()
     }
 
+    fn now(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn act(&self, act: Act) {
-        self.told.lock().unwrap().acts.push(act);
+        self.now().acts.push(act);
     }
 }
 
@@ -90,7 +94,7 @@ impl Device for Recorder {
         Ok(())
     }
     fn bind(&mut self, programs: Vec<Vec<Order>>) -> Result<()> {
-        let mut told = self.told.lock().unwrap();
+        let mut told = self.now();
         told.launches = programs.iter().map(Vec::len).collect();
         for order in programs.into_iter().flatten() {
             if let Order::Launch(Launch { source: source @ Source::Fused { .. }, .. }) = order {
