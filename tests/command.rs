@@ -30,7 +30,7 @@ fn a_device_computes_or_is_said_to_be_missing() {
     };
     place.ok(&run("cpu", "cpu.safetensors"));
     place.ok(&run("auto", "auto.safetensors"));
-    let devices = sara_runtime::device::cuda::devices().map_or(0, |(found, _)| found.len());
+    let devices = sara_runtime::device::driver::devices().map_or(0, |(found, _)| found.len());
     for (name, tensor) in &place.tensors("cpu.safetensors") {
         let auto = place.tensors("auto.safetensors")[name].to_f64();
         for (a, b) in auto.iter().zip(tensor.to_f64()) {

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use sara_runtime::Error;
-use sara_runtime::device::cuda;
+use sara_runtime::device::driver;
 use sara_runtime::device::nvrtc::{self, Nvrtc, Target};
 use sara_runtime::oracle::{Oracle, fetch, find};
 use sara_runtime::wheel::Fetched;
@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Ok(oracle) => say!("             loaded, version {}", oracle.version()),
         Err(error) => say!("onnxruntime  {error}"),
     }
-    let devices = cuda::devices();
+    let devices = driver::devices();
     // What training would look for.
     let target = devices
         .as_ref()

@@ -11,7 +11,8 @@ use sara_compiler::select::{self, Amount, Pick, Scope};
 use sara_kernels::cuda::MatmulPrecision;
 use sara_models::pipeline::Pipeline;
 use sara_runtime::device::Device;
-use sara_runtime::device::cuda::{self, Cuda};
+use sara_runtime::device::cuda::Cuda;
+use sara_runtime::device::driver;
 use sara_runtime::executor::Site;
 use sara_runtime::source::Source;
 use sara_runtime::tensor::Tensors;
@@ -376,7 +377,7 @@ impl On {
     pub(super) fn open(self) -> Result<Option<Box<dyn Device>>, Failure> {
         let ordinal = match self.device {
             DeviceName::Cpu => return Ok(None),
-            DeviceName::Auto if !cuda::devices().is_ok_and(|(found, _)| !found.is_empty()) => return Ok(None),
+            DeviceName::Auto if !driver::devices().is_ok_and(|(found, _)| !found.is_empty()) => return Ok(None),
             DeviceName::Auto => 0,
             DeviceName::Cuda(ordinal) => ordinal,
         };

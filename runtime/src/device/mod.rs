@@ -1,6 +1,7 @@
 //! Devices with memory of their own: what an executor needs of one, and the CUDA device.
 
 pub mod cuda;
+pub mod driver;
 pub mod nvrtc;
 
 use crate::error::Result;

@@ -9,7 +9,9 @@ use libloading::{Library, Symbol};
 use sara_kernels::cuda::{HEADER, SHARED};
 use sha2::{Digest, Sha256};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// Version of the library that the cache is filled with.
 pub const PINNED_VERSION: &str = "12.9.86";
@@ -139,7 +141,7 @@ impl Nvrtc {
     /// Code of a source for an architecture such as `sm_90`, from the cache if it is there.
     pub fn cached(&self, source: &Source, arch: &str) -> Result<Compiled> {
         let path = self.place_in_cache(source, arch);
-        if let Some(cubin) = path.as_ref().and_then(|path| kept(&std::fs::read(path).ok()?)) {
+        if let Some(cubin) = path.as_ref().and_then(|path| used(path)) {
             return Ok(Compiled { cubin, log: String::new() });
         }
         let compiled = self.compile(source, arch)?;
@@ -291,7 +293,29 @@ fn keep(path: &Path, code: &[u8]) -> std::io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     std::io::Write::write_all(&mut file, &[&Sha256::digest(code)[..], code].concat())?;
     file.persist(path)?;
+    forget(folder, SystemTime::now())
+}
+
+/// How long code stays that nobody uses: of plans that are gone, or other versions of this program.
+const UNUSED: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Removes the files that were last used too long before `now`.
+fn forget(folder: &Path, now: SystemTime) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if now.duration_since(entry.metadata()?.modified()?).is_ok_and(|age| age > UNUSED) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
     Ok(())
+}
+
+/// The code in a file, which is used now.
+fn used(path: &Path) -> Option<Vec<u8>> {
+    let code = kept(&std::fs::read(path).ok()?)?;
+    // Where the time cannot be set, the code is compiled again some day.
+    let _ = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    Some(code)
 }
 
 /// The code that such a file holds, if it is what was written: the driver is not told where it ends.
@@ -302,7 +326,8 @@ fn kept(file: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{keep, kept};
+    use super::{UNUSED, forget, keep, kept, used};
+    use std::time::{Duration, SystemTime};
 
     #[test]
     fn damaged_code_is_not_used() {
@@ -315,5 +340,24 @@ mod tests {
         for damaged in [&whole[..whole.len() - 1], &whole[..20], &[], &zeros, b"code"] {
             assert_eq!(kept(damaged), None);
         }
+    }
+
+    #[test]
+    fn code_that_nobody_uses_is_forgotten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [old, other] = ["old", "other"].map(|name| folder.path().join(name));
+        keep(&old, b"old").expect("a file");
+        keep(&other, b"other").expect("a file");
+        let now = SystemTime::now();
+        let file = std::fs::File::options().append(true).open(&old).expect("the file");
+        file.set_modified(now - UNUSED / 2).expect("a time");
+        forget(folder.path(), now).expect("a folder");
+        forget(folder.path(), now + UNUSED / 2 - Duration::from_secs(9)).expect("a folder");
+        assert_eq!(used(&old), Some(b"old".to_vec()));
+        // It counts from the last use.
+        forget(folder.path(), now + UNUSED / 2 + Duration::from_secs(9)).expect("a folder");
+        assert!(old.exists());
+        forget(folder.path(), now + UNUSED + Duration::from_secs(9)).expect("a folder");
+        assert!(!old.exists() && !other.exists());
     }
 }
