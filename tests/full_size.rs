@@ -96,7 +96,7 @@ fn the_least_memory_is_exact() {
             eligible.into_iter().map(|w| (w, (0..graph.weights[w].len() as u32).step_by(1000).collect())).collect();
         let base = index.keys().map(|w| (*w, (0.0, "0".repeat(64)))).collect();
         let chosen = Chosen { index, base, ..Chosen::default() };
-        compile_chosen(&model, graph, &chosen, &options, &mut unobserved())
+        compile_chosen(&model, &graph, &chosen, &options, &mut unobserved())
     };
     let least = |limit: u64| match within(limit) {
         Err(Error::Memory { least, .. }) => least,

@@ -16,7 +16,7 @@ mod resume;
 
 use nalgebra::DMatrix;
 use prost::Message;
-use sara::compiler::compile::{Residency, TrainOptions, compile_training, unobserved};
+use sara::compiler::compile::{Precision, Residency, TrainOptions, compile_training, unobserved};
 use sara::compiler::import::proto::{
     DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetId, TensorProto, TensorShapeProto, TensorTypeProto,
     TypeProto, ValueInfoProto, data_type,
@@ -24,10 +24,11 @@ use sara::compiler::import::proto::{
 use sara::compiler::import::{Binding, Model};
 use sara::compiler::loss::TARGET;
 use sara::compiler::select::{self, Amount};
+use sara::kernels::cuda::MatmulPrecision;
 use sara::kernels::hyper;
 use sara::runtime::adapter;
 use sara::runtime::checkpoint;
-use sara::runtime::executor::{Executor, Moments, SparseState};
+use sara::runtime::executor::{Executor, Moments, Site, SparseState, memory};
 use sara::runtime::plan::{Plan, Stored};
 use sara::runtime::rng::CounterRng;
 use sara::runtime::schedule::Schedule;

@@ -138,13 +138,13 @@ fn run_passes(
 pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer<'_>) -> Result<Plan> {
     let graph = canonical(model, &options.binding, observe)?;
     let chosen = select::choose(model, &graph, &options.select, options.amount, options.threads)?;
-    match compile_chosen(model, graph.clone(), &chosen, options, observe) {
+    match compile_chosen(model, &graph, &chosen, options, observe) {
         Err(Error::Memory { limit, least, .. }) => {
             let compile = |options: &TrainOptions| {
-                compile_chosen(model, graph.clone(), &chosen, options, &mut unobserved())
-                    .map(|plan| memory(&plan, options.site).total())
+                let plan = compile_chosen(model, &graph, &chosen, options, &mut unobserved())?;
+                Ok(memory(&plan, options.site).total())
             };
-            Err(Error::Memory { limit, least, others: fit::nearest(options, limit, compile)? })
+            Err(Error::Memory { limit, least, others: fit::nearest(options, limit, least, compile) })
         }
         compiled => compiled,
     }
@@ -152,6 +152,38 @@ pub fn compile_training(model: &Model, options: &TrainOptions, observe: Observer
 
 /// The same for the canonical graph of the model and what trains. Reads no weights.
 pub fn compile_chosen(
+    model: &Model,
+    graph: &Graph,
+    chosen: &Chosen,
+    options: &TrainOptions,
+    observe: Observer<'_>,
+) -> Result<Plan> {
+    let mut asked = options.clone();
+    let mut over = None;
+    for _ in 0..ATTEMPTS {
+        let plan = match (compile_once(model, graph.clone(), chosen, &asked, observe), over) {
+            (Err(Error::Memory { .. }), Some(_)) => break,
+            (plan, _) => plan?,
+        };
+        let bytes = memory(&plan, options.site).total();
+        match (&mut asked.memory_limit, options.memory_limit) {
+            (Some(aim), Some(limit)) if bytes > limit => {
+                over = Some((limit, bytes));
+                *aim = aim.saturating_sub(bytes - limit);
+            }
+            _ => return Ok(plan),
+        }
+    }
+    let (limit, least) = over.unwrap_or_default();
+    Err(Error::Memory { limit, least, others: Vec::new() })
+}
+
+/// Times that a limit is lowered by what its plan was beyond: each graph is measured alone, and a plan may have several, and programs
+/// of the low-rank term.
+const ATTEMPTS: usize = 4;
+
+/// The same, within a limit as far as the graph of one shape takes memory.
+fn compile_once(
     model: &Model,
     graph: Graph,
     chosen: &Chosen,
@@ -195,12 +227,7 @@ pub fn compile_chosen(
         let (threshold, base_sha256) = chosen.base.get(&weight).cloned().unwrap_or_default();
         sparse.push(Sparse { weight: weight as u32, index, threshold, base_sha256, low_rank });
     }
-    let plan = finish(model, &graph, buffers, programs, sparse, chosen.summary.clone())?;
-    let least = memory(&plan, options.site).total();
-    match options.memory_limit.filter(|limit| *limit < least) {
-        Some(limit) => Err(Error::Memory { limit, least, others: Vec::new() }),
-        None => Ok(plan),
-    }
+    finish(model, &graph, buffers, programs, sparse, chosen.summary.clone())
 }
 
 /// The graph of a training step, for a canonical graph and what trains.
@@ -219,7 +246,7 @@ fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, obser
         let trained = chosen.index.values().map(Vec::len);
         let taken = memory_of(&graph.weights, list, &programs, constants.len(), trained, use_8bit_adam, site);
         let bytes = taken.total();
-        Ok(Measured { bytes, besides: bytes - arena_bytes(&programs) })
+        Ok(Measured { bytes, besides: bytes - taken.arena })
     };
     let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
     let context = Context { limit, ..unlimited };

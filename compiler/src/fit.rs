@@ -16,49 +16,58 @@ pub struct Fit {
     pub bytes: u64,
 }
 
-/// What takes less memory, if it is not done yet: the change that keeps the result to the bit first.
-const CHANGES: [fn(&mut TrainOptions) -> bool; 3] = [
-    |o| std::mem::replace(&mut o.weights, Residency::Streamed) != Residency::Streamed,
-    |o| o.precision == Precision::Single && std::mem::replace(&mut o.precision, Precision::Bf16) == Precision::Single,
+/// What takes less memory with most models; false if it is done already. The change that keeps the result to the bit is first.
+type Change = fn(&mut TrainOptions) -> bool;
+const CHANGES: [Change; 3] = [
+    |o| std::mem::replace(&mut o.weights, Residency::Streamed) == Residency::Resident,
+    |o| {
+        let single = o.precision == Precision::Single;
+        if single {
+            o.precision = Precision::Bf16;
+        }
+        single
+    },
     |o| !std::mem::replace(&mut o.use_8bit_adam, true),
 ];
 
-/// The settings nearest to those of `asked` that stay within `limit`: the fewest changes, in every way that does. If none does, all
-/// changes; nothing if there are none to make. `compile` says what training takes.
+/// The settings nearest to those of `asked`, which take `least` bytes, that stay within `limit`: the fewest changes, in every way that
+/// does. If none does, what takes least; nothing if nothing takes less. `compile` says what training takes.
 pub(crate) fn nearest(
     asked: &TrainOptions,
     limit: u64,
+    least: u64,
     compile: impl Fn(&TrainOptions) -> Result<u64>,
-) -> Result<Vec<Fit>> {
-    let possible: Vec<_> = CHANGES.into_iter().filter(|change| change(&mut asked.clone())).collect();
-    let measure = |some: usize| -> Result<Fit> {
+) -> Vec<Fit> {
+    let measure = |changes: &[Change]| {
         let mut options = asked.clone();
-        for (_, change) in possible.iter().enumerate().filter(|(i, _)| some >> i & 1 == 1) {
-            change(&mut options);
-        }
-        let bytes = match compile(&options) {
-            Err(Error::Memory { least, .. }) => least,
-            bytes => bytes?,
+        let possible = changes.iter().all(|change| change(&mut options));
+        let bytes = match possible.then(|| compile(&options))? {
+            Ok(bytes) | Err(Error::Memory { least: bytes, .. }) => bytes,
+            // It is no way out of having too little memory.
+            Err(_) => return None,
         };
         let TrainOptions { weights, precision, use_8bit_adam, .. } = options;
-        Ok(Fit { weights, precision, use_8bit_adam, bytes })
+        Some(Fit { weights, precision, use_8bit_adam, bytes }).filter(|fit| fit.bytes < least)
     };
-    let sets = 1_usize << possible.len();
-    if sets == 1 {
-        return Ok(Vec::new());
-    }
-    let all = measure(sets - 1)?;
-    if all.bytes > limit {
-        return Ok(vec![all]);
-    }
-    for changes in 1..possible.len() as u32 {
-        let fits = (1..sets).filter(|some| some.count_ones() == changes).map(measure);
-        let fits: Vec<Fit> = fits.filter(|fit| !fit.as_ref().is_ok_and(|f| f.bytes > limit)).collect::<Result<_>>()?;
-        if !fits.is_empty() {
-            return Ok(fits);
+    let within = |fits: &[Fit]| -> Vec<Fit> { fits.iter().copied().filter(|fit| fit.bytes <= limit).collect() };
+    let (changes, mut found): (Vec<Change>, Vec<Fit>) =
+        CHANGES.into_iter().filter_map(|change| Some((change, measure(&[change])?))).unzip();
+    let mut fits = within(&found);
+    if fits.is_empty() && changes.len() > 1 {
+        let all = measure(&changes);
+        found.extend(all);
+        if let ([a, b, c], true) = (&changes[..], all.is_some_and(|fit| fit.bytes <= limit)) {
+            let pairs = [[*a, *b], [*a, *c], [*b, *c]].iter().filter_map(|pair| measure(pair)).collect::<Vec<_>>();
+            fits = within(&pairs);
+        }
+        if fits.is_empty() {
+            fits = within(&found);
         }
     }
-    Ok(vec![all])
+    match found.into_iter().min_by_key(|fit| fit.bytes) {
+        Some(least) if fits.is_empty() => vec![least],
+        _ => fits,
+    }
 }
 
 #[cfg(test)]
@@ -84,7 +93,7 @@ mod tests {
             least if least > limit => Err(Error::Memory { limit, least, others: Vec::new() }),
             bytes => Ok(bytes),
         };
-        let fits = nearest(asked, limit, compile).unwrap_or_default();
+        let fits = nearest(asked, limit, taken(asked), compile);
         fits.into_iter().map(|f| (f.weights, f.precision, f.use_8bit_adam, f.bytes)).collect()
     }
 
@@ -102,6 +111,14 @@ mod tests {
         assert_eq!(found(&plain, 52), [(Streamed, Bf16, true, 52)]);
         assert_eq!(found(&plain, 51), [(Streamed, Bf16, true, 52)]);
         assert_eq!(found(&asked(Streamed), 95), [(Streamed, Bf16, false, 58), (Streamed, Single, true, 92)]);
+        // Changes that take more are no help, and neither are sets with them.
+        let odd = |options: &TrainOptions| match (options.weights, options.precision) {
+            (Streamed, _) => Ok(200),
+            (_, Bf16) => Ok(120),
+            _ => Err(Error::Option("no".into())),
+        };
+        let fits: Vec<_> = nearest(&plain, 100, 188, odd).iter().map(|f| (f.weights, f.precision, f.bytes)).collect();
+        assert_eq!(fits, [(Resident, Bf16, 120)]);
         let least = TrainOptions { precision: Precision::Fp16, use_8bit_adam: true, ..asked(Streamed) };
         assert_eq!(found(&least, 51), []);
     }

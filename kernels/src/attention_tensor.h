@@ -85,7 +85,7 @@ DEVICE void load(u32 (&to)[4], const Operand<TF32>& from, int k, i64 rows, i64 w
     }
 }
 
-// All of them.
+// All words of those rows.
 template <bool TF32, int DIM>
 struct OwnRows {
     u32 of[DIM / EACH<TF32> / 8][4];

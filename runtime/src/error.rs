@@ -51,7 +51,7 @@ pub enum Error {
     },
     /// A device has too little memory.
     #[error(
-        "{device} has {:.1} MiB free of {:.1}, and {:.1} MiB are needed; compile the plan on this machine with --device cuda, which keeps it within what is free or says what would fit",
+        "{device} has {:.1} MiB free of {:.1}, and {:.1} MiB are needed; compile a plan on this machine with --device cuda, which keeps it within what is free or says what would fit; otherwise take a smaller batch, or --device cpu",
         mib(free),
         mib(total),
         mib(needed)
@@ -65,6 +65,20 @@ pub enum Error {
         free: u64,
         /// Bytes that there are.
         total: u64,
+    },
+    /// A device's memory cannot be had, although enough of it is free.
+    #[error(
+        "{device} has {:.1} MiB free and cannot give {:.1} MiB in one piece; end what else uses it, or use --device cpu",
+        mib(free),
+        mib(needed)
+    )]
+    DevicePieces {
+        /// The device.
+        device: String,
+        /// Bytes of the piece.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
     },
     /// A device, or a library that it needs, is not as it should be.
     #[error("{0}")]

@@ -137,7 +137,7 @@ pub struct Metrics {
     pub grad_norm: f64,
     /// Entries that train.
     pub trainable: u64,
-    /// Wall-clock seconds.
+    /// Wall-clock seconds; on a device with those of making the next batch, if that took longer.
     pub seconds: f64,
     /// Mean loss on held-out data, where it was measured after this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -183,9 +183,9 @@ impl Trainer {
         self.step_while(micro_batches, || ())
     }
 
-    /// The same; calls `meanwhile` once all micro-batches are under way, which a device computes by itself. An error before that
-    /// means that it was not called.
-    pub fn step_while(&mut self, micro_batches: &[Tensors], meanwhile: impl FnOnce()) -> Result<Metrics> {
+    /// The same; calls `meanwhile` for each micro-batch while a device computes it. On a CPU nothing would run beside it, and it is not
+    /// called.
+    pub fn step_while(&mut self, micro_batches: &[Tensors], meanwhile: impl FnMut()) -> Result<Metrics> {
         let result = self.try_step(micro_batches, meanwhile);
         if result.is_err() {
             // The error that is known says more than one that follows from it.
@@ -194,7 +194,7 @@ impl Trainer {
         result
     }
 
-    fn try_step(&mut self, micro_batches: &[Tensors], meanwhile: impl FnOnce()) -> Result<Metrics> {
+    fn try_step(&mut self, micro_batches: &[Tensors], mut meanwhile: impl FnMut()) -> Result<Metrics> {
         let start = Instant::now();
         let wanted = self.options.gradient_accumulation_steps;
         if micro_batches.len() as u64 != wanted {
@@ -210,11 +210,11 @@ impl Trainer {
             self.executor.reselect()?;
         }
         let learning_rate = self.set_hyper();
-        let (mut loss, mut meanwhile) = (0.0, Some(meanwhile));
-        for (i, batch) in micro_batches.iter().enumerate() {
+        let mut loss = 0.0;
+        for batch in micro_batches {
             let program = self.set_inputs(batch)?;
             self.executor.run(&program)?;
-            if let Some(meanwhile) = meanwhile.take_if(|_| i + 1 == micro_batches.len()) {
+            if self.executor.device().is_some() {
                 meanwhile();
             }
             let own = self.executor.scalar(&program, "loss")?;

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use sara_compiler::compile::{TrainOptions, compile_training};
 use sara_compiler::import::{Binding, Model};
 use sara_compiler::loss::{Distance, Loss};
+use sara_runtime::executor::{Site, check_device};
 use sara_runtime::schedule::auto_learning_rate;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -147,6 +148,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     drop(device);
     let mut observer = args.dump.observer();
     let plan = compile_training(&model, &options, observe(&mut observer))?;
+    if let Site::Device(precision) = options.site {
+        check_device(&plan, precision)?;
+    }
     plan.save(&args.output)?;
     if args.print_plan {
         say!("{plan}");

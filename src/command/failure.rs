@@ -67,7 +67,9 @@ impl From<sara_compiler::Error> for Failure {
 impl From<sara_runtime::Error> for Failure {
     fn from(error: sara_runtime::Error) -> Failure {
         match error {
-            sara_runtime::Error::DeviceMemory { .. } => Failure::Memory(error.to_string()),
+            sara_runtime::Error::DeviceMemory { .. } | sara_runtime::Error::DevicePieces { .. } => {
+                Failure::Memory(error.to_string())
+            }
             other => Failure::Plain(other.to_string()),
         }
     }

@@ -355,11 +355,12 @@ impl std::str::FromStr for DeviceName {
 /// The device flag.
 #[derive(Clone, Copy, clap::Args)]
 pub(super) struct On {
-    /// Device to compute on: cpu, cuda, cuda:N, or auto, which is cuda where there is a device.
+    /// Device to compute on, or for whose memory `compile` makes a plan: cpu, cuda, cuda:N, or auto, which is cuda where there is a device.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: DeviceName,
     /// How exact a GPU's products in single precision are: highest; high, which multiplies on tensor cores (three bfloat16 products for
-    /// one) and is several times as fast, but for attention; or tf32, which is faster still, attention too, and keeps 10 bits after the point.
+    /// one) and is several times as fast, but for attention; or tf32, which is faster still, attention
+    /// with heads of up to 160 elements too, and keeps 10 bits after the point.
     #[arg(long, value_name = "P", default_value = "highest")]
     matmul_precision: Exactness,
 }

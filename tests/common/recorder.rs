@@ -23,6 +23,8 @@ pub(crate) struct Told {
     pub(crate) launches: Vec<usize>,
     /// The sources that were made for them.
     pub(crate) sources: BTreeMap<String, Source>,
+    /// Bytes that were taken.
+    pub(crate) taken: u64,
     /// Each run of a program, and each wait for all of them.
     pub(crate) acts: Vec<Act>,
 }
@@ -76,6 +78,7 @@ impl Device for Recorder {
         Ok([u64::MAX; 2])
     }
     fn take(&mut self, bytes: usize) -> Result<u64> {
+        self.now().taken += bytes as u64;
         let at = self.taken + 256;
         self.taken = (at + bytes as u64).next_multiple_of(256);
         Ok(at)

@@ -5,7 +5,8 @@
 // their making, is set in SHIM_EAGER do theirs as early as possible instead. While a stream is captured, what the driver forbids then
 // fails. Kernels are those of the shim; every address that they touch must lie in memory that was allocated.
 // The environment says what the devices are: SHIM_DEVICES (their number, 1), SHIM_CAPABILITY (such as 9.0), SHIM_MEMORY (bytes),
-// SHIM_LARGEST (bytes that can be had in one piece), SHIM_DRIVER (such as 12040), SHIM_INIT (what cuInit answers). What is left when the last context is released goes to standard error.
+// SHIM_LARGEST (bytes that can be had in one piece, SHIM_MEMORY), SHIM_DRIVER (such as 12040), SHIM_INIT (what cuInit answers). What is
+// left when the last context is released goes to standard error.
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -334,7 +335,7 @@ int cuMemAlloc_v2(uintptr_t* out, size_t bytes) {
     size_t available, total;
     cuMemGetInfo_v2(&available, &total);
     if (bytes == 0) return INVALID_VALUE;
-    if (bytes > available || bytes > size_t(setting("SHIM_LARGEST", 4L << 30))) return OUT_OF_MEMORY;
+    if (bytes > available || bytes > size_t(setting("SHIM_LARGEST", long(total)))) return OUT_OF_MEMORY;
     void* made = aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!made) return OUT_OF_MEMORY;
     memset(made, 0xff, bytes);

@@ -104,7 +104,7 @@ DEVICE void attend(const Shape& s, Source<HALF, T> q, Source<HALF, T> k, Source<
 FOR_ATTENTION(ATTEND)
 
 template <bool TF32, int DIM>
-struct Others {
+struct OtherRows {
     RowWords<TF32, DIM> k;
     ColumnWords<TF32, DIM, PART<DIM>> v;
 };
@@ -114,7 +114,7 @@ template <bool TF32, int DIM>
 DEVICE void attend_tensor(const Shape& s, const Operand<TF32>& q, Operand<TF32> k, Operand<TF32> v, const f32* mask,
                           const Result<TF32>& y, f32* lse, f32 scale) {
     constexpr int OTHERS = ::OTHERS<TF32, DIM>;
-    using Tiles = Others<TF32, DIM>;
+    using Tiles = OtherRows<TF32, DIM>;
     SHARED(Tiles, t);
     i64 image = blockIdx.z, first = blockIdx.y * PART<DIM>;
     if (mask) mask += s.mask(image);

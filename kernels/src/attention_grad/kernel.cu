@@ -95,7 +95,7 @@ DEVICE void gradient(const Shape& s, Source<HALF, T> q, Source<HALF, T> k, Sourc
 FOR_ATTENTION(GRADIENTS)
 
 template <bool TF32, int DIM>
-struct Others {
+struct OtherRows {
     RowWords<TF32, DIM> first, second;
     ColumnWords<TF32, DIM, PART<DIM>> third;
 };
@@ -106,7 +106,7 @@ template <Target TARGET, bool TF32, int DIM>
 DEVICE void gradient_tensor(const Shape& s, Operand<TF32> q, Operand<TF32> k, Operand<TF32> v, const f32* mask,
                             const f32* lse, Operand<TF32> dy, const f32* d, const Result<TF32>& result, f32 scale) {
     constexpr int OTHERS = ::OTHERS<TF32, DIM>;
-    using Tiles = Others<TF32, DIM>;
+    using Tiles = OtherRows<TF32, DIM>;
     SHARED(Tiles, t);
     i64 image = blockIdx.z, first = blockIdx.y * PART<DIM>;
     if (mask) mask += s.mask(image);

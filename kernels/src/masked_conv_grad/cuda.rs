@@ -14,7 +14,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let terms = g.n * g.output_len();
     let mut params = vec![g.param(), t.at("x"), t.at("dy"), t.at("idx"), t.at("dp")];
     params.extend([count, cols, terms].map(Param::long));
-    if by_entry(t, ["x", "dy"], [g.strides[2] == 1, true], count, g.co * cols) {
+    if by_entry(t, ["x", "dy"], [g.strides[2], 1], count, g.co * cols) {
         w.blocks(format!("masked_conv_grad_sample_{kinds}"), count.div_ceil(8), THREADS, params);
     } else if count > 0 {
         let split = w.split_places([g.co_group(), cols, terms], g.groups, count, t.dtype("dp"));

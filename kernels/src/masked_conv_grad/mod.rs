@@ -115,7 +115,7 @@ mod tests {
         for (i, g) in all().into_iter().enumerate() {
             let x = halves(g.n * g.ci * g.input_len(), 1);
             let dy = halves(g.n * g.co * g.output_len(), 2);
-            for density in [0.02, 0.5] {
+            for density in [0.003, 0.02, 0.5] {
                 let idx = places(g.co * g.ci_group() * g.taps(), density);
                 let at = |x_type: DType, dy_type: DType| {
                     let mut bench = Bench::new(&KERNEL, scalars(&g));

@@ -13,7 +13,7 @@ fn plan(t: &Task<'_>, w: &mut Work) {
     let (a, b) = (side(rows, t.int("a_t") != 0), side(cols, t.int("b_t") != 0));
     let layout = [n.max(1), a.0, b.0, a.1, b.1, n * rows, n * cols].map(|v| v as i64);
     let mut params = vec![Param::Struct(layout.to_vec()), t.at("a"), t.at("b"), t.at("idx"), t.at("dp")];
-    if by_entry(t, ["a", "b"], [a.0 == 1, b.0 == 1], count, rows * cols) {
+    if by_entry(t, ["a", "b"], [a.0, b.0], count, rows * cols) {
         params.extend([count, cols, batch * n].map(Param::long));
         w.blocks(format!("masked_matmul_grad_sample_{kinds}"), count.div_ceil(8), THREADS, params);
     } else if count > 0 {
@@ -34,8 +34,8 @@ pub(crate) fn products(t: &Task<'_>, operands: [&str; 2]) -> &'static str {
 /// Bytes that are read at once at least, whatever is used of them.
 const SECTOR: usize = 32;
 
-/// Floating-point operations that tiles make while a byte is read from the cache that all multiprocessors share. Half of the peaks of an
-/// H100 (NVIDIA's data sheet: 67, 495 and 989 TF/s) beside 5.5 TB/s; older and smaller devices have about the same ratios.
+/// Floating-point operations that tiles make while a byte is read from the cache that all multiprocessors share: half of the peaks of an
+/// H100 (NVIDIA's data sheet: 67, 495 and 989 TF/s) beside 5.5 TB/s. They count for all devices.
 fn operations_a_byte(t: &Task<'_>, operands: [&str; 2]) -> usize {
     match products(t, operands) {
         "_split" => 30,
@@ -47,10 +47,10 @@ fn operations_a_byte(t: &Task<'_>, operands: [&str; 2]) -> usize {
 }
 
 /// Whether `count` entries of `all` cost less by themselves, when they wait for the terms of both operands, than tiles, which wait for
-/// their multiplications. Terms of an operand are neighbours in memory or each in a sector of its own. The choice goes by sizes
-/// and not by a clock, so that a training has the same bits again.
-pub(crate) fn by_entry(t: &Task<'_>, operands: [&str; 2], neighbours: [bool; 2], count: usize, all: usize) -> bool {
-    let bytes = |i: usize| if neighbours[i] { t.dtype(operands[i]).size() } else { SECTOR };
+/// their multiplications. Terms of an operand lie so many elements apart. The choice goes by sizes and not by a clock, so that a
+/// training has the same bits again.
+pub(crate) fn by_entry(t: &Task<'_>, operands: [&str; 2], apart: [usize; 2], count: usize, all: usize) -> bool {
+    let bytes = |i: usize| (t.dtype(operands[i]).size() * apart[i]).min(SECTOR);
     let operations = operations_a_byte(t, operands).saturating_mul(bytes(0) + bytes(1));
     count.saturating_mul(operations) < 2 * all
 }

@@ -175,7 +175,7 @@ mod tests {
             let [batch, n, rows, cols] = shape;
             let (a, b) = (halves(batch * n * rows, 1), halves(batch * n * cols, 2));
             for turned in [(false, false), (true, false), (false, true), (true, true)] {
-                for density in [0.02, 0.5] {
+                for density in [0.003, 0.02, 0.5] {
                     let idx = places(rows * cols, density);
                     let want = at(&idx, shape, turned, &a, &b);
                     for types in [[DType::Bf16; 2], [DType::Bf16, DType::F32], [DType::F32, DType::Bf16]] {

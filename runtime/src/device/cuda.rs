@@ -380,9 +380,11 @@ impl Device for Cuda {
             Ok(address) => address,
             // What others took meanwhile, or what is free in pieces.
             Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                let [free, total] = self.memory()?;
-                let device = self.info.name.clone();
-                return Err(Error::DeviceMemory { device, needed: bytes as u64, free, total });
+                let ([free, total], needed, device) = (self.memory()?, bytes as u64, self.info.name.clone());
+                return Err(match needed <= free {
+                    true => Error::DevicePieces { device, needed, free },
+                    false => Error::DeviceMemory { device, needed, free, total },
+                });
             }
             Err(e) => return Err(self.failed("its memory cannot be taken", e)),
         };

@@ -4,6 +4,7 @@
 //! behind, until [`Executor::settle`] brings it up.
 
 use super::fuse::{Group, Placed, Target, groups};
+use super::memory::too_large;
 use super::{Executor, Memory, Site, Timing, memory};
 use crate::block::Block;
 use crate::device::{Device, Order, Peaks, Span, launches};
@@ -169,11 +170,7 @@ impl Executor {
                 let Some((launches, scratch)) =
                     launches(step.kernel, &placed.call(), dtypes, spans, attached.scratch, precision)
                 else {
-                    let name = step.kernel.name;
-                    return Err(Error::Option(format!(
-                        "`{name}` (node `{}`) is too large for a device, or runs on the CPU only; use --device cpu",
-                        step.origin
-                    )));
+                    return Err(too_large(step));
                 };
                 most = most.max(scratch);
                 orders.extend(launches.into_iter().map(Order::Launch));

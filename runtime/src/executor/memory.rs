@@ -5,7 +5,7 @@ use crate::load::{resident, room};
 use crate::map::Map;
 use crate::plan::{self, ALIGN, Place, Plan, Program, Weight};
 use crate::source::Source;
-use sara_kernels::cuda::MatmulPrecision;
+use sara_kernels::cuda::{MatmulPrecision, Work};
 use sara_kernels::hyper;
 use sara_kernels::sparse_adamw_8bit::BLOCK;
 use std::collections::BTreeSet;
@@ -126,13 +126,34 @@ pub fn arena_bytes(programs: &[Program]) -> u64 {
     programs.iter().map(|p| p.arena_bytes).max().unwrap_or(0)
 }
 
+/// Refuses a plan with a launch that no device can run.
+pub fn check_device(plan: &Plan, precision: MatmulPrecision) -> Result<()> {
+    let refused = |step: &&plan::Step| work(&plan.buffers, step, precision).is_none();
+    match plan.programs.iter().flat_map(|p| &p.steps).find(refused) {
+        Some(step) => Err(too_large(step)),
+        None => Ok(()),
+    }
+}
+
+/// That no device can run a step.
+pub(super) fn too_large(step: &plan::Step) -> Error {
+    let name = step.kernel.name;
+    Error::Option(format!(
+        "`{name}` (node `{}`) is too large for a device, or runs on the CPU only; use --device cpu",
+        step.origin
+    ))
+}
+
+/// The launches of a step on a device, if it can run there.
+fn work(buffers: &[plan::Buffer], step: &plan::Step, precision: MatmulPrecision) -> Option<Work> {
+    let args: Vec<_> = step.args.iter().map(|id| id.map(|id| &buffers[id.0 as usize])).collect();
+    let lens: Vec<usize> = args.iter().map(|b| b.map_or(0, |b| b.len as usize)).collect();
+    let dtypes: Vec<_> = args.iter().map(|b| b.map(|b| b.dtype)).collect();
+    step.kernel.work(&lens, &step.scalars, &dtypes, precision)
+}
+
 /// Bytes that launches on a device take for themselves, one at a time.
 fn scratch(buffers: &[plan::Buffer], programs: &[Program], precision: MatmulPrecision) -> usize {
-    let of_step = |step: &plan::Step| {
-        let args: Vec<_> = step.args.iter().map(|id| id.map(|id| &buffers[id.0 as usize])).collect();
-        let lens: Vec<usize> = args.iter().map(|b| b.map_or(0, |b| b.len as usize)).collect();
-        let dtypes: Vec<_> = args.iter().map(|b| b.map(|b| b.dtype)).collect();
-        step.kernel.work(&lens, &step.scalars, &dtypes, precision).map_or(0, |work| work.scratch)
-    };
+    let of_step = |step| work(buffers, step, precision).map_or(0, |work| work.scratch);
     programs.iter().flat_map(|p| &p.steps).map(of_step).max().unwrap_or(0)
 }

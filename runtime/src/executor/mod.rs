@@ -22,7 +22,7 @@ use std::path::Path;
 use std::time::Instant;
 
 pub use finite::NotFinite;
-pub use memory::{Site, Taken, arena_bytes, memory, memory_of};
+pub use memory::{Site, Taken, arena_bytes, check_device, memory, memory_of};
 pub use sparse::{Moments, SparseState};
 
 /// A plan with its memory: weights, sparse state, constants, arena.

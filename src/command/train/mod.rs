@@ -259,12 +259,17 @@ pub(super) fn train(
     bar.set_position(trainer.step);
     let (mut all, mut held_out) = (Vec::new(), None);
     let accumulation = trainer.options.gradient_accumulation_steps;
-    let batches_of =
-        |step: u64| (step * accumulation..(step + 1) * accumulation).map(&batch).collect::<Result<Vec<Tensors>, _>>();
-    let mut made = None;
+    let mut made: Vec<Result<Tensors, Failure>> = Vec::new();
     while trainer.step < total {
-        let (batches, next) = (made.take().unwrap_or_else(|| batches_of(trainer.step))?, trainer.step + 1);
-        let mut metrics = match trainer.step_while(&batches, || made = (next < total).then(|| batches_of(next))) {
+        let ready = std::mem::take(&mut made);
+        let first = trainer.step * accumulation;
+        let missing = (first + ready.len() as u64..first + accumulation).map(&batch);
+        let batches = ready.into_iter().chain(missing).collect::<Result<Vec<Tensors>, _>>()?;
+        let make_next = || {
+            let next = first + accumulation + made.len() as u64;
+            made.extend((next < total * accumulation).then(|| batch(next)));
+        };
+        let mut metrics = match trainer.step_while(&batches, make_next) {
             Ok(metrics) => metrics,
             Err(error) => {
                 bar.abandon();
