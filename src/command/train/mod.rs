@@ -267,7 +267,7 @@ pub(super) fn train(
         let batches = ready.into_iter().chain(missing).collect::<Result<Vec<Tensors>, _>>()?;
         let make_next = || {
             let next = first + accumulation + made.len() as u64;
-            made.extend((next < total * accumulation).then(|| batch(next)));
+            made.extend((next / accumulation < total).then(|| batch(next)));
         };
         let mut metrics = match trainer.step_while(&batches, make_next) {
             Ok(metrics) => metrics,
