@@ -31,7 +31,7 @@ struct RowWords {
 // WIDTH columns of the same in words of neighbouring rows.
 template <bool TF32, int DIM, int WIDTH>
 struct ColumnWords {
-    u32 of[OTHERS<TF32, DIM> / EACH<TF32>][WIDTH + 8 / (3 - EACH<TF32>)];
+    u32 of[OTHERS<TF32, DIM> / EACH<TF32>][WIDTH + (TF32 ? 4 : 8)];
 };
 // Columns of the result that a block computes: of wide rows half, so that their sums fit into registers.
 template <int DIM>
