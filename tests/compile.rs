@@ -8,12 +8,14 @@ use common::{Dim, Tensor, Value, bytes, declare, graph, model, node, noise};
 use onnx_protobuf::{ModelProto, NodeProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use protobuf::EnumOrUnknown;
 use regex::Regex;
+use sara_compiler::Error;
 use sara_compiler::compile::{TrainOptions, canonical, compile_forward, compile_training, unobserved};
 use sara_compiler::import::{Binding, Model};
 use sara_compiler::ir::verify::verify;
 use sara_compiler::ir::{Def, Graph, Stage};
 use sara_compiler::select::{self, Amount, Pick, Role, Scope};
-use sara_runtime::executor::Executor;
+use sara_kernels::cuda::MatmulPrecision;
+use sara_runtime::executor::{Executor, Site, memory};
 use sara_runtime::oracle::OracleType::*;
 use sara_runtime::plan::Plan;
 use std::path::PathBuf;
@@ -426,4 +428,40 @@ fn a_weight_has_one_value() {
     graph.add_value("again", ty, Def::Weight(0));
     let refusal = verify(&graph, "test").unwrap_err().to_string();
     assert!(refusal.starts_with("V06"), "{refusal}");
+}
+
+/// Every limit that some plan of two shapes meets is met: each shape is measured alone, and the plan takes more.
+#[test]
+fn a_limit_is_met_by_all_shapes_together() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference/pipeline.unet.onnx");
+    let model = Model::open(&path).unwrap();
+    let binding = |height: usize, width: usize| {
+        let dims = [("batch_size", 2), ("height", height), ("width", width), ("sequence_length", 7)];
+        Binding { dims: dims.map(|(name, size)| (name.to_owned(), size)).into(), ..Binding::default() }
+    };
+    let site = Site::Device(MatmulPrecision::Highest);
+    let within = |memory_limit| {
+        let options = TrainOptions::new(binding(16, 16), select::Options::default(), Amount::Density(0.5));
+        let buckets = vec![("wide".to_owned(), binding(8, 32))];
+        let options = TrainOptions { memory_limit, buckets, site, ..options };
+        compile_training(&model, &options, &mut unobserved()).map(|plan| memory(&plan, site).total())
+    };
+    let (mut bytes, mut met) = (within(None).unwrap(), 0);
+    loop {
+        let limit = bytes - 1;
+        match within(Some(limit)) {
+            Ok(found) => {
+                assert!(found <= limit, "{found} within {limit}");
+                bytes = found;
+                met += 1;
+            }
+            Err(Error::Memory { least, others, .. }) => {
+                println!("{met} limits are met, {bytes} bytes are least, {least} was said");
+                assert!(least > limit && others.iter().all(|fit| fit.bytes < least));
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(met > 3, "{met}");
 }

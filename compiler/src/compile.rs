@@ -14,6 +14,7 @@ use crate::select::{self, Amount, Chosen};
 use sara_kernels::{DType, hyper};
 use sara_runtime::executor::{Site, arena_bytes, memory, memory_of};
 use sara_runtime::plan::{Place, Plan, Program, Selection, Sparse, Weight};
+use std::cell::Cell;
 
 /// Where weights are while a plan runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,44 +159,40 @@ pub fn compile_chosen(
     options: &TrainOptions,
     observe: Observer<'_>,
 ) -> Result<Plan> {
-    let mut asked = options.clone();
-    let mut over = None;
-    for _ in 0..ATTEMPTS {
-        let plan = match (compile_once(model, graph.clone(), chosen, &asked, observe), over) {
-            (Err(Error::Memory { .. }), Some(_)) => break,
-            (plan, _) => plan?,
-        };
-        let bytes = memory(&plan, options.site).total();
-        match (&mut asked.memory_limit, options.memory_limit) {
-            (Some(aim), Some(limit)) if bytes > limit => {
-                over = Some((limit, bytes));
-                *aim = aim.saturating_sub(bytes - limit);
-            }
-            _ => return Ok(plan),
+    let mut plan = compile_once(model, graph.clone(), chosen, options, observe)?;
+    let Some(limit) = options.memory_limit else { return Ok(plan.0) };
+    loop {
+        let (compiled, measured) = plan;
+        let bytes = memory(&compiled, options.site).total();
+        if bytes <= limit {
+            return Ok(compiled);
         }
+        // Shapes are measured one by one, without the programs of the low-rank term. What the plan takes beyond that has to fit too, and
+        // another graph has to be found.
+        let aim = limit.saturating_sub(bytes.saturating_sub(measured)).min(measured.saturating_sub(1));
+        let asked = TrainOptions { memory_limit: Some(aim), ..options.clone() };
+        plan = match compile_once(model, graph.clone(), chosen, &asked, &mut unobserved()) {
+            Err(Error::Memory { .. }) => return Err(Error::Memory { limit, least: bytes, others: Vec::new() }),
+            plan => plan?,
+        };
     }
-    let (limit, least) = over.unwrap_or_default();
-    Err(Error::Memory { limit, least, others: Vec::new() })
 }
 
-/// Times that a limit is lowered by what its plan was beyond: each graph is measured alone, and a plan may have several, and programs
-/// of the low-rank term.
-const ATTEMPTS: usize = 4;
-
-/// The same, within a limit as far as the graph of one shape takes memory.
+/// The same, within a limit as far as each shape by itself takes memory, and what the one with most takes.
 fn compile_once(
     model: &Model,
     graph: Graph,
     chosen: &Chosen,
     options: &TrainOptions,
     observe: Observer<'_>,
-) -> Result<Plan> {
-    let mut graph = sparse_graph(graph, chosen, options, observe)?;
+) -> Result<(Plan, u64)> {
+    let (mut graph, mut measured) = sparse_graph(graph, chosen, options, observe)?;
     let mut buffers = Buffers::new(sparse_numbers(&graph));
     let mut programs = training_programs(&graph, &mut buffers);
     for (name, binding) in &options.buckets {
         let own = canonical(model, binding, &mut unobserved())?;
-        let own = sparse_graph(own, chosen, options, &mut unobserved())?;
+        let (own, bytes) = sparse_graph(own, chosen, options, &mut unobserved())?;
+        measured = measured.max(bytes);
         if own.weights != graph.weights {
             return Err(Error::Option(format!(
                 "the model has other weights at the shapes of {name}; compile a plan for them alone"
@@ -227,13 +224,20 @@ fn compile_once(
         let (threshold, base_sha256) = chosen.base.get(&weight).cloned().unwrap_or_default();
         sparse.push(Sparse { weight: weight as u32, index, threshold, base_sha256, low_rank });
     }
-    finish(model, &graph, buffers, programs, sparse, chosen.summary.clone())
+    Ok((finish(model, &graph, buffers, programs, sparse, chosen.summary.clone())?, measured))
 }
 
-/// The graph of a training step, for a canonical graph and what trains.
-fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, observe: Observer<'_>) -> Result<Graph> {
+/// The graph of a training step, for a canonical graph and what trains, and what it takes if there is a limit.
+fn sparse_graph(
+    mut graph: Graph,
+    chosen: &Chosen,
+    options: &TrainOptions,
+    observe: Observer<'_>,
+) -> Result<(Graph, u64)> {
     let TrainOptions { loss, weights, precision, use_8bit_adam, site, .. } = *options;
     let unlimited = Context { selection: chosen, loss, limit: None, weights, precision, use_8bit_adam };
+    // A graph that is within the limit is taken, and is the last that is measured.
+    let last = Cell::new(0);
     let measure = |graph: &Graph| {
         let mut graph = graph.clone();
         for pass in PIPELINE.iter().skip_while(|p| p.name != "rematerialise").skip(1) {
@@ -246,12 +250,13 @@ fn sparse_graph(mut graph: Graph, chosen: &Chosen, options: &TrainOptions, obser
         let trained = chosen.index.values().map(Vec::len);
         let taken = memory_of(&graph.weights, list, &programs, constants.len(), trained, use_8bit_adam, site);
         let bytes = taken.total();
+        last.set(bytes);
         Ok(Measured { bytes, besides: bytes - taken.arena })
     };
     let limit = options.memory_limit.map(|bytes| Limit { bytes, measure: &measure });
     let context = Context { limit, ..unlimited };
     run_passes(&mut graph, &context, Stage::Sparse..=Stage::Fused, observe)?;
-    Ok(graph)
+    Ok((graph, last.get()))
 }
 
 /// The programs that every training has, not placed yet.

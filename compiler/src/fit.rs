@@ -53,16 +53,15 @@ pub(crate) fn nearest(
     let (changes, mut found): (Vec<Change>, Vec<Fit>) =
         CHANGES.into_iter().filter_map(|change| Some((change, measure(&[change])?))).unzip();
     let mut fits = within(&found);
+    // Changes that help each by itself may not help together, so that sets of any number are tried.
+    if let ([a, b, c], true) = (&changes[..], fits.is_empty()) {
+        let pairs = [[*a, *b], [*a, *c], [*b, *c]];
+        found.extend(pairs.iter().filter_map(|pair| measure(pair)));
+        fits = within(&found);
+    }
     if fits.is_empty() && changes.len() > 1 {
-        let all = measure(&changes);
-        found.extend(all);
-        if let ([a, b, c], true) = (&changes[..], all.is_some_and(|fit| fit.bytes <= limit)) {
-            let pairs = [[*a, *b], [*a, *c], [*b, *c]].iter().filter_map(|pair| measure(pair)).collect::<Vec<_>>();
-            fits = within(&pairs);
-        }
-        if fits.is_empty() {
-            fits = within(&found);
-        }
+        found.extend(measure(&changes));
+        fits = within(&found);
     }
     match found.into_iter().min_by_key(|fit| fit.bytes) {
         Some(least) if fits.is_empty() => vec![least],
@@ -119,6 +118,14 @@ mod tests {
         };
         let fits: Vec<_> = nearest(&plain, 100, 188, odd).iter().map(|f| (f.weights, f.precision, f.bytes)).collect();
         assert_eq!(fits, [(Resident, Bf16, 120)]);
+        // Streaming helps alone, and not beside half precision.
+        let apart = |options: &TrainOptions| {
+            let streamed = if options.weights == Streamed { 30 } else { 0 };
+            let half = if options.precision == Bf16 { 50 - streamed * 3 } else { 0 };
+            Ok((188 - streamed - half - if options.use_8bit_adam { 20 } else { 0 }) as u64)
+        };
+        let fits: Vec<_> = nearest(&plain, 120, 188, apart).iter().map(|f| (f.weights, f.use_8bit_adam)).collect();
+        assert_eq!(fits, [(Resident, true)]);
         let least = TrainOptions { precision: Precision::Fp16, use_8bit_adam: true, ..asked(Streamed) };
         assert_eq!(found(&least, 51), []);
     }

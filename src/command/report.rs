@@ -120,7 +120,7 @@ impl Memory {
 /// That training takes more memory than it may, and with what it would not.
 pub(super) fn over_limit(limit: u64, least: u64, others: &[Fit]) -> String {
     let said = format!("training takes at least {} of memory, and the limit is {}", bytes(least), bytes(limit));
-    let elsewhere = "raise --memory-limit (up to what a device has free), train fewer entries, or take a smaller batch or smaller pictures";
+    let elsewhere = "raise --memory-limit where there is more memory, train fewer entries, or take a smaller batch or smaller pictures";
     match others {
         [] => format!("{said}; {elsewhere}"),
         [fit] if fit.bytes > limit => {
