@@ -99,7 +99,7 @@ operator! {
     fn lower(&self, l: &mut Lower<'_>) {
         let ty = l.input_type(0).clone();
         let Ok((batch, n, _)) = panel(&ty, self.a_t) else { unreachable!("inference admits only panels") };
-        let work = l.temp(ty.dtype.computed(), masked_matmul_grad::work_len(batch, n, self.rows, self.cols, self.a_t, self.b_t));
+        let work = l.temp(ty.dtype.computed(), masked_matmul_grad::work_len(batch, n, self.rows, self.a_t, self.b_t));
         let args = [Some(l.input(0)), Some(l.input(1)), Some(l.input(2)), Some(l.output(0)), Some(work)];
         let scalars = [batch, n, self.rows, self.cols, self.a_t.into(), self.b_t.into()].map(int).to_vec();
         l.launch("masked_matmul_grad", &args, scalars);

@@ -18,8 +18,8 @@ const NEAR: usize = 384 << 10;
 const MOST_TOKENS: usize = 64;
 /// Tokens of a block that is turned.
 const BLOCK: usize = 32;
-/// Entries for each channel, at most.
-const ENTRIES: usize = 3;
+/// Entries for each channel at most, where so many tokens are turned at once. Sums are read and written as often as tokens are turned.
+const ENTRIES: usize = 8;
 
 /// The gradient of a weight whose operands are both token-major.
 pub(super) struct Few<'a, A, B> {
@@ -37,8 +37,9 @@ impl<A: Turned, B: Turned> Few<'_, A, B> {
     pub(super) fn pays<T>(&self, layout: &Layout, threads: usize) -> bool {
         let (entries, channels) = (self.idx.len(), self.channels[0] + self.channels[1]);
         let pieces = pieces(layout).count();
-        let few = entries <= ENTRIES * channels && pieces >= threads && pieces * entries <= layout.len;
-        few && layout.turned == [true; 2] && self.parts::<T>().iter().sum::<usize>() <= SCRATCH_BYTES
+        let few = entries * MOST_TOKENS <= ENTRIES * channels * self.pitch();
+        let room = pieces >= threads && pieces * entries <= layout.len;
+        few && room && layout.turned == [true; 2] && self.parts::<T>().iter().sum::<usize>() <= SCRATCH_BYTES
     }
 
     /// Tokens that are turned at once, and the distance of turned channels.

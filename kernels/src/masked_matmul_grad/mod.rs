@@ -44,7 +44,7 @@ const TURNED: usize = 256;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Layout of `work`: the channels of the operands that are not channel-major, for a band of tokens.
+/// Layout of `work`: the channels of `a`, if they are not its rows, for a band of tokens.
 struct Layout {
     /// Images. Without channel-major operands all tokens are those of one.
     batch: usize,
@@ -52,23 +52,19 @@ struct Layout {
     n: usize,
     /// Tokens of a band.
     band: usize,
-    /// Whether each operand is there.
+    /// Whether each operand is to be turned.
     turned: [bool; 2],
-    /// Where the second begins.
-    second: usize,
     /// Elements.
     len: usize,
 }
 
 impl Layout {
-    fn new(batch: usize, n: usize, channels: [usize; 2], channel_major: [bool; 2]) -> Layout {
+    fn new(batch: usize, n: usize, rows: usize, channel_major: [bool; 2]) -> Layout {
         let (batch, n) = if channel_major == [false; 2] { (1, batch * n) } else { (batch, n) };
-        let turned: usize = channels.iter().zip(channel_major).filter(|c| !c.1).map(|c| c.0).sum();
-        let most = WORK / turned.max(1) / 64 * 64;
+        let most = WORK / rows.max(1) / 64 * 64;
         let band = n.min(most.max(TOKENS)).max(1);
-        let pitch = pitch(band, size_of::<f32>());
-        let second = if channel_major[0] { 0 } else { channels[0] * pitch };
-        Layout { batch, n, band, turned: channel_major.map(|major| !major), second, len: turned * pitch }
+        let len = if channel_major[0] { 0 } else { rows * pitch(band, size_of::<f32>()) };
+        Layout { batch, n, band, turned: channel_major.map(|major| !major), len }
     }
 }
 
@@ -80,8 +76,8 @@ fn pitch(band: usize, size: usize) -> usize {
 }
 
 /// Elements that `work` must have.
-pub fn work_len(batch: usize, n: usize, rows: usize, cols: usize, a_t: bool, b_t: bool) -> usize {
-    Layout::new(batch, n, [rows, cols], [a_t, b_t]).len.max(1)
+pub fn work_len(batch: usize, n: usize, rows: usize, a_t: bool, b_t: bool) -> usize {
+    Layout::new(batch, n, rows, [a_t, b_t]).len.max(1)
 }
 
 #[cfg(test)]
@@ -126,7 +122,7 @@ mod tests {
                     bench.float("b", dtype, &b);
                     bench.index("idx", &idx);
                     bench.float("dp", dtype, &vec![7.0; idx.len() + 2]);
-                    bench.float("work", dtype, &vec![f64::NAN; work_len(batch, n, rows, cols, a_t, b_t)]);
+                    bench.float("work", dtype, &vec![f64::NAN; work_len(batch, n, rows, a_t, b_t)]);
                     let tolerance = if dtype == DType::F32 { 1e-5 } else { 1e-12 };
                     assert_close(&bench.run()["dp"], &want, tolerance);
                 }
@@ -165,7 +161,7 @@ mod tests {
         bench.float("b", b.0, b.1);
         bench.index("idx", idx);
         bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
-        bench.float("work", DType::F32, &vec![f64::NAN; work_len(batch, n, rows, cols, turned.0, turned.1)]);
+        bench.float("work", DType::F32, &vec![f64::NAN; work_len(batch, n, rows, turned.0, turned.1)]);
         bench
     }
 
@@ -250,7 +246,7 @@ mod tests {
     fn work_is_cut_into_bands() {
         // So many rows that a band is shorter than the tokens.
         let (batch, n, rows, cols) = (1, 1200, 1 << 13, 2);
-        assert!(work_len(batch, n, rows, cols, false, false) < rows * n);
+        assert!(work_len(batch, n, rows, false, false) < rows * n);
         let a = noise(n * rows, 1);
         let b = noise(n * cols, 2);
         let idx: Vec<u32> = (0..40).map(|i| i * 400 + i % 2).collect();
@@ -265,7 +261,7 @@ mod tests {
         bench.float("b", DType::F32, &b);
         bench.index("idx", &idx);
         bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
-        bench.float("work", DType::F32, &vec![f64::NAN; work_len(batch, n, rows, cols, false, false)]);
+        bench.float("work", DType::F32, &vec![f64::NAN; work_len(batch, n, rows, false, false)]);
         let few = &bench.run()["dp"];
         assert_close(few, &want, 2e-5);
         // All entries are too many for one task.
