@@ -76,11 +76,12 @@ impl<T: Real, X: Stored<T>, Y: Stored<T>> Operands<T> for Bands<'_, T, X, Y> {
 
     fn lines(&self, band: Band) -> Lines {
         let Layout { extent: [_, _, ew], run, in_place, .. } = self.layout;
-        if !in_place {
-            return Lines { count: 1, len: run, left: run, right: run };
+        let ([_, count, len], width) = (band.extents, self.g.output[2]);
+        match in_place {
+            true if ew == width => Lines { count: 1, len: count * len, left: 0, right: 0 },
+            true => Lines { count, len, left: width, right: ew },
+            false => Lines { count: 1, len: run, left: run, right: run },
         }
-        let [_, count, len] = band.extents;
-        Lines { count, len, left: self.g.output[2], right: ew }
     }
 
     #[inline(always)]
@@ -100,7 +101,7 @@ impl<T: Real, X: Stored<T>, Y: Stored<T>> Operands<T> for Bands<'_, T, X, Y> {
         for i in 0..images {
             for d in 0..depth {
                 for h in 0..height {
-                    let first = i * (layout.plane / layout.images) + (d * eh + h) * ew;
+                    let first = ((i * layout.extent[0] + d) * eh + h) * ew;
                     copy(at(image + i, d, h), &mut run[first..][..width]);
                 }
             }
@@ -189,35 +190,48 @@ impl<T, X: Stored<T>, Y: Stored<T>> Bands<'_, T, X, Y> {
         let base: [isize; 3] = std::array::from_fn(|d| layout.base(g, d, phase[d], start[d]));
         let [depth, eh, ew] = layout.extent;
         let [_, ih, iw] = g.input;
-        let inside = |d: usize, q: usize| {
-            let at = (q * g.strides[d]) as isize + base[d];
-            (at >= 0 && at < g.input[d] as isize).then_some(at as usize)
+        // Elements q of dimension d for which input element q * stride + base exists.
+        let inside = |d: usize| {
+            let bound = |at: isize| (at.max(0) as usize).div_ceil(g.strides[d]).min(layout.extent[d]);
+            bound(-base[d])..bound(g.input[d] as isize - base[d])
         };
-        // Element q of a line is input element q * stride + base.
-        let stride = g.strides[2];
-        let bound = |least: isize| if least <= 0 { 0 } else { (least as usize).div_ceil(stride) };
-        let low = bound(-base[2]).min(ew);
-        let high = bound(g.input[2] as isize - base[2]).clamp(low, ew);
-        let first = ((low * stride) as isize + base[2]) as usize;
-        for (i, plane) in plane.chunks_exact_mut(layout.plane / layout.images).enumerate() {
-            let source = (i < images).then(|| &self.x[((image + i) * g.ci + channel) * g.input_len()..]);
-            for (row, line) in plane.chunks_exact_mut(ew).enumerate() {
-                let (d, h) = if depth == 1 { (0, row) } else { (row / eh, row % eh) };
-                let (Some(source), Some(d), Some(h), true) = (source, inside(0, d), inside(1, h), low < high) else {
-                    line.fill(X::zeroed());
-                    continue;
-                };
-                line[..low].fill(X::zeroed());
-                line[high..].fill(X::zeroed());
-                let (row, line) = (&source[(d * ih + h) * iw + first..], &mut line[low..high]);
-                if stride == 1 {
-                    // The next channel is copied next.
-                    for at in (0..line.len()).step_by(64 / size_of::<X>()) {
-                        prefetch(row, g.input_len() + at);
-                    }
-                    copy(row, line);
+        let at = |d: usize, q: usize| ((q * g.strides[d]) as isize + base[d]) as usize;
+        let [depths, rows, cols] = [0, 1, 2].map(inside);
+        for (i, slab) in plane.chunks_mut(eh * ew).enumerate() {
+            let (i, d) = (i / depth, i % depth);
+            if i >= images || !depths.contains(&d) || rows.is_empty() || cols.is_empty() {
+                slab.fill(X::zeroed());
+                continue;
+            }
+            let source = &self.x[((image + i) * g.ci + channel) * g.input_len() + at(0, d) * ih * iw..];
+            slab[..rows.start * ew].fill(X::zeroed());
+            slab[rows.end * ew..].fill(X::zeroed());
+            let lines = &mut slab[rows.start * ew..rows.end * ew];
+            let (first, len) = (at(1, rows.start) * iw + at(2, cols.start), lines.len());
+            if phase[2] == 0 {
+                // The next channel is copied next.
+                for at in (0..len).step_by(64 / size_of::<X>()) {
+                    prefetch(source, g.input_len() + first + at);
+                }
+            }
+            if g.strides[1] == 1 && g.strides[2] == 1 && ew == iw {
+                // Lines are as long as the input's, so that they are copied together, with what must be zero between them.
+                copy(&source[first..], &mut lines[cols.start..len - (ew - cols.end)]);
+                for line in lines.chunks_exact_mut(ew) {
+                    line[..cols.start].fill(X::zeroed());
+                    line[cols.end..].fill(X::zeroed());
+                }
+                continue;
+            }
+            for (row, line) in rows.clone().zip(lines.chunks_exact_mut(ew)) {
+                line[..cols.start].fill(X::zeroed());
+                line[cols.end..].fill(X::zeroed());
+                let source = &source[at(1, row) * iw + at(2, cols.start)..];
+                let line = &mut line[cols.clone()];
+                if g.strides[2] == 1 {
+                    copy(source, line);
                 } else {
-                    for (to, from) in line.iter_mut().zip(row.iter().step_by(stride)) {
+                    for (to, from) in line.iter_mut().zip(source.iter().step_by(g.strides[2])) {
                         *to = *from;
                     }
                 }

@@ -6,12 +6,15 @@ use crate::simd::LANES;
 
 /// Output elements of a band at most, about.
 const BAND: usize = 1024;
+/// Elements of a row that is short, at most.
+const SHORT: usize = 16;
 
 /// Planes of the input, for a band of the output: a box of one image, or several small images.
 ///
 /// Planes have the pitches of the padded input, divided by the strides, so that a tap reads them at a constant distance from the output
-/// element. Input elements with different remainders modulo the strides have different planes. Where those of a channel would be too
-/// large, each tap has a plane of its own that holds what it reads.
+/// element. Input elements with different remainders modulo the strides have different planes. Where rows are short, each of a kernel's
+/// columns has planes of its own instead, whose rows are as long as the output's, so that nothing lies between rows. Where those of a
+/// channel would be too large, each tap has a plane of its own that holds what it reads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     /// Images of a band.
@@ -24,13 +27,13 @@ pub(super) struct Layout {
     pub(super) phases: [usize; 3],
     /// Whether a plane is read by several taps.
     pub(super) shared: bool,
-    /// Elements of a plane.
+    /// Elements of a plane, whole vectors.
     pub(super) plane: usize,
     /// Elements of a channel's planes, or of a tap's: those of the planes and what vectors of the output gradient reach beyond them.
     pub(super) unit: usize,
     /// Elements of the output gradient, with what is zero between its rows and behind them.
     pub(super) run: usize,
-    /// Whether rows of the output gradient are whole vectors and are read in place.
+    /// Whether rows of the output gradient are whole vectors, or nothing lies between them, and they are read in place.
     pub(super) in_place: bool,
 }
 
@@ -59,21 +62,25 @@ impl Layout {
         let columns = if width > BAND { piece(width, BAND) } else { width };
         let lines = if columns < width { 1 } else { even(height, BAND / width) };
         let slabs = if lines < height { 1 } else { even(depth, BAND / (height * width)) };
-        let in_place = slabs == 1 && width.is_multiple_of(LANES);
+        let in_place = slabs == 1 && (width.is_multiple_of(LANES) || apart(g) && g.n == 1);
         let images = if in_place || slabs < depth { 1 } else { (BAND / (depth * height * width)).clamp(1, g.n.max(1)) };
         let band = [slabs, lines, columns];
         let reach: [usize; 3] =
             std::array::from_fn(|d| (g.kernel[d].max(1) - 1) * g.dilations[d] / g.strides[d].max(1));
         let at = |shared: bool| {
-            let reach: [usize; 3] = if shared { reach } else { [0; 3] };
-            let phases: [usize; 3] =
-                std::array::from_fn(|d| if shared { g.kernel[d].min(geometry::tap_period(g, d)) } else { 1 });
+            let periods = periods(g);
+            let mut reach = if shared { reach } else { [0; 3] };
+            if apart(g) {
+                reach[2] = 0;
+            }
+            let phases = std::array::from_fn(|d| if shared { g.kernel[d].min(periods[d]) } else { 1 });
             let extent: [usize; 3] = std::array::from_fn(|d| band[d] + reach[d]);
-            let plane = images * extent.iter().product::<usize>();
+            let elements = images * extent.iter().product::<usize>();
+            let plane = elements.next_multiple_of(LANES);
             let missing: usize = (0..3).map(|d| reach[d] * extent[d + 1..].iter().product::<usize>()).sum();
-            let used = plane.saturating_sub(missing);
+            let used = elements.saturating_sub(missing);
             let run = used.next_multiple_of(LANES);
-            let unit = plane.saturating_mul(phases.iter().product()).saturating_add(run - used);
+            let unit = plane.saturating_mul(phases.iter().product()).saturating_add(LANES);
             Layout { images, band, extent, phases, shared, plane, unit, run, in_place }
         };
         // Products of longer reaches may be no numbers.
@@ -108,7 +115,7 @@ impl Layout {
     /// Input element that element 0 of a plane is, in dimension `d`, for the band that begins at `start`.
     pub(super) fn base(&self, g: &Geometry, d: usize, phase: usize, start: usize) -> isize {
         let offset = phase * g.dilations[d];
-        let offset = if self.shared { offset % g.strides[d] } else { offset };
+        let offset = if self.shared && !(d == 2 && apart(g)) { offset % g.strides[d] } else { offset };
         (start * g.strides[d] + offset) as isize - g.pads[d] as isize
     }
 
@@ -118,12 +125,26 @@ impl Layout {
             return 0;
         }
         let tap = position(t, g.kernel);
-        let phase: [usize; 3] = std::array::from_fn(|d| tap[d] % geometry::tap_period(g, d));
-        let shift: [usize; 3] = std::array::from_fn(|d| tap[d] * g.dilations[d] / g.strides[d]);
+        let periods = periods(g);
+        let phase: [usize; 3] = std::array::from_fn(|d| tap[d] % periods[d]);
+        let mut shift: [usize; 3] = std::array::from_fn(|d| tap[d] * g.dilations[d] / g.strides[d]);
+        if apart(g) {
+            shift[2] = 0;
+        }
         let [_, eh, ew] = self.extent;
         let plane = (phase[0] * self.phases[1] + phase[1]) * self.phases[2] + phase[2];
         plane * self.plane + (shift[0] * eh + shift[1]) * ew + shift[2]
     }
+}
+
+/// Whether each of a kernel's columns has planes of its own.
+fn apart(g: &Geometry) -> bool {
+    g.output[2] <= SHORT
+}
+
+/// Taps that are this far apart in each dimension read the same planes.
+fn periods(g: &Geometry) -> [usize; 3] {
+    std::array::from_fn(|d| if d == 2 && apart(g) { g.kernel[d].max(1) } else { geometry::tap_period(g, d) })
 }
 
 /// Coordinates of element `at` of a box.
