@@ -9,7 +9,8 @@ rounds repeat, so that a machine that slows down slows all of them; the shortest
 Ours: sara; sara-memory = within 3750 MiB; sara-bf16 = mixed precision within 2150 MiB; sara-streamed = weights in their file,
 within 900 MiB. Peers: onnxruntime = forward only; lora = PEFT, rank 16 on attention; lora-bf16 = the same in bfloat16; sara-like =
 dense gradients of all convolutions and products, of which those of |w| < --threshold feed AdamW, by which ours then choose, too;
-full = AdamW on all weights.
+full = AdamW on all weights; dense = all weight gradients of convolutions and linear layers, each the shortest of some on operands that are
+still near, against which ours are those at trained entries in a step, where they are not.
 In single precision where nothing else is said; -compiled = by torch.compile. With --device cuda all run on a GPU, ours without a
 limit unless the weights are streamed, and memory is what PyTorch allocated there and what our plan holds.
 """
@@ -55,8 +56,10 @@ def ours(args, name):
         bench = [args.sara, "bench", plan, f"--repeat={args.steps}", f"--device={args.device}", "--json"]
         out = subprocess.run(bench, capture_output=True, check=True)
     report = json.loads(out.stdout)
+    kernels = next(p["kernels"] for p in report["programs"] if p["name"] == "train")
+    gradients = sum(k["seconds"] for k in kernels if k["name"].startswith("masked_"))
     memory = (report["memory"]["total"] if args.device != "cpu" else report["peak_resident"] or 0) / 2**20
-    return {"forward": report["forward_seconds"], "step": report["step_seconds"], "mib": memory}
+    return {"forward": report["forward_seconds"], "step": report["step_seconds"], "gradients": gradients, "mib": memory}
 
 
 def onnxruntime(args):
@@ -78,15 +81,14 @@ def onnxruntime(args):
     return {"forward": shortest(args.steps, lambda: session.run(None, feeds))}
 
 
-def torch_step(args, kind):
+def unet(args, half):
+    """The network with its inputs, a sample, a time and a text, and a target."""
     import torch
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     torch.set_default_device(args.device)
-    kind, compiled = kind.removesuffix("-compiled"), kind.endswith("-compiled")
-    kind, half = kind.removesuffix("-bf16"), kind.endswith("-bf16")
     attention = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     net = UNet2DConditionModel(
         sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768,
@@ -96,6 +98,49 @@ def torch_step(args, kind):
     t, target = torch.full((args.batch,), 500), torch.randn(args.batch, 4, 64, 64)
     if half:
         net, x, text, target = net.bfloat16(), x.bfloat16(), text.bfloat16(), target.bfloat16()
+    return net, (x, t, text), target
+
+
+def dense(args, half):
+    """The weight gradients of all layers, each the shortest of some runs on operands of its own."""
+    import torch
+
+    net, inputs, _ = unet(args, half)
+    total = 0.0
+
+    def time_layer(layer, given, result):
+        nonlocal total
+        x, dy = torch.randn_like(given[0]), torch.randn_like(result)
+        if isinstance(layer, torch.nn.Linear):
+            x, dy = x.flatten(0, -2), dy.flatten(0, -2)
+            gradient = lambda: dy.t() @ x
+        else:
+            how = layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups, (False, True, False)
+            gradient = lambda: torch.ops.aten.convolution_backward(dy, x, layer.weight, None, *how)
+
+        def run():
+            gradient()
+            if args.device != "cpu":
+                torch.cuda.synchronize()
+
+        total += shortest(args.steps, run)
+
+    for layer in net.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            layer.register_forward_hook(time_layer)
+    with torch.no_grad():
+        net(*inputs)
+    return {"gradients": total}
+
+
+def torch_step(args, kind):
+    import torch
+
+    kind, compiled = kind.removesuffix("-compiled"), kind.endswith("-compiled")
+    kind, half = kind.removesuffix("-bf16"), kind.endswith("-bf16")
+    if kind == "dense":
+        return dense(args, half)
+    net, inputs, target = unet(args, half)
     masks = []
     if kind == "full":
         trained = list(net.parameters())
@@ -117,7 +162,7 @@ def torch_step(args, kind):
     forward = torch.compile(net) if compiled else net
 
     def step():
-        loss = torch.nn.functional.mse_loss(forward(x, t, text, return_dict=False)[0], target)
+        loss = torch.nn.functional.mse_loss(forward(*inputs, return_dict=False)[0], target)
         loss.backward()
         for w, index, p in masks:
             p.grad = w.grad.flatten()[index]
@@ -163,6 +208,8 @@ def main():
     args = parser.parse_args()
     if "sara-like" in args.peers and not args.threshold:
         parser.error("sara-like needs --threshold")
+    if "dense-compiled" in args.peers or "dense-bf16-compiled" in args.peers:
+        parser.error("dense has no step to compile")
     if args.only:
         result = onnxruntime(args) if args.only == "onnxruntime" else torch_step(args, args.only)
         result.setdefault("mib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -180,11 +227,12 @@ def main():
             held = best.setdefault(name, result)
             for key, value in result.items():
                 held[key] = max(held[key], value) if key == "mib" else min(held[key], value)
-    print(f"{'':14}{'forward s':>10}{'step s':>10}{'MiB':>8}  ours / theirs")
+    timed = ("forward", "step", "gradients")
+    print(f"{'':14}{''.join(f'{k} s'.rjust(13) for k in timed)}{'MiB':>8}  ours / theirs")
     for name, result in best.items():
         own = best.get("sara-bf16" if "-bf16" in name else "sara", result)
-        cells = "".join(f"{result[k]:10.2f}" if k in result else f"{'':10}" for k in ("forward", "step"))
-        ratios = [f"{k} {own[k] / result[k]:.2f}" for k in ("forward", "step") if k in result and own is not result]
+        cells = "".join(f"{result[k]:13.3f}" if k in result else f"{'':13}" for k in timed)
+        ratios = [f"{k} {own[k] / result[k]:.3f}" for k in timed if k in result and own is not result]
         if name == "onnxruntime" and own is not result:
             ratios.append(f"our step / its forward {own['step'] / result['forward']:.2f}")
         print(f"{name:14}{cells}{result['mib']:8.0f}  {', '.join(ratios)}")

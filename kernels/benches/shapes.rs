@@ -152,7 +152,7 @@ impl Timer {
         let f = Data::Float;
         for density in [0.0058, 0.058] {
             let idx = Self::entries(rows * cols, density);
-            let work = masked_matmul_grad::work_len(1, n, rows, cols, false, false);
+            let work = masked_matmul_grad::work_len(1, n, rows, false, false);
             let args = [f(n * rows), f(n * cols), Data::Index(idx.clone()), f(idx.len()), f(work)];
             let label = format!("{n} {rows}x{cols} {density}");
             self.time(&label, "masked_matmul_grad", &scalars, &args);

@@ -208,10 +208,11 @@ impl<T, X: Stored<T>, Y: Stored<T>> Bands<'_, T, X, Y> {
             slab[rows.end * ew..].fill(X::zeroed());
             let lines = &mut slab[rows.start * ew..rows.end * ew];
             let (first, len) = (at(1, rows.start) * iw + at(2, cols.start), lines.len());
-            if phase[2] == 0 {
+            if layout.shared && phase == [0; 3] {
                 // The next channel is copied next.
-                for at in (0..len).step_by(64 / size_of::<X>()) {
-                    prefetch(source, g.input_len() + first + at);
+                let end = at(1, rows.end - 1) * iw + at(2, cols.end - 1) + 1;
+                for at in (first..end).step_by(64 / size_of::<X>()) {
+                    prefetch(source, g.input_len() + at);
                 }
             }
             if g.strides[1] == 1 && g.strides[2] == 1 && ew == iw {

@@ -29,7 +29,8 @@ pub(super) struct Layout {
     pub(super) shared: bool,
     /// Elements of a plane, whole vectors.
     pub(super) plane: usize,
-    /// Elements of a channel's planes, or of a tap's: those of the planes and what vectors of the output gradient reach beyond them.
+    /// Elements of a channel's planes, or of a tap's: those of the planes, and a vector more, because runs of the output gradient reach
+    /// beyond them by less than one.
     pub(super) unit: usize,
     /// Elements of the output gradient, with what is zero between its rows and behind them.
     pub(super) run: usize,
@@ -62,15 +63,16 @@ impl Layout {
         let columns = if width > BAND { piece(width, BAND) } else { width };
         let lines = if columns < width { 1 } else { even(height, BAND / width) };
         let slabs = if lines < height { 1 } else { even(depth, BAND / (height * width)) };
-        let in_place = slabs == 1 && (width.is_multiple_of(LANES) || apart(g) && g.n == 1);
-        let images = if in_place || slabs < depth { 1 } else { (BAND / (depth * height * width)).clamp(1, g.n.max(1)) };
+        let whole = slabs == 1 && width.is_multiple_of(LANES);
+        let images = if whole || slabs < depth { 1 } else { (BAND / (depth * height * width)).clamp(1, g.n.max(1)) };
+        let in_place = whole || slabs == 1 && images == 1 && short_rows(g);
         let band = [slabs, lines, columns];
         let reach: [usize; 3] =
             std::array::from_fn(|d| (g.kernel[d].max(1) - 1) * g.dilations[d] / g.strides[d].max(1));
         let at = |shared: bool| {
             let periods = periods(g);
             let mut reach = if shared { reach } else { [0; 3] };
-            if apart(g) {
+            if short_rows(g) {
                 reach[2] = 0;
             }
             let phases = std::array::from_fn(|d| if shared { g.kernel[d].min(periods[d]) } else { 1 });
@@ -115,7 +117,7 @@ impl Layout {
     /// Input element that element 0 of a plane is, in dimension `d`, for the band that begins at `start`.
     pub(super) fn base(&self, g: &Geometry, d: usize, phase: usize, start: usize) -> isize {
         let offset = phase * g.dilations[d];
-        let offset = if self.shared && !(d == 2 && apart(g)) { offset % g.strides[d] } else { offset };
+        let offset = if self.shared && !(d == 2 && short_rows(g)) { offset % g.strides[d] } else { offset };
         (start * g.strides[d] + offset) as isize - g.pads[d] as isize
     }
 
@@ -128,7 +130,7 @@ impl Layout {
         let periods = periods(g);
         let phase: [usize; 3] = std::array::from_fn(|d| tap[d] % periods[d]);
         let mut shift: [usize; 3] = std::array::from_fn(|d| tap[d] * g.dilations[d] / g.strides[d]);
-        if apart(g) {
+        if short_rows(g) {
             shift[2] = 0;
         }
         let [_, eh, ew] = self.extent;
@@ -138,13 +140,13 @@ impl Layout {
 }
 
 /// Whether each of a kernel's columns has planes of its own.
-fn apart(g: &Geometry) -> bool {
+fn short_rows(g: &Geometry) -> bool {
     g.output[2] <= SHORT
 }
 
 /// Taps that are this far apart in each dimension read the same planes.
 fn periods(g: &Geometry) -> [usize; 3] {
-    std::array::from_fn(|d| if d == 2 && apart(g) { g.kernel[d].max(1) } else { geometry::tap_period(g, d) })
+    std::array::from_fn(|d| if d == 2 && short_rows(g) { g.kernel[d].max(1) } else { geometry::tap_period(g, d) })
 }
 
 /// Coordinates of element `at` of a box.

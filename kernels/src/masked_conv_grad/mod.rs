@@ -174,6 +174,14 @@ mod tests {
             assert_eq!(Layout::new(&g).band, bands, "{g:?}");
             check(&g, &[0.5]);
         }
+        let short = along(1, [1, 300, 10], 3, 1);
+        let strided =
+            Geometry { strides: [1, 2, 2], kernel: [1, 3, 3], input: [1, 300, 20], output: [1, 149, 9], ..short };
+        for g in [short, strided] {
+            assert_eq!(Layout::new(&g).band[1..], [[100, 10], [75, 9]][usize::from(g.output[2] == 9)]);
+            check(&g, &[0.5]);
+            check(&Geometry { n: 2, ..g }, &[0.5]);
+        }
     }
 
     #[test]
@@ -182,6 +190,8 @@ mod tests {
             along(2, [1, 1, 90_000], 3, 40_000),
             along(2, [1, 1, 90_017], 3, 40_000),
             along(1, [1, 2100, 32], 3, 1000),
+            // Columns of the kernel have so many planes of short rows.
+            along(2, [1, 64, 48], 33, 1),
             // Planes that taps shared would have no number of elements.
             Geometry {
                 dilations: [1, (1 << 31) - 4, (1 << 31) - 4],

@@ -11,6 +11,8 @@ use std::ops::Range;
 
 /// Tokens that are summed at once, if there are more.
 pub(super) const PIECE: usize = 128;
+/// The same where the right operand is read where it lies.
+const LONG: usize = 512;
 
 pub(super) fn run(l: &Launch<'_>) {
     for_rounded_pair!(l.dtype("a"), l.dtype("b"), T, A, B => typed::<T, A, B>(l))
@@ -61,7 +63,7 @@ fn typed<T: Real, A: Stored<T> + Turned, B: Stored<T> + Turned>(l: &Launch<'_>) 
             } else {
                 let apart = [apart, n];
                 let operands =
-                    InPlace { left, right: &b[from..], apart, len: tokens.len(), most: PIECE, group: [rows, cols] };
+                    InPlace { left, right: &b[from..], apart, len: tokens.len(), most: LONG, group: [rows, cols] };
                 Sampled { idx, rows, cols, operands, add, out: &out }.run(l.pool);
             }
         }

@@ -18,7 +18,8 @@ const NEAR: usize = 384 << 10;
 const MOST_TOKENS: usize = 64;
 /// Tokens of a block that is turned.
 const BLOCK: usize = 32;
-/// Entries for each channel at most, where so many tokens are turned at once. Sums are read and written as often as tokens are turned.
+/// Entries for each channel at most where [`MOST_TOKENS`] are turned at once, and fewer in proportion where fewer are, because sums are
+/// read and written each time.
 const ENTRIES: usize = 8;
 
 /// The gradient of a weight whose operands are both token-major.

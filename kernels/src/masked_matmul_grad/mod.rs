@@ -61,10 +61,10 @@ struct Layout {
 impl Layout {
     fn new(batch: usize, n: usize, rows: usize, channel_major: [bool; 2]) -> Layout {
         let (batch, n) = if channel_major == [false; 2] { (1, batch * n) } else { (batch, n) };
+        let rows = if channel_major[0] { 0 } else { rows };
         let most = WORK / rows.max(1) / 64 * 64;
         let band = n.min(most.max(TOKENS)).max(1);
-        let len = if channel_major[0] { 0 } else { rows * pitch(band, size_of::<f32>()) };
-        Layout { batch, n, band, turned: channel_major.map(|major| !major), len }
+        Layout { batch, n, band, turned: channel_major.map(|major| !major), len: rows * pitch(band, size_of::<f32>()) }
     }
 }
 
@@ -245,27 +245,29 @@ mod tests {
     #[test]
     fn work_is_cut_into_bands() {
         // So many rows that a band is shorter than the tokens.
-        let (batch, n, rows, cols) = (1, 1200, 1 << 13, 2);
+        let (batch, n, rows, cols) = (1, 1200, 1 << 13, 4);
         assert!(work_len(batch, n, rows, false, false) < rows * n);
-        let a = noise(n * rows, 1);
-        let b = noise(n * cols, 2);
-        let idx: Vec<u32> = (0..40).map(|i| i * 400 + i % 2).collect();
+        let (a, b) = (halves(n * rows, 1), halves(n * cols, 2));
+        let idx: Vec<u32> = (0..40).map(|i| i * 800 + i % 4).collect();
         let want: Vec<f64> = idx
             .iter()
             .map(|&i| (0..n).map(|t| a[t * rows + i as usize / cols] * b[t * cols + i as usize % cols]).sum())
             .collect();
         let shape = [batch, n, rows, cols];
-        let int = |v: usize| Scalar::Int(v as i64);
-        let mut bench = Bench::new(&KERNEL, vec![int(batch), int(n), int(rows), int(cols), int(0), int(0)]);
-        bench.float("a", DType::F32, &a);
-        bench.float("b", DType::F32, &b);
-        bench.index("idx", &idx);
-        bench.float("dp", DType::F32, &vec![0.0; idx.len()]);
-        bench.float("work", DType::F32, &vec![f64::NAN; work_len(batch, n, rows, false, false)]);
-        let few = &bench.run()["dp"];
-        assert_close(few, &want, 2e-5);
+        let few = bench(&idx, shape, (false, false), (DType::F32, &a), (DType::F32, &b)).run()["dp"].clone();
+        assert_close(&few, &want, 2e-5);
         // All entries are too many for one task.
-        let all = at(&places(rows * cols, 1.0), shape, (false, false), &a, &b);
-        assert_same_bits(few, idx.iter().map(|&i| all[i as usize]));
+        let all = places(rows * cols, 1.0);
+        let at = |turned: (bool, bool), dtype: DType, b: &[f64]| -> Vec<f64> {
+            let mut bench = bench(&all, shape, turned, (dtype, &a), (dtype, b));
+            bench.on_cpu_alone();
+            let dense = &bench.run()["dp"];
+            idx.iter().map(|&i| dense[i as usize]).collect()
+        };
+        for dtype in [DType::F32, DType::Bf16] {
+            assert_same_bits(&few, at((false, false), dtype, &b).into_iter());
+        }
+        let channels: Vec<f64> = (0..cols * n).map(|i| b[i % n * cols + i / n]).collect();
+        assert_close(&at((false, true), DType::F32, &channels), &want, 2e-5);
     }
 }

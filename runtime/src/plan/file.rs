@@ -13,7 +13,7 @@ use std::path::Path;
 
 const MAGIC: &[u8; 9] = b"sara-plan";
 /// Version of the format. A plan is cheap to compile again, so older versions are not read.
-const VERSION: u32 = 12;
+const VERSION: u32 = 13;
 const HASH: usize = 32;
 
 /// The messages.

@@ -573,10 +573,10 @@ fn another_format_or_version_is_named() {
     let error = Plan::load(&path).unwrap_err().to_string();
     assert!(error.contains("small.plan: is not a plan; make one with `sara compile`"), "{error}");
     let mut newer = bytes;
-    newer[9..HEAD].copy_from_slice(&13u32.to_le_bytes());
+    newer[9..HEAD].copy_from_slice(&14u32.to_le_bytes());
     std::fs::write(&path, newer).unwrap();
     let error = Plan::load(&path).unwrap_err().to_string();
-    assert!(error.contains("is a plan of version 13, and this sara reads version 12"), "{error}");
+    assert!(error.contains("is a plan of version 14, and this sara reads version 13"), "{error}");
 }
 
 #[test]
